@@ -1,0 +1,52 @@
+//! The nouns of Muster and the pure state machine that keeps them.
+//!
+//! **Owns**: [`Node`], [`Instance`], [`Check`] and their names; [`Command`] (what was asked), [`decide`]
+//! (what follows from it), [`Change`] (what happened), [`Snapshot::fold`] (the next state); the indexes
+//! that DNS, HTTP and xDS read by; the health rules; the ports between rooms ([`port`]).
+//!
+//! **Deliberately does not**: do I/O, read a clock, draw a random number, know a wire format, or use tokio.
+//!
+//! The flow:
+//!
+//! ```text
+//! Command ──decide(&Snapshot)──▶ [Change] ──fold──▶ Snapshot ──publish──▶ readers, waiters by Topic
+//!                                   │
+//!                                   └─project(Scope)──▶ a replica's [Change] ──fold──▶ its Snapshot
+//! ```
+//!
+//! `decide` runs in the registry alone; `fold` runs in the registry and in every agent's replica.
+
+mod change;
+mod check;
+mod command;
+mod decide;
+mod fold;
+pub mod health;
+mod instance;
+mod name;
+mod node;
+pub mod port;
+mod rows;
+mod scope;
+mod snapshot;
+mod view;
+mod wake;
+
+pub use change::{Change, DirectoryRow, Entry, Writer};
+pub use check::{Check, CheckId, CheckKind, NODE_LIVENESS_CHECK, Status};
+pub use command::{Command, NodeSync, Proposal, Registration, Rejection, Removal};
+pub use decide::decide;
+pub use instance::{Instance, InstanceId, Locality, Port, ServiceAddress, Weights};
+pub use name::{Name, NameError};
+pub use node::{Address, Meta, Node, Origin};
+pub use rows::{SnapshotBuilder, SnapshotHeader, SnapshotRow};
+pub use scope::{Scope, project_changes, project_snapshot};
+pub use snapshot::{InstanceEntry, NodeEntry, Row, ServiceLookup, ServiceSet, ServiceSlot, Snapshot};
+pub use view::{ClusterId, Freshness, Import, Timestamp, View};
+pub use wake::{Topic, Waiter, Waiters};
+
+/// Shared immutable text: rows are cloned between Snapshots, their strings never are.
+pub type Text = std::sync::Arc<str>;
+
+/// The catalog format this build writes. Raised only once every member advertises it (REPLICATION rule 4).
+pub const FORMAT: u32 = 1;

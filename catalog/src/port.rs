@@ -1,0 +1,75 @@
+//! The ports between rooms: what a reader asks of a source of Views, and a writer of the registry.
+//!
+//! Futures are boxed and runtime-free: a read takes one allocation only when it has to wait.
+
+use std::{future::Future, pin::Pin, sync::Arc};
+
+use crate::{Command, Name, Rejection, Topic, View, Waiter};
+
+/// A boxed future, as object-safe async traits return it.
+pub type BoxFuture<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
+
+/// How current an answer has to be.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Consistency {
+    /// At least all that the leader had committed when asked, as far as its lease goes.
+    #[default]
+    Lease,
+    /// At least all that was committed when asked: the leader confirms with a quorum that it still leads.
+    Linearizable,
+    /// Whatever is known here.
+    Stale,
+}
+
+/// Why a barrier could not be had.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum BarrierError {
+    /// No leader answered in time.
+    #[error("no cluster leader: {0}; ask with ?stale for the last known answer")]
+    NoLeader(String),
+}
+
+/// A source of Views: an agent's replica.
+pub trait Source: Send + Sync + 'static {
+    /// What is known now. Costs a reference count.
+    fn view(&self) -> Arc<View>;
+
+    /// Takes a place among the waiters of a topic: subscribe, read the View, then await.
+    fn subscribe(&self, topic: Topic) -> Waiter;
+
+    /// Returns once the View holds all that the consistency promises.
+    fn barrier(&self, consistency: Consistency) -> BoxFuture<'_, Result<(), BarrierError>>;
+
+    /// Asks that a service which exists outside the Scope be held; returns when it is, or after at most 500 ms.
+    fn hold(&self, service: &Name) -> BoxFuture<'_, ()>;
+}
+
+/// A write that was committed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Written {
+    /// The index it is visible at.
+    pub index: u64,
+}
+
+/// Why a write was not acknowledged.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum SubmitError {
+    /// The registry refused; asking again will not help.
+    #[error(transparent)]
+    Rejected(#[from] Rejection),
+    /// The registry refused with words only, as it does across the wire.
+    #[error("{0}")]
+    Refused(String),
+    /// It was not proposed; it is safe to ask again.
+    #[error("no cluster leader: {0}")]
+    Unavailable(String),
+    /// It may or may not be committed. Read before asking again.
+    #[error("the outcome is unknown: {0}; read it back before you repeat it")]
+    UnknownOutcome(String),
+}
+
+/// A sink of Commands: the registry's client.
+pub trait Sink: Send + Sync + 'static {
+    /// Proposes a Command and returns once a quorum has it on disk.
+    fn submit(&self, command: Command) -> BoxFuture<'_, Result<Written, SubmitError>>;
+}

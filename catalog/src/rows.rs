@@ -1,0 +1,188 @@
+//! A Snapshot as a stream of rows, for Raft snapshots, full syncs and replica files: every blocking index is kept,
+//! none is recomputed.
+
+use std::sync::Arc;
+
+use crate::{
+    Check, ClusterId, DirectoryRow, Instance, InstanceEntry, Name, Node, NodeEntry, Row, Scope, Snapshot, Text,
+    Timestamp, Writer,
+    fold::{count_tags, position},
+    snapshot::ServiceSlot,
+};
+
+/// What stands above the rows.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct SnapshotHeader {
+    /// The registry.
+    pub cluster: ClusterId,
+    /// The catalog format.
+    pub format: u32,
+    /// The last entry folded.
+    pub index: u64,
+    /// Its time.
+    pub at: Timestamp,
+    /// The blocking index of the list of nodes.
+    pub nodes_index: u64,
+    /// The blocking index of the list of services.
+    pub services_index: u64,
+    /// The blocking index of all checks.
+    pub checks_index: u64,
+    /// The index at which a service last vanished.
+    pub extinction_index: u64,
+}
+
+/// One row of a Snapshot. They come as: header, services, then each node with its checks, instances and theirs.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum SnapshotRow {
+    /// First, and once.
+    Header(SnapshotHeader),
+    /// A service with its index and tags.
+    Service(DirectoryRow),
+    /// A node.
+    Node {
+        /// The row.
+        row: Row<Node>,
+        /// The blocking index of all on the node.
+        index: u64,
+    },
+    /// An instance.
+    Instance(Row<Instance>),
+    /// A check, after what it speaks for.
+    Check(Row<Check>),
+    /// The order of a node's writes.
+    Writer {
+        /// The node.
+        node: Name,
+        /// Its last write.
+        writer: Writer,
+    },
+}
+
+impl Snapshot {
+    /// All rows, in an order that a [`SnapshotBuilder`] takes. Equal catalogs give equal rows.
+    pub fn rows(&self) -> impl Iterator<Item = SnapshotRow> + '_ {
+        let header = SnapshotHeader {
+            cluster: self.cluster.clone(),
+            format: self.format,
+            index: self.index,
+            at: self.at,
+            nodes_index: self.nodes_index,
+            services_index: self.services_index,
+            checks_index: self.checks_index,
+            extinction_index: self.extinction_index,
+        };
+        let services = self.services.values().map(|slot| {
+            let (service, index, tags) = (slot.name.clone(), slot.index, slot.tags.to_vec());
+            SnapshotRow::Service(DirectoryRow { service, index, tags })
+        });
+        let writers =
+            self.writers.iter().map(|(node, writer)| SnapshotRow::Writer { node: node.clone(), writer: *writer });
+        std::iter::once(SnapshotRow::Header(header))
+            .chain(services)
+            .chain(self.nodes.values().flat_map(|node| node_rows(node)))
+            .chain(writers)
+    }
+}
+
+fn node_rows(entry: &NodeEntry) -> impl Iterator<Item = SnapshotRow> + '_ {
+    let instances = entry.instances.iter().flat_map(|instance| {
+        std::iter::once(SnapshotRow::Instance(instance.instance.clone()))
+            .chain(instance.checks.iter().cloned().map(SnapshotRow::Check))
+    });
+    std::iter::once(SnapshotRow::Node { row: entry.node.clone(), index: entry.index })
+        .chain(entry.checks.iter().cloned().map(SnapshotRow::Check))
+        .chain(instances)
+}
+
+/// Builds a Snapshot from its rows.
+#[derive(Debug)]
+pub struct SnapshotBuilder {
+    snapshot: Snapshot,
+    node: Option<NodeEntry>,
+}
+
+impl SnapshotBuilder {
+    /// Starts a Snapshot that holds what `scope` covers.
+    pub fn new(scope: Scope) -> Self {
+        Self { snapshot: Snapshot::new(scope), node: None }
+    }
+
+    /// Takes the next row. A row that belongs to no node or instance before it is passed over.
+    pub fn push(&mut self, row: SnapshotRow) {
+        match row {
+            SnapshotRow::Header(header) => self.header(header),
+            SnapshotRow::Service(row) => self.service(row),
+            SnapshotRow::Node { row, index } => {
+                self.close_node();
+                self.node = Some(NodeEntry { node: row, index, checks: Vec::new(), instances: Vec::new() });
+            }
+            SnapshotRow::Instance(row) => {
+                if let Some(node) = &mut self.node {
+                    node.instances.push(Arc::new(InstanceEntry { instance: row, checks: Vec::new() }));
+                }
+            }
+            SnapshotRow::Check(row) => self.check(row),
+            SnapshotRow::Writer { node, writer } => {
+                self.snapshot.writers.insert(node, writer);
+            }
+        }
+    }
+
+    /// The Snapshot.
+    pub fn finish(mut self) -> Snapshot {
+        self.close_node();
+        self.snapshot
+    }
+
+    fn header(&mut self, header: SnapshotHeader) {
+        let snapshot = &mut self.snapshot;
+        snapshot.cluster = header.cluster;
+        snapshot.format = header.format;
+        snapshot.index = header.index;
+        snapshot.at = header.at;
+        snapshot.nodes_index = header.nodes_index;
+        snapshot.services_index = header.services_index;
+        snapshot.checks_index = header.checks_index;
+        snapshot.extinction_index = header.extinction_index;
+    }
+
+    fn service(&mut self, row: DirectoryRow) {
+        let held = self.snapshot.scope.holds_service(&row.service);
+        let slot = ServiceSlot {
+            name: row.service.clone(),
+            index: row.index,
+            tags: row.tags.into(),
+            set: held.then(Arc::default),
+        };
+        self.snapshot.services.insert(row.service, slot);
+    }
+
+    fn check(&mut self, row: Row<Check>) {
+        let Some(node) = &mut self.node else { return };
+        match &row.value.instance {
+            None => node.checks.push(row),
+            Some(_) => {
+                if let Some(last) = node.instances.last_mut() {
+                    Arc::make_mut(last).checks.push(row);
+                }
+            }
+        }
+    }
+
+    fn close_node(&mut self) {
+        let Some(node) = self.node.take() else { return };
+        for entry in &node.instances {
+            let instance = &entry.instance.value;
+            let slot = self.snapshot.services.get_mut(&instance.service);
+            let Some(set) = slot.and_then(|slot| slot.set.as_mut()) else { continue };
+            let set = Arc::make_mut(set);
+            if let Err(at) = position(set, instance) {
+                set.instances.insert(at, entry.clone());
+                let tags: Vec<Text> = instance.tags.clone();
+                count_tags(set, &[], &tags);
+            }
+        }
+        self.snapshot.instance_count += node.instances.len();
+        self.snapshot.nodes.insert(node.node.value.name.clone(), Arc::new(node));
+    }
+}

@@ -1,0 +1,244 @@
+//! The immutable read view at an index, with the indexes that DNS, HTTP and xDS read by.
+
+use std::sync::Arc;
+
+use imbl::OrdMap;
+
+use crate::{Check, ClusterId, FORMAT, Instance, NODE_LIVENESS_CHECK, Name, Node, Scope, Text, Timestamp, Writer};
+
+/// A row with the log indexes that made it and changed it last.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Row<T> {
+    /// The index that created it.
+    pub created: u64,
+    /// The index that changed it last.
+    pub modified: u64,
+    /// The row.
+    pub value: Arc<T>,
+}
+
+/// An instance with its own checks, in order of their ids.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct InstanceEntry {
+    /// The instance.
+    pub instance: Row<Instance>,
+    /// Its checks.
+    pub checks: Vec<Row<Check>>,
+}
+
+/// A node with its checks and its instances.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct NodeEntry {
+    /// The node.
+    pub node: Row<Node>,
+    /// The blocking index of all that stands on the node.
+    pub index: u64,
+    /// The node's own checks, in order of their ids.
+    pub checks: Vec<Row<Check>>,
+    /// Its instances, in order of their ids.
+    pub instances: Vec<Arc<InstanceEntry>>,
+}
+
+impl NodeEntry {
+    /// The check that carries the liveness of the node's agent; `None` for nodes without an agent.
+    pub fn liveness(&self) -> Option<&Row<Check>> {
+        self.checks.iter().find(|check| &*check.value.id == NODE_LIVENESS_CHECK)
+    }
+
+    /// The instance of that id.
+    pub fn find_instance(&self, id: &str) -> Option<&Arc<InstanceEntry>> {
+        let at = self.instances.binary_search_by(|entry| (*entry.instance.value.id).cmp(id)).ok()?;
+        self.instances.get(at)
+    }
+}
+
+/// All instances of a service, in order of node and id.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct ServiceSet {
+    /// The instances. A sorted vector, not a tree: answers are made from a slice, and a small service costs little.
+    pub instances: Vec<Arc<InstanceEntry>>,
+    /// How many instances carry each tag.
+    pub(crate) tags: OrdMap<Text, u32>,
+}
+
+/// A service as this Snapshot knows it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ServiceSlot {
+    /// The name, in the case of its first registration.
+    pub name: Name,
+    /// The blocking index of the service.
+    pub index: u64,
+    /// The union of its instances' tags, sorted.
+    pub tags: Arc<[Text]>,
+    /// The instances; `None` outside the Scope.
+    pub set: Option<Arc<ServiceSet>>,
+}
+
+/// What a Snapshot can say of a service.
+#[derive(Debug, Clone, Copy)]
+pub enum ServiceLookup<'a> {
+    /// It exists and its instances are here.
+    Held(&'a ServiceSlot, &'a ServiceSet),
+    /// It exists, but outside the Scope: ask for it.
+    NotHeld(&'a ServiceSlot),
+    /// It does not exist.
+    Absent,
+}
+
+/// An immutable read view of the catalog at an index. Cloning it is cheap.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Snapshot {
+    pub(crate) cluster: ClusterId,
+    pub(crate) format: u32,
+    pub(crate) index: u64,
+    pub(crate) at: Timestamp,
+    pub(crate) scope: Scope,
+    pub(crate) nodes: OrdMap<Name, Arc<NodeEntry>>,
+    pub(crate) services: OrdMap<Name, ServiceSlot>,
+    pub(crate) writers: OrdMap<Name, Writer>,
+    pub(crate) nodes_index: u64,
+    pub(crate) services_index: u64,
+    pub(crate) checks_index: u64,
+    pub(crate) extinction_index: u64,
+    pub(crate) instance_count: usize,
+}
+
+impl Default for Snapshot {
+    fn default() -> Self {
+        Self::new(Scope::All)
+    }
+}
+
+impl Snapshot {
+    /// An empty Snapshot that will hold what `scope` covers.
+    pub fn new(scope: Scope) -> Self {
+        Self {
+            cluster: ClusterId::default(),
+            format: FORMAT,
+            index: 0,
+            at: Timestamp::default(),
+            scope,
+            nodes: OrdMap::new(),
+            services: OrdMap::new(),
+            writers: OrdMap::new(),
+            nodes_index: 0,
+            services_index: 0,
+            checks_index: 0,
+            extinction_index: 0,
+            instance_count: 0,
+        }
+    }
+
+    /// The registry it came from.
+    pub fn cluster(&self) -> &ClusterId {
+        &self.cluster
+    }
+
+    /// The catalog format in force.
+    pub fn format(&self) -> u32 {
+        self.format
+    }
+
+    /// The index of the last entry folded, blank ones included.
+    pub fn index(&self) -> u64 {
+        self.index
+    }
+
+    /// The time of the last entry folded.
+    pub fn at(&self) -> Timestamp {
+        self.at
+    }
+
+    /// What it covers.
+    pub fn scope(&self) -> &Scope {
+        &self.scope
+    }
+
+    /// How many instances it holds.
+    pub fn instance_count(&self) -> usize {
+        self.instance_count
+    }
+
+    /// How many nodes it holds.
+    pub fn node_count(&self) -> usize {
+        self.nodes.len()
+    }
+
+    /// How many services it knows.
+    pub fn service_count(&self) -> usize {
+        self.services.len()
+    }
+
+    /// All nodes, in order of their names.
+    pub fn nodes(&self) -> impl Iterator<Item = &Arc<NodeEntry>> {
+        self.nodes.values()
+    }
+
+    /// The node of that name.
+    pub fn find_node(&self, name: &Name) -> Option<&Arc<NodeEntry>> {
+        self.nodes.get(name)
+    }
+
+    /// All services, in order of their names.
+    pub fn services(&self) -> impl Iterator<Item = &ServiceSlot> {
+        self.services.values()
+    }
+
+    /// What is known of a service.
+    pub fn service(&self, name: &Name) -> ServiceLookup<'_> {
+        match self.services.get(name) {
+            None => ServiceLookup::Absent,
+            Some(slot) => match &slot.set {
+                Some(set) => ServiceLookup::Held(slot, set),
+                None => ServiceLookup::NotHeld(slot),
+            },
+        }
+    }
+
+    /// The last accepted write of a node's agent.
+    pub fn find_writer(&self, node: &Name) -> Option<Writer> {
+        self.writers.get(node).copied()
+    }
+
+    /// Every node's last accepted write.
+    pub fn writers(&self) -> impl Iterator<Item = (&Name, Writer)> {
+        self.writers.iter().map(|(name, writer)| (name, *writer))
+    }
+
+    /// The blocking index of a service; of one that does not exist, the index at which the last service vanished,
+    /// so that it does not run backwards for a client that saw it.
+    pub fn service_index(&self, name: &Name) -> u64 {
+        self.services.get(name).map_or(self.extinction_index, |slot| slot.index)
+    }
+
+    /// The blocking index of a node; of one that does not exist, the nodes' table's.
+    pub fn node_index(&self, name: &Name) -> u64 {
+        self.nodes.get(name).map_or(self.nodes_index, |node| node.index)
+    }
+
+    /// The blocking index of the list of nodes.
+    pub fn nodes_index(&self) -> u64 {
+        self.nodes_index
+    }
+
+    /// The blocking index of the list of service names and tags.
+    pub fn services_index(&self) -> u64 {
+        self.services_index
+    }
+
+    /// The blocking index of all checks. Only kept where the Scope is all.
+    pub fn checks_index(&self) -> u64 {
+        self.checks_index
+    }
+
+    /// The index at which a service last lost its last instance.
+    pub fn extinction_index(&self) -> u64 {
+        self.extinction_index
+    }
+
+    /// Takes note of an entry without Changes (blank and membership entries, writes that changed nothing).
+    pub fn advance(&mut self, index: u64, at: Timestamp) {
+        self.index = self.index.max(index);
+        self.at = self.at.max(at);
+    }
+}
