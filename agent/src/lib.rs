@@ -1,1 +1,35 @@
-//! placeholder
+//! The agent and the one binary, `muster`.
+//!
+//! **Owns**: configuration, service definitions, check runners, LocalState, Sync, the replica, identity, the command
+//! line, and [`app`], which wires every room and returns the bound addresses.
+//!
+//! **Deliberately does not**: know a wire format of clients (rooms do), or decide what a write does (the registry does).
+//! Nothing but tests imports it.
+//!
+//! The flow:
+//!
+//! ```text
+//! definitions, HTTP ──▶ local ──▶ sync ──▶ registry
+//!                         ▲                   │ Changes
+//!            checks ──────┘    rooms ◀── replica
+//! ```
+
+pub mod app;
+mod checks;
+pub mod cli;
+pub mod config;
+mod definition;
+mod definitions;
+mod identity;
+mod local;
+mod metrics;
+mod ports;
+mod replica;
+mod supervisor;
+mod sync;
+
+/// Chooses the TLS implementation of the process; calling it again changes nothing.
+pub(crate) fn install_crypto() {
+    // An error only says that one is installed already.
+    let _ = rustls::crypto::ring::default_provider().install_default();
+}

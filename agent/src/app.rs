@@ -1,0 +1,420 @@
+//! The wiring: binds what a process serves, starts its tasks, and stops them in order.
+
+use std::{net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
+
+use muster_catalog::{Locality, Node, Origin, Text};
+use muster_dns::{Dns, DnsConfig};
+use muster_http::{Http, HttpConfig, Ports};
+use muster_registry::{
+    Registry, RegistryConfig,
+    client::{Client, ClientConfig},
+};
+use muster_xds::{Xds, XdsConfig};
+use tokio::{
+    net::{TcpListener, UdpSocket},
+    sync::{Notify, watch},
+};
+use tokio_util::sync::CancellationToken;
+
+use crate::{
+    config::{Config, ConfigError, Unregistered},
+    identity::{Identity, IdentityError, now},
+    local::{LocalHandle, LocalState},
+    metrics::Metrics,
+    ports::{AgentPort, OperatorPort, ReadinessPort},
+    replica::{DiskError, Replica, ReplicaConfig},
+    supervisor::{Died, Supervisor},
+    sync::{LeaseTask, Pusher, SyncStatus, SyncTask},
+};
+
+/// How long servers may take to finish what is under way once the node has left.
+const CLOSING: Duration = Duration::from_secs(3);
+
+/// What listens where.
+#[derive(Debug, Clone, Default)]
+pub struct Bound {
+    /// The registry's RPC.
+    pub registry: Option<SocketAddr>,
+    /// The v1 API.
+    pub http: Option<SocketAddr>,
+    /// DNS, UDP and TCP.
+    pub dns: Option<SocketAddr>,
+    /// xDS.
+    pub xds: Option<SocketAddr>,
+}
+
+/// Why a process did not start.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// The configuration is wrong.
+    #[error(transparent)]
+    Config(#[from] ConfigError),
+    /// An address cannot be had.
+    #[error("cannot listen on {address} for {what}: {source}; is another muster running? set {key} to a free address, or port 0")]
+    Bind {
+        /// What for.
+        what: &'static str,
+        /// The address.
+        address: SocketAddr,
+        /// The key that sets it.
+        key: &'static str,
+        /// Why not.
+        source: std::io::Error,
+    },
+    /// The agent's identity.
+    #[error(transparent)]
+    Identity(#[from] IdentityError),
+    /// The kept replica.
+    #[error(transparent)]
+    Replica(#[from] DiskError),
+    /// A room did not start; its message says what to do.
+    #[error(transparent)]
+    Room(anyhow::Error),
+}
+
+/// A running process.
+pub struct App {
+    /// What listens where.
+    pub bound: Bound,
+    supervisor: Supervisor,
+    local: Option<LocalHandle>,
+    leaving: CancellationToken,
+    left: Option<watch::Receiver<bool>>,
+    closing: CancellationToken,
+    ending: CancellationToken,
+    stop_timeout: Duration,
+}
+
+impl App {
+    /// A member of the registry.
+    pub async fn registry(config: &Config) -> Result<Self, StartError> {
+        let mut app = Self::new(config)?;
+        let listener = bind_tcp("the registry", "registry.listen", config.registry.listen).await?;
+        app.start_registry(config, listener, config.registry.members.clone()).await?;
+        Ok(app)
+    }
+
+    /// The agent of a host.
+    pub async fn agent(config: &Config) -> Result<Self, StartError> {
+        let mut app = Self::new(config)?;
+        app.start_agent(config, config.registry.members.clone(), false).await?;
+        Ok(app)
+    }
+
+    /// Registry and agent in one process.
+    pub async fn dev(config: &Config) -> Result<Self, StartError> {
+        let mut app = Self::new(config)?;
+        let listener = bind_tcp("the registry", "--registry", config.registry.listen).await?;
+        let own = listener.local_addr().map_err(|error| StartError::Room(error.into()))?.to_string();
+        let mut member = config.clone();
+        member.registry.advertise = Some(own.clone());
+        app.start_registry(&member, listener, vec![own.clone()]).await?;
+        app.start_agent(config, vec![own], true).await?;
+        Ok(app)
+    }
+
+    fn new(config: &Config) -> Result<Self, StartError> {
+        config.validate()?;
+        crate::install_crypto();
+        Ok(Self {
+            bound: Bound::default(),
+            supervisor: Supervisor::default(),
+            local: None,
+            leaving: CancellationToken::new(),
+            left: None,
+            closing: CancellationToken::new(),
+            ending: CancellationToken::new(),
+            stop_timeout: config.agent.stop_timeout.0,
+        })
+    }
+
+    /// Waits until a task ends by itself: then the process has to end too.
+    pub async fn died(&mut self) -> Died {
+        self.supervisor.died().await
+    }
+
+    /// Stops in order: instances drain, the node leaves, servers finish, the replica and the log are flushed.
+    pub async fn stop(mut self) {
+        if let Some(local) = &self.local
+            && let Err(error) = local.drain().await
+        {
+            tracing::warn!(%error, "could not mark the instances as draining");
+        }
+        self.leaving.cancel();
+        if let Some(mut left) = self.left.take()
+            && tokio::time::timeout(self.stop_timeout, left.wait_for(|left| *left)).await.is_err()
+        {
+            tracing::warn!("leaving took longer than agent.stop_timeout; the lease will end by itself");
+        }
+        self.closing.cancel();
+        // A registry in this process serves until the agent is done with it.
+        let patience = tokio::time::sleep(CLOSING);
+        tokio::pin!(patience);
+        tokio::select! {
+            () = self.supervisor.ended_but(&["registry"]) => {}
+            () = &mut patience => tracing::warn!("some servers did not finish in time"),
+        }
+        self.ending.cancel();
+        if tokio::time::timeout(CLOSING, self.supervisor.ended()).await.is_err() {
+            tracing::warn!("some tasks did not end in time");
+        }
+    }
+
+    async fn start_registry(&mut self, config: &Config, listener: TcpListener, members: Vec<String>) -> Result<(), StartError> {
+        let (name, _) = config.node()?;
+        let advertise = config.registry.advertise.clone().unwrap_or_else(|| config.registry.listen.to_string());
+        let registry = RegistryConfig {
+            name: name.to_string(),
+            advertise,
+            members,
+            data_dir: config.node.data_dir.join("registry"),
+            lease_ttl: config.registry.lease_ttl.0,
+            lease_grace: config.registry.lease_grace.0,
+            election_timeout_min: config.registry.election_timeout_min.0,
+            election_timeout_max: config.registry.election_timeout_max.0,
+            ..RegistryConfig::default()
+        };
+        let started = Registry::start(registry, listener, self.ending.child_token()).await;
+        let registry = started.map_err(|error| StartError::Room(error.into()))?;
+        self.bound.registry = Some(registry.address());
+        self.supervisor.spawn("registry", async move {
+            if let Err(error) = registry.stopped().await {
+                tracing::error!(%error, "the registry ended");
+            }
+        });
+        Ok(())
+    }
+
+    async fn start_agent(&mut self, config: &Config, members: Vec<String>, dev: bool) -> Result<(), StartError> {
+        let metrics = Metrics::install().map_err(|error| StartError::Room(error.into()))?;
+        let sockets = Sockets::bind(config).await?;
+        let data_dir = config.node.data_dir.join("agent");
+        let identity = Identity::load(&data_dir, now())?;
+        let node = node_row(config, &identity)?;
+
+        let client = Arc::new(Client::new(ClientConfig::new(members)));
+        let replica_config = ReplicaConfig {
+            node: node.name.clone(),
+            incarnation: identity.incarnation,
+            accept_any_cluster: dev,
+            file: data_dir.join("replica"),
+        };
+        let (replica, replica_task) = Replica::open(replica_config, client.clone(), now)?;
+        self.supervisor.spawn("replica", replica_task.run(self.closing.clone()));
+
+        let local_config = crate::local::LocalConfig { node: node.name.clone(), data_dir: Some(data_dir) };
+        let opened = LocalState::open(local_config);
+        let (state, local) = opened.map_err(|error| StartError::Room(error.into()))?;
+        let closing = self.closing.clone();
+        self.supervisor.spawn("local state", async move {
+            if let Err(error) = state.run(closing).await {
+                tracing::error!(%error, "LocalState ended");
+            }
+        });
+        self.start_definitions(config.agent.services_dir.clone(), local.clone());
+        let status = self.start_sync(config, &node, &identity, &client, &replica, &local);
+
+        let xds = self.start_xds(config, sockets.xds, &replica)?;
+        self.start_dns(config, sockets.udp, sockets.tcp, &replica)?;
+        let readiness = ReadinessPort { replica: replica.clone(), status, leaving: self.leaving.clone() };
+        let ports = Ports {
+            source: replica.clone(),
+            sink: client.clone(),
+            local: Arc::new(AgentPort::new(&config.node.datacenter, node, local.clone())),
+            operator: Arc::new(OperatorPort { client, proxies: xds }),
+            readiness: Arc::new(readiness),
+            metrics: {
+                let (metrics, replica) = (metrics.clone(), replica.clone());
+                Arc::new(move || {
+                    replica.record_age(now());
+                    metrics.render()
+                })
+            },
+        };
+        self.start_http(config, sockets.http, ports)?;
+        self.start_upkeep(metrics);
+        self.local = Some(local);
+        Ok(())
+    }
+
+    fn start_definitions(&mut self, directory: PathBuf, local: LocalHandle) {
+        // Problems are logged and counted where they are found.
+        let (problems, _) = watch::channel(Arc::default());
+        // From here on the instances stay as they are: a file that changes during a stop changes nothing.
+        let leaving = self.leaving.clone();
+        let closing = self.closing.clone();
+        self.supervisor.spawn("definitions", async move {
+            match crate::definitions::follow(directory, local, problems, leaving).await {
+                Ok(()) => closing.cancelled().await,
+                Err(error) => tracing::error!(%error, "following the services directory ended"),
+            }
+        });
+    }
+
+    fn start_sync(
+        &mut self,
+        config: &Config,
+        node: &Node,
+        identity: &Identity,
+        client: &Arc<Client>,
+        replica: &Arc<Replica>,
+        local: &LocalHandle,
+    ) -> watch::Receiver<SyncStatus> {
+        let pusher = Pusher::new(node.clone(), identity.incarnation);
+        let unknown = Arc::new(Notify::new());
+        let (task, status) = SyncTask::new(
+            pusher.clone(),
+            client.clone(),
+            replica.clone(),
+            local.watch(),
+            unknown.clone(),
+            config.agent.drain_time.0,
+        );
+        let (has_left, left) = watch::channel(false);
+        self.left = Some(left);
+        let (leaving, closing) = (self.leaving.clone(), self.closing.clone());
+        self.supervisor.spawn("sync", async move {
+            tokio::select! {
+                () = task.run(leaving) => {
+                    // Whoever waits may have run out of patience.
+                    let _ = has_left.send(true);
+                    closing.cancelled().await;
+                }
+                () = closing.cancelled() => {}
+            }
+        });
+        let lease = LeaseTask { pusher, client: client.clone(), unknown, status: status.clone(), ttl: config.registry.lease_ttl.0 };
+        let (leaving, closing) = (self.leaving.clone(), self.closing.clone());
+        self.supervisor.spawn("lease", async move {
+            lease.run(leaving).await;
+            closing.cancelled().await;
+        });
+        status
+    }
+
+    fn start_dns(&mut self, config: &Config, udp: UdpSocket, tcp: TcpListener, replica: &Arc<Replica>) -> Result<(), StartError> {
+        let dns = DnsConfig {
+            datacenter: config.node.datacenter.clone(),
+            zone: config.dns.zone.clone(),
+            alt_zones: config.dns.alt_zones.clone(),
+            node_ttl: config.dns.node_ttl.0,
+            service_ttl: config.dns.service_ttl.0,
+            negative_ttl: config.dns.negative_ttl.0,
+            max_udp_size: config.dns.max_udp_size,
+            ..DnsConfig::default()
+        };
+        let started = Dns::start(dns, vec![udp], vec![tcp], replica.clone(), Arc::new(now), self.closing.clone());
+        let dns = started.map_err(|error| StartError::Room(error.into()))?;
+        self.bound.dns = dns.udp_addresses().first().copied();
+        self.supervisor.spawn("dns", async move {
+            if let Err(error) = dns.finished().await {
+                tracing::error!(%error, "DNS ended");
+            }
+        });
+        Ok(())
+    }
+
+    fn start_xds(&mut self, config: &Config, listener: TcpListener, replica: &Arc<Replica>) -> Result<muster_xds::Roster, StartError> {
+        let zones = std::iter::once(&config.dns.zone).chain(&config.dns.alt_zones);
+        let xds = XdsConfig {
+            zones: zones.map(|zone| muster_catalog::Name::lookup(zone)).collect(),
+            datacenter: muster_catalog::Name::lookup(&config.node.datacenter),
+            unregistered: match config.xds.unregistered {
+                Unregistered::All => muster_xds::Unregistered::All,
+                Unregistered::None => muster_xds::Unregistered::None,
+            },
+            http_listener: config.xds.http_listener,
+            healthy_panic_threshold: f64::from(config.xds.panic_threshold),
+            ..XdsConfig::default()
+        };
+        let started = Xds::start(xds, listener, replica.clone(), self.closing.clone());
+        let xds = started.map_err(|error| StartError::Room(error.into()))?;
+        self.bound.xds = Some(xds.local_addr());
+        let roster = xds.roster();
+        self.supervisor.spawn("xds", async move {
+            if let Err(error) = xds.join().await {
+                tracing::error!(%error, "xDS ended");
+            }
+        });
+        Ok(roster)
+    }
+
+    fn start_http(&mut self, config: &Config, listener: TcpListener, ports: Ports) -> Result<(), StartError> {
+        let started = Http::start(HttpConfig::new(config.node.datacenter.clone()), listener, ports, self.closing.clone());
+        let http = started.map_err(|error| StartError::Room(error.into()))?;
+        self.bound.http = Some(http.address);
+        self.supervisor.spawn("http", async move {
+            if let Err(error) = http.task.await {
+                tracing::error!(%error, "HTTP ended");
+            }
+        });
+        Ok(())
+    }
+
+    fn start_upkeep(&mut self, metrics: Metrics) {
+        let closing = self.closing.clone();
+        self.supervisor.spawn("metrics upkeep", async move {
+            let mut tick = tokio::time::interval(Duration::from_secs(5));
+            loop {
+                tokio::select! {
+                    _ = tick.tick() => metrics.upkeep(),
+                    () = closing.cancelled() => return,
+                }
+            }
+        });
+    }
+}
+
+/// What an agent listens on, bound before anything starts.
+struct Sockets {
+    http: TcpListener,
+    xds: TcpListener,
+    tcp: TcpListener,
+    udp: UdpSocket,
+}
+
+impl Sockets {
+    async fn bind(config: &Config) -> Result<Self, StartError> {
+        let http = bind_tcp("HTTP", "http.listen", config.http.listen).await?;
+        let xds = bind_tcp("xDS", "xds.listen", config.xds.listen).await?;
+        let (tcp, udp) = bind_dns(config.dns.listen).await?;
+        Ok(Self { http, xds, tcp, udp })
+    }
+}
+
+async fn bind_tcp(what: &'static str, key: &'static str, address: SocketAddr) -> Result<TcpListener, StartError> {
+    TcpListener::bind(address).await.map_err(|source| StartError::Bind { what, address, key, source })
+}
+
+/// The same port for UDP and TCP; with port 0 the system's choice for one may be taken for the other, so it is tried again.
+async fn bind_dns(address: SocketAddr) -> Result<(TcpListener, UdpSocket), StartError> {
+    /// Ports that are free for TCP are nearly always free for UDP.
+    const ATTEMPTS: usize = 10;
+    let failed = |source| StartError::Bind { what: "DNS", address, key: "dns.listen", source };
+    for attempt in 1.. {
+        let tcp = bind_tcp("DNS", "dns.listen", address).await?;
+        let chosen = tcp.local_addr().map_err(failed)?;
+        match UdpSocket::bind(chosen).await {
+            Ok(udp) => return Ok((tcp, udp)),
+            Err(_) if address.port() == 0 && attempt < ATTEMPTS => {}
+            Err(source) => return Err(failed(source)),
+        }
+    }
+    unreachable!("the last attempt returns")
+}
+
+fn node_row(config: &Config, identity: &Identity) -> Result<Node, StartError> {
+    let (name, address) = config.node()?;
+    let text = |value: &Option<String>| Text::from(value.as_deref().unwrap_or_default());
+    let placed = config.node.region.is_some() || config.node.zone.is_some();
+    let locality = placed.then(|| Locality { region: text(&config.node.region), zone: text(&config.node.zone) });
+    Ok(Node {
+        name,
+        id: identity.id.clone(),
+        address,
+        tagged_addresses: Default::default(),
+        meta: config.node.meta.iter().map(|(key, value)| (key.as_str().into(), value.as_str().into())).collect(),
+        locality,
+        origin: Origin::Agent,
+    })
+}

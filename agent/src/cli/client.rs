@@ -1,0 +1,87 @@
+//! The command line's way to the agent: the v1 API over loopback.
+
+use std::time::Duration;
+
+use serde_json::Value;
+
+use super::{ApiArgs, Failure, Outcome};
+
+/// How long a request may take beyond what it is asked to wait for.
+const PATIENCE: Duration = Duration::from_secs(15);
+
+pub(super) struct Api {
+    base: String,
+    client: reqwest::Client,
+    runtime: tokio::runtime::Runtime,
+}
+
+/// A JSON answer with its blocking index.
+pub(super) struct Answer {
+    pub(super) body: Value,
+    pub(super) index: u64,
+    /// How old the answer is, when the agent has lost the registry.
+    pub(super) stale_ms: Option<u64>,
+}
+
+impl Api {
+    pub(super) fn new(args: &ApiArgs) -> Result<Self, Failure> {
+        let base = match args.http.split_once("://") {
+            Some(_) => args.http.trim_end_matches('/').to_owned(),
+            None => format!("http://{}", args.http),
+        };
+        crate::install_crypto();
+        let client = reqwest::Client::builder().no_proxy().build().map_err(Failure::failed)?;
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(Failure::failed)?;
+        Ok(Self { base, client, runtime })
+    }
+
+    pub(super) fn get(&self, path: &str) -> Result<Answer, Failure> {
+        self.get_within(path, PATIENCE)
+    }
+
+    /// Waits up to `wait` for the index to pass `index`.
+    pub(super) fn get_after(&self, path: &str, index: u64, wait: Duration) -> Result<Answer, Failure> {
+        let glue = if path.contains('?') { '&' } else { '?' };
+        self.get_within(&format!("{path}{glue}index={index}&wait={}s", wait.as_secs()), wait + wait / 8 + PATIENCE)
+    }
+
+    fn get_within(&self, path: &str, patience: Duration) -> Result<Answer, Failure> {
+        let url = format!("{}{path}", self.base);
+        self.runtime.block_on(async {
+            let response = self.client.get(&url).timeout(patience).send().await.map_err(|error| self.unreachable(&error))?;
+            let header = |name: &str| response.headers().get(name)?.to_str().ok()?.parse().ok();
+            let (index, stale_ms) = (header("x-consul-index").unwrap_or(0), header("x-muster-stale"));
+            let response = refused(response).await?;
+            Ok(Answer { body: response.json().await.map_err(Failure::failed)?, index, stale_ms })
+        })
+    }
+
+    pub(super) fn put(&self, path: &str, body: Option<&Value>) -> Outcome {
+        let url = format!("{}{path}", self.base);
+        self.runtime.block_on(async {
+            let mut request = self.client.put(&url).timeout(PATIENCE);
+            if let Some(body) = body {
+                request = request.json(body);
+            }
+            let response = request.send().await.map_err(|error| self.unreachable(&error))?;
+            refused(response).await.map(|_| ())
+        })
+    }
+
+    fn unreachable(&self, error: &reqwest::Error) -> Failure {
+        let why = if error.is_timeout() { "it did not answer in time" } else { "nothing answers there" };
+        Failure::Failed(format!(
+            "no agent at {}: {why}; start one with `muster dev`, or name another with --http-addr or MUSTER_HTTP_ADDR",
+            self.base
+        ))
+    }
+}
+
+async fn refused(response: reqwest::Response) -> Result<reqwest::Response, Failure> {
+    let status = response.status();
+    if status.is_success() {
+        return Ok(response);
+    }
+    let text = response.text().await.unwrap_or_default();
+    Err(Failure::Failed(format!("the agent answered {status}: {}", text.trim())))
+}

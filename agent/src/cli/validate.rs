@@ -1,0 +1,43 @@
+//! `validate`: reads what the agent would read, and says what is wrong with it.
+
+use std::path::{Path, PathBuf};
+
+use super::{Failure, Outcome, say};
+use crate::{config::Config, definition};
+
+pub(super) fn validate(paths: &[PathBuf], config: Option<&Path>) -> Outcome {
+    if paths.is_empty() && config.is_none() {
+        return Err(Failure::Usage("nothing to validate: name definition files, directories, or --config FILE".into()));
+    }
+    let mut problems = Vec::new();
+    if let Some(path) = config {
+        match Config::load(path) {
+            Ok(_) => say(&format!("{}: a valid configuration", path.display()))?,
+            Err(error) => problems.push(error.to_string()),
+        }
+    }
+    for path in paths {
+        for file in files(path)? {
+            match definition::read(&file) {
+                Ok(services) => {
+                    let names: Vec<&str> = services.iter().map(|service| service.name.as_str()).collect();
+                    say(&format!("{}: defines {}", file.display(), names.join(", ")))?;
+                }
+                Err(error) => problems.push(error.to_string()),
+            }
+        }
+    }
+    if problems.is_empty() { Ok(()) } else { Err(Failure::Usage(problems.join("\nmuster: "))) }
+}
+
+/// The file itself, or the definitions of a directory.
+fn files(path: &Path) -> Result<Vec<PathBuf>, Failure> {
+    if !path.is_dir() {
+        return Ok(vec![path.to_owned()]);
+    }
+    let entries = std::fs::read_dir(path).map_err(|error| Failure::Usage(format!("{}: {error}", path.display())))?;
+    let mut files: Vec<PathBuf> = entries.filter_map(|entry| Some(entry.ok()?.path())).collect();
+    files.retain(|file| file.extension().is_some_and(|extension| extension == "toml"));
+    files.sort();
+    Ok(files)
+}

@@ -1,0 +1,356 @@
+//! The configuration file: one TOML, one section per room, every key with its default and unit.
+
+use std::{
+    net::{IpAddr, Ipv4Addr, SocketAddr},
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use serde::Deserialize;
+
+mod duration;
+
+pub(crate) use duration::Seconds;
+
+/// The whole file. Unknown keys are an error that names them.
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Config {
+    /// Who this host is.
+    pub node: NodeConfig,
+    /// The registry's members, and how this member serves when it is one.
+    pub registry: RegistryConfig,
+    /// How the agent checks and pushes.
+    pub agent: AgentConfig,
+    /// The v1 HTTP API.
+    pub http: HttpConfig,
+    /// DNS.
+    pub dns: DnsConfig,
+    /// xDS.
+    pub xds: XdsConfig,
+    /// What is logged.
+    pub log: LogConfig,
+}
+
+/// `[node]`: who this host is.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct NodeConfig {
+    /// The node's name; the host name unless given.
+    pub name: Option<String>,
+    /// The address that instances without one of their own are reached at. Default 127.0.0.1.
+    pub address: String,
+    /// The datacenter's name, one DNS label. Default `dc1`.
+    pub datacenter: String,
+    /// Free key–value data of the node.
+    pub meta: std::collections::BTreeMap<String, String>,
+    /// The region the host stands in.
+    pub region: Option<String>,
+    /// The zone within the region.
+    pub zone: Option<String>,
+    /// Where identity, registrations, results and the replica are kept. Default `/var/lib/muster`.
+    pub data_dir: PathBuf,
+}
+
+impl Default for NodeConfig {
+    fn default() -> Self {
+        Self {
+            name: None,
+            address: "127.0.0.1".into(),
+            datacenter: "dc1".into(),
+            meta: std::collections::BTreeMap::new(),
+            region: None,
+            zone: None,
+            data_dir: "/var/lib/muster".into(),
+        }
+    }
+}
+
+/// `[registry]`: the members, and how this one serves.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct RegistryConfig {
+    /// Where this member serves. Default 127.0.0.1:8300.
+    pub listen: SocketAddr,
+    /// `host:port` that the other members and the agents reach it at; `listen` unless given.
+    pub advertise: Option<String>,
+    /// All members as `host:port`: names are resolved again and again. Default `["127.0.0.1:8300"]`.
+    pub members: Vec<String>,
+    /// How long a node lives without renewal. Default 10s.
+    pub lease_ttl: Seconds,
+    /// What a node gets on top before it is critical. Default 1s.
+    pub lease_grace: Seconds,
+    /// The shortest time without a leader before an election. Default 300ms.
+    pub election_timeout_min: Seconds,
+    /// The longest. Default 600ms.
+    pub election_timeout_max: Seconds,
+}
+
+impl Default for RegistryConfig {
+    fn default() -> Self {
+        Self {
+            listen: loopback(8300),
+            advertise: None,
+            members: vec!["127.0.0.1:8300".into()],
+            lease_ttl: Seconds(Duration::from_secs(10)),
+            lease_grace: Seconds(Duration::from_secs(1)),
+            election_timeout_min: Seconds(Duration::from_millis(300)),
+            election_timeout_max: Seconds(Duration::from_millis(600)),
+        }
+    }
+}
+
+/// `[agent]`: definitions, and how the agent stops.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct AgentConfig {
+    /// The directory of service definitions, taken up live. Default `/etc/muster/services.d`.
+    pub services_dir: PathBuf,
+    /// How long a stop may take altogether. Default 10s.
+    pub stop_timeout: Seconds,
+    /// How long instances stay draining before they are deregistered at a stop. Default 0s.
+    pub drain_time: Seconds,
+}
+
+impl Default for AgentConfig {
+    fn default() -> Self {
+        Self {
+            services_dir: "/etc/muster/services.d".into(),
+            stop_timeout: Seconds(Duration::from_secs(10)),
+            drain_time: Seconds(Duration::ZERO),
+        }
+    }
+}
+
+/// `[http]`: the v1 API.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct HttpConfig {
+    /// Default 127.0.0.1:8500.
+    pub listen: SocketAddr,
+}
+
+impl Default for HttpConfig {
+    fn default() -> Self {
+        Self { listen: loopback(8500) }
+    }
+}
+
+/// `[dns]`: names.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct DnsConfig {
+    /// UDP and TCP. Default 127.0.0.1:8600.
+    pub listen: SocketAddr,
+    /// The zone that is answered with authority. Default `mesh.internal`.
+    pub zone: String,
+    /// More zones with the same answers, for example `consul`.
+    pub alt_zones: Vec<String>,
+    /// Time to live of node answers. Default 0s.
+    pub node_ttl: Seconds,
+    /// Time to live of service answers. Default 0s.
+    pub service_ttl: Seconds,
+    /// Time to live of negative answers. Default 5s.
+    pub negative_ttl: Seconds,
+    /// The largest UDP answer in bytes. Default 1232.
+    pub max_udp_size: u16,
+}
+
+impl Default for DnsConfig {
+    fn default() -> Self {
+        Self {
+            listen: loopback(8600),
+            zone: "mesh.internal".into(),
+            alt_zones: Vec::new(),
+            node_ttl: Seconds(Duration::ZERO),
+            service_ttl: Seconds(Duration::ZERO),
+            negative_ttl: Seconds(Duration::from_secs(5)),
+            max_udp_size: 1232,
+        }
+    }
+}
+
+/// `[xds]`: Envoy and gRPC.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct XdsConfig {
+    /// Default 127.0.0.1:8502.
+    pub listen: SocketAddr,
+    /// What an Envoy gets whose node id is no registered proxy: `none` or `all`. Default `none`, in `dev` `all`.
+    pub unregistered: Unregistered,
+    /// The HTTP listener that such an Envoy opens. Default 127.0.0.1:10000.
+    pub http_listener: SocketAddr,
+    /// Below this percentage of healthy endpoints Envoy routes to unhealthy ones too. Default 0: never.
+    pub panic_threshold: u32,
+}
+
+impl Default for XdsConfig {
+    fn default() -> Self {
+        Self {
+            listen: loopback(8502),
+            unregistered: Unregistered::None,
+            http_listener: loopback(10_000),
+            panic_threshold: 0,
+        }
+    }
+}
+
+/// What a proxy without a registration gets.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Unregistered {
+    /// Nothing.
+    None,
+    /// Every service.
+    All,
+}
+
+/// `[log]`: what is logged.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct LogConfig {
+    /// A filter such as `info` or `info,muster_dns=debug`. Default `info`.
+    pub filter: String,
+    /// `text` or `json`. Default `text`.
+    pub format: LogFormat,
+}
+
+impl Default for LogConfig {
+    fn default() -> Self {
+        Self { filter: "info".into(), format: LogFormat::Text }
+    }
+}
+
+/// How log lines look.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum LogFormat {
+    /// For people.
+    Text,
+    /// One JSON object a line.
+    Json,
+}
+
+/// Why a configuration is not one.
+#[derive(Debug, thiserror::Error)]
+pub enum ConfigError {
+    /// The file could not be read.
+    #[error("cannot read {path}: {source}; give --config the path of a readable file")]
+    Read {
+        /// The file.
+        path: PathBuf,
+        /// Why not.
+        source: std::io::Error,
+    },
+    /// It is not TOML, or has a key or value that is none of ours.
+    #[error("{path}: {source}")]
+    Parse {
+        /// The file.
+        path: PathBuf,
+        /// Line, key and value.
+        source: Box<toml::de::Error>,
+    },
+    /// A value that cannot be.
+    #[error("{key} = {value}: {why}")]
+    Value {
+        /// The key with its section.
+        key: &'static str,
+        /// What was given.
+        value: String,
+        /// What is wrong and what to do.
+        why: String,
+    },
+}
+
+impl Config {
+    /// Reads and validates a file.
+    pub fn load(path: &Path) -> Result<Self, ConfigError> {
+        let read = std::fs::read_to_string(path);
+        let text = read.map_err(|source| ConfigError::Read { path: path.to_owned(), source })?;
+        let config: Self = toml::from_str(&text)
+            .map_err(|source| ConfigError::Parse { path: path.to_owned(), source: Box::new(source) })?;
+        config.validate()?;
+        Ok(config)
+    }
+
+    /// Checks what types cannot: called before anything is bound.
+    pub fn validate(&self) -> Result<(), ConfigError> {
+        self.node()?;
+        let datacenter = muster_catalog::Name::label("node.datacenter", &self.node.datacenter);
+        datacenter.map_err(|why| bad("node.datacenter", &self.node.datacenter, why))?;
+        let registry = &self.registry;
+        if registry.members.is_empty() {
+            return Err(bad("registry.members", "[]", "name at least one member as host:port"));
+        }
+        for member in &registry.members {
+            let port = member.rsplit_once(':').and_then(|(host, port)| port.parse::<u16>().ok().filter(|_| !host.is_empty()));
+            if port.is_none() {
+                return Err(bad("registry.members", member, "write it as host:port, for example registry-1:8300"));
+            }
+        }
+        let (min, max) = (registry.election_timeout_min.0, registry.election_timeout_max.0);
+        if min < Duration::from_millis(50) || max <= min {
+            let value = format!("{min:?}..{max:?}");
+            return Err(bad("registry.election_timeout_min", value, "at least 50ms, and below election_timeout_max"));
+        }
+        if registry.lease_ttl.0 < Duration::from_millis(300) {
+            return Err(bad("registry.lease_ttl", format!("{:?}", registry.lease_ttl.0), "at least 300ms"));
+        }
+        if self.xds.panic_threshold > 100 {
+            return Err(bad("xds.panic_threshold", self.xds.panic_threshold, "a percentage from 0 to 100"));
+        }
+        Ok(())
+    }
+
+    /// The node's name and address.
+    pub fn node(&self) -> Result<(muster_catalog::Name, muster_catalog::Address), ConfigError> {
+        let given = match &self.node.name {
+            Some(name) => name.clone(),
+            None => host_name(),
+        };
+        let name = muster_catalog::Name::host("node.name", &given).map_err(|why| bad("node.name", &given, why))?;
+        let address = muster_catalog::Address::parse(&self.node.address)
+            .ok_or_else(|| bad("node.address", &self.node.address, "give an IP address or a host name that others reach"))?;
+        Ok((name, address))
+    }
+}
+
+fn bad(key: &'static str, value: impl ToString, why: impl ToString) -> ConfigError {
+    ConfigError::Value { key, value: value.to_string(), why: why.to_string() }
+}
+
+fn host_name() -> String {
+    let kernel = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
+    let name = kernel.trim();
+    if name.is_empty() || name == "(none)" { "localhost".into() } else { name.replace('_', "-") }
+}
+
+fn loopback(port: u16) -> SocketAddr {
+    SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), port)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parse(text: &str) -> Result<(), String> {
+        let config: Config = toml::from_str(text).map_err(|error| error.to_string())?;
+        config.validate().map_err(|error| error.to_string())
+    }
+
+    #[test]
+    fn a_mistake_names_the_key_the_value_and_the_remedy() {
+        for (text, expected) in [
+            ("[node]\nnmae = \"a\"", "unknown field `nmae`"),
+            ("[node]\nname = \"a_b\"", "node.name = a_b: node.name \"a_b\" has '_' at position 2"),
+            ("[node]\naddress = \"0.0.0.0\"", "node.address = 0.0.0.0: give an IP address"),
+            ("[registry]\nmembers = [\"one\"]", "registry.members = one: write it as host:port"),
+            ("[registry]\nlease_ttl = \"soon\"", "soon"),
+            ("[xds]\npanic_threshold = 101", "xds.panic_threshold = 101: a percentage"),
+        ] {
+            let error = parse(text).unwrap_err();
+            assert!(error.contains(expected), "{text:?} gave {error:?}");
+        }
+        assert_eq!(parse("[node]\nname = \"a\"\n[dns]\nalt_zones = [\"consul\"]"), Ok(()));
+    }
+}

@@ -1,0 +1,250 @@
+//! What the HTTP room asks of the agent, answered: LocalState, the registry's client, the proxies, readiness.
+
+use std::{collections::BTreeMap, sync::Arc};
+
+use muster_catalog::{
+    Check, CheckId, Freshness, Instance, InstanceId, Name, Node, Status, Text,
+    port::{BoxFuture, Source},
+};
+use muster_http::port::{
+    CheckDefinition as HttpCheck, Identity, LocalAgent, LocalError as HttpError, MemberInfo, MemberRole, Operator, Pending,
+    Probe as HttpProbeKind, ProxyRefusal, ProxyResources, ProxyStatus, Readiness, ServiceRegistration,
+};
+use muster_registry::client::Client;
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+
+use crate::{
+    definition::{CheckDefinition, HttpProbe, Probe, ServiceDefinition, Thresholds},
+    local::{LocalError, LocalHandle, TtlUpdate},
+    replica::Replica,
+    sync::SyncStatus,
+};
+
+/// LocalState behind the HTTP room's port.
+pub(crate) struct AgentPort {
+    identity: Arc<Identity>,
+    node: Name,
+    local: LocalHandle,
+}
+
+impl AgentPort {
+    pub(crate) fn new(datacenter: &str, node: Node, local: LocalHandle) -> Self {
+        let identity = Identity {
+            name: node.name.clone(),
+            id: node.id,
+            address: node.address,
+            datacenter: datacenter.into(),
+            version: env!("CARGO_PKG_VERSION").into(),
+            meta: node.meta,
+        };
+        Self { identity: Arc::new(identity), node: node.name, local }
+    }
+}
+
+impl LocalAgent for AgentPort {
+    fn identity(&self) -> Arc<Identity> {
+        self.identity.clone()
+    }
+
+    fn instances(&self) -> Vec<Arc<Instance>> {
+        self.local.rows().instances.clone()
+    }
+
+    fn checks(&self) -> Vec<Arc<Check>> {
+        self.local.rows().checks.clone()
+    }
+
+    fn register_service(&self, registration: ServiceRegistration) -> BoxFuture<'_, Result<(), HttpError>> {
+        Box::pin(async move {
+            let maintenance = registration.instance.maintenance.clone();
+            let id = registration.instance.id.clone();
+            let definition = service_definition(registration.instance, registration.checks)?;
+            self.local.register_service(definition, registration.replace_existing_checks).await.map_err(refused)?;
+            match maintenance {
+                Some(reason) => self.local.set_service_maintenance(&id, Some(reason)).await.map_err(refused),
+                None => Ok(()),
+            }
+        })
+    }
+
+    fn deregister_service(&self, id: InstanceId) -> BoxFuture<'_, Result<(), HttpError>> {
+        Box::pin(async move { self.local.deregister_service(&id).await.map_err(refused) })
+    }
+
+    fn register_check(&self, check: HttpCheck) -> BoxFuture<'_, Result<(), HttpError>> {
+        Box::pin(async move { self.local.register_check(check_definition(check)?).await.map_err(refused) })
+    }
+
+    fn deregister_check(&self, id: CheckId) -> BoxFuture<'_, Result<(), HttpError>> {
+        Box::pin(async move { self.local.deregister_check(&id).await.map_err(refused) })
+    }
+
+    fn update_ttl(&self, id: CheckId, status: Status, output: Text) -> BoxFuture<'_, Result<(), HttpError>> {
+        let update = TtlUpdate { status, output: output.to_string() };
+        Box::pin(async move { self.local.update_ttl(&id, update).await.map_err(refused) })
+    }
+
+    fn set_maintenance(&self, id: InstanceId, reason: Option<Text>) -> BoxFuture<'_, Result<(), HttpError>> {
+        Box::pin(async move { self.local.set_service_maintenance(&id, reason).await.map_err(refused) })
+    }
+}
+
+fn refused(error: LocalError) -> HttpError {
+    let text = error.to_string();
+    match error {
+        LocalError::UnknownService(_) | LocalError::UnknownCheck(_) => HttpError::NotFound(text),
+        LocalError::OwnedByFile { .. } => HttpError::OwnedByFile(text),
+        LocalError::Invalid(_) => HttpError::Invalid(text),
+        LocalError::Storage(_) | LocalError::Stopping => HttpError::Storage(text),
+    }
+}
+
+fn service_definition(instance: Instance, checks: Vec<HttpCheck>) -> Result<ServiceDefinition, HttpError> {
+    Ok(ServiceDefinition {
+        id: instance.id,
+        name: instance.service,
+        tags: instance.tags,
+        address: instance.address,
+        tagged_addresses: instance.tagged_addresses,
+        ports: instance.ports,
+        meta: instance.meta,
+        weights: instance.weights,
+        locality: instance.locality,
+        enable_tag_override: instance.enable_tag_override,
+        checks: checks.into_iter().map(check_definition).collect::<Result<_, _>>()?,
+    })
+}
+
+fn check_definition(check: HttpCheck) -> Result<CheckDefinition, HttpError> {
+    let probe = match check.probe {
+        HttpProbeKind::Tcp { address } => Probe::Tcp { address },
+        HttpProbeKind::Ttl { ttl } => Probe::Ttl { ttl },
+        HttpProbeKind::Http { url, method, headers, body, disable_redirects, tls_server_name, tls_skip_verify } => {
+            if !tls_server_name.is_empty() {
+                let why = format!("check {}: TLSServerName {tls_server_name:?} is not supported yet: use the name in the URL", check.id);
+                return Err(HttpError::Invalid(why));
+            }
+            Probe::Http(HttpProbe {
+                url,
+                method,
+                headers: single_headers(headers),
+                body,
+                follow_redirects: !disable_redirects,
+                tls_skip_verify,
+            })
+        }
+    };
+    Ok(CheckDefinition {
+        id: check.id,
+        instance: check.instance,
+        name: check.name,
+        notes: check.notes,
+        probe,
+        interval: check.interval,
+        timeout: check.timeout,
+        thresholds: Thresholds {
+            rise: check.rise,
+            fall: check.fall,
+            warn_after: (check.failures_before_warning < check.fall).then_some(check.failures_before_warning),
+        },
+        initial: check.initial.unwrap_or(Status::Critical),
+        deregister_critical_after: check.deregister_critical_after,
+    })
+}
+
+/// Several values of one header are one line with commas (RFC 9110 §5.3).
+fn single_headers(headers: BTreeMap<Text, Vec<Text>>) -> BTreeMap<Text, Text> {
+    headers.into_iter().map(|(name, values)| (name, values.join(", ").into())).collect()
+}
+
+/// The registry's client and the proxies behind the HTTP room's port.
+pub(crate) struct OperatorPort {
+    pub(crate) client: Arc<Client>,
+    pub(crate) proxies: muster_xds::Roster,
+}
+
+impl OperatorPort {
+    async fn registry_members(&self) -> Vec<MemberInfo> {
+        let Ok(status) = self.client.members().await else { return Vec::new() };
+        let members = status.members.into_iter().map(|member| MemberInfo {
+            name: if member.name.is_empty() { format!("{:x}", member.id) } else { member.name },
+            address: member.address,
+            role: match (member.is_leader, member.voter) {
+                (true, _) => MemberRole::Leader,
+                (false, true) => MemberRole::Voter,
+                (false, false) => MemberRole::Learner,
+            },
+            alive: true,
+            version: String::new(),
+        });
+        members.collect()
+    }
+}
+
+impl Operator for OperatorPort {
+    fn leader(&self) -> BoxFuture<'_, Option<String>> {
+        Box::pin(async move {
+            let members = self.registry_members().await;
+            members.into_iter().find(|member| member.role == MemberRole::Leader).map(|member| member.address)
+        })
+    }
+
+    fn peers(&self) -> BoxFuture<'_, Vec<String>> {
+        Box::pin(async move { self.registry_members().await.into_iter().map(|member| member.address).collect() })
+    }
+
+    fn members(&self) -> BoxFuture<'_, Vec<MemberInfo>> {
+        Box::pin(self.registry_members())
+    }
+
+    fn xds_proxies(&self) -> Vec<ProxyStatus> {
+        let proxies = self.proxies.proxies().into_iter().map(|proxy| ProxyStatus {
+            id: proxy.node_id,
+            cluster: proxy.cluster,
+            address: proxy.peer.map(|peer| peer.to_string()).unwrap_or_default(),
+            protocol: match proxy.variant {
+                muster_xds::Variant::Sotw => "sotw".into(),
+                muster_xds::Variant::Delta => "delta".into(),
+            },
+            resources: proxy.kinds.into_iter().map(|(kind, status)| resources(kind, status)).collect(),
+        });
+        proxies.collect()
+    }
+}
+
+fn resources(kind: muster_xds::ResourceKind, status: muster_xds::KindStatus) -> ProxyResources {
+    ProxyResources {
+        type_url: kind.type_url().to_owned(),
+        sent: None,
+        acknowledged: status.accepted,
+        refused: status.rejected.map(|refused| ProxyRefusal { version: refused.version, error: refused.message }),
+    }
+}
+
+/// What the process still waits for.
+pub(crate) struct ReadinessPort {
+    pub(crate) replica: Arc<Replica>,
+    pub(crate) status: watch::Receiver<SyncStatus>,
+    pub(crate) leaving: CancellationToken,
+}
+
+impl Readiness for ReadinessPort {
+    fn pending(&self) -> Vec<Pending> {
+        let mut pending = Vec::new();
+        let mut wait = |part: &str, reason: String| pending.push(Pending { part: part.into(), reason });
+        if self.leaving.is_cancelled() {
+            wait("agent", "it is stopping".into());
+        }
+        // A replica from disk answers, so it counts: only an empty one cannot serve.
+        if self.replica.view().freshness == Freshness::Empty {
+            wait("replica", "no registry member has sent the catalog yet".into());
+        }
+        let status = self.status.borrow();
+        if !status.registered {
+            let reason = status.problem.clone().unwrap_or_else(|| "the first push is under way".into());
+            wait("registration", reason);
+        }
+        pending
+    }
+}

@@ -1,0 +1,215 @@
+//! The agent's mirror of the catalog: one task streams Changes, folds them and publishes Views.
+//!
+//! With the registry out of reach the last View stays, marked stale with the time it was last known current.
+//! It is kept on disk, so that a restarted agent answers before it has heard from anybody.
+
+use std::{
+    path::PathBuf,
+    sync::{Arc, PoisonError, RwLock},
+    time::Duration,
+};
+
+use muster_catalog::{
+    Freshness, Name, Scope, ServiceLookup, Snapshot, SnapshotBuilder, Timestamp, Topic, View, Waiter, Waiters,
+    port::{BarrierError, BoxFuture, Consistency, Source},
+};
+use muster_registry::client::Client;
+use tokio::sync::{mpsc, oneshot};
+use tokio_util::sync::CancellationToken;
+
+mod barriers;
+mod disk;
+mod stream;
+
+pub use disk::DiskError;
+
+/// How long a reader waits for its barrier: an election at default timeouts is ridden out, an outage is not.
+const BARRIER_PATIENCE: Duration = Duration::from_millis(2_500);
+/// How many readers may wait for the task to take their barrier; more are told at once that there is no leader.
+const BARRIER_QUEUE: usize = 16_384;
+/// How long the first question for a service waits until the Scope has grown (REPLICATION rule 13).
+const HOLD_PATIENCE: Duration = Duration::from_millis(500);
+
+/// What the replica is of, and where it is kept.
+pub struct ReplicaConfig {
+    /// The agent's own node.
+    pub node: Name,
+    /// The agent's incarnation: the registry ties the node's lease to this stream.
+    pub incarnation: u64,
+    /// Whether another registry's identity is taken over instead of refused (`dev` with throw-away data).
+    pub accept_any_cluster: bool,
+    /// The file that keeps it.
+    pub file: PathBuf,
+}
+
+/// The mirror: what the rooms read from.
+pub struct Replica {
+    shared: Arc<Shared>,
+    barriers: mpsc::Sender<BarrierRequest>,
+}
+
+struct BarrierRequest {
+    consistency: Consistency,
+    answer: oneshot::Sender<()>,
+}
+
+struct Shared {
+    view: RwLock<Arc<View>>,
+    waiters: Arc<Waiters>,
+}
+
+impl Shared {
+    fn view(&self) -> Arc<View> {
+        self.view.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    fn publish(&self, snapshot: Snapshot, freshness: Freshness) {
+        let view = Arc::new(View::new(Arc::new(snapshot), freshness));
+        *self.view.write().unwrap_or_else(PoisonError::into_inner) = view;
+    }
+}
+
+/// The task's part of a replica: [`ReplicaTask::run`] it.
+pub struct ReplicaTask {
+    config: ReplicaConfig,
+    shared: Arc<Shared>,
+    client: Arc<Client>,
+    requests: mpsc::Receiver<BarrierRequest>,
+    barriers: barriers::Barriers,
+    working: Snapshot,
+    loading: Option<SnapshotBuilder>,
+    clock: fn() -> Timestamp,
+}
+
+impl Replica {
+    /// Opens the replica: what the disk has kept is served at once, as stale as it is.
+    pub fn open(config: ReplicaConfig, client: Arc<Client>, clock: fn() -> Timestamp) -> Result<(Arc<Self>, ReplicaTask), DiskError> {
+        let kept = disk::load(&config.file)?;
+        let freshness = match &kept {
+            Some((_, since)) => Freshness::Stale { since: *since },
+            None => Freshness::Empty,
+        };
+        let working = kept.map(|(snapshot, _)| snapshot).unwrap_or_default();
+        let view = RwLock::new(Arc::new(View::new(Arc::new(working.clone()), freshness)));
+        let shared = Arc::new(Shared { view, waiters: Arc::default() });
+        let (barriers, requests) = mpsc::channel(BARRIER_QUEUE);
+        let task = ReplicaTask {
+            config,
+            shared: shared.clone(),
+            client,
+            requests,
+            barriers: barriers::Barriers::default(),
+            working,
+            loading: None,
+            clock,
+        };
+        Ok((Arc::new(Self { shared, barriers }), task))
+    }
+}
+
+impl Replica {
+    /// Records how old the View is, for the metrics.
+    pub fn record_age(&self, now: Timestamp) {
+        let view = self.view();
+        if let Some(age) = view.freshness.age(now) {
+            metrics::gauge!("muster_agent_replica_age_seconds").set(age.as_secs_f64());
+        }
+        metrics::gauge!("muster_agent_replica_index").set(view.local.index() as f64);
+    }
+}
+
+impl Source for Replica {
+    fn view(&self) -> Arc<View> {
+        self.shared.view()
+    }
+
+    fn subscribe(&self, topic: Topic) -> Waiter {
+        self.shared.waiters.subscribe(topic)
+    }
+
+    fn barrier(&self, consistency: Consistency) -> BoxFuture<'_, Result<(), BarrierError>> {
+        Box::pin(async move {
+            if consistency == Consistency::Stale {
+                return Ok(());
+            }
+            let (answer, reached) = oneshot::channel();
+            if self.barriers.try_send(BarrierRequest { consistency, answer }).is_err() {
+                return Err(BarrierError::NoLeader(format!("{BARRIER_QUEUE} readers wait already")));
+            }
+            match tokio::time::timeout(BARRIER_PATIENCE, reached).await {
+                Ok(Ok(())) => Ok(()),
+                Ok(Err(_)) => Err(BarrierError::NoLeader("the agent is stopping".into())),
+                Err(_) => Err(BarrierError::NoLeader(format!("none confirmed the read within {BARRIER_PATIENCE:?}"))),
+            }
+        })
+    }
+
+    fn hold(&self, service: &Name) -> BoxFuture<'_, ()> {
+        let service = service.clone();
+        Box::pin(async move {
+            let held = async {
+                loop {
+                    let changed = self.subscribe(Topic::Service(service.clone()));
+                    if !matches!(self.view().local.service(&service), ServiceLookup::NotHeld(_)) {
+                        return;
+                    }
+                    changed.await;
+                }
+            };
+            // Running out of patience is an answer too: the caller looks again and says what it found.
+            let _ = tokio::time::timeout(HOLD_PATIENCE, held).await;
+        })
+    }
+}
+
+impl ReplicaTask {
+    /// Follows the registry until told to stop, then writes the replica to disk once more.
+    pub async fn run(mut self, stop: CancellationToken) {
+        let mut pause = stream::FIRST_PAUSE;
+        let mut save = tokio::time::interval(disk::SAVE_INTERVAL);
+        let mut saved = self.working.index();
+        while !stop.is_cancelled() {
+            let ended = tokio::select! {
+                ended = self.follow(&mut save, &mut saved) => ended,
+                () = stop.cancelled() => break,
+            };
+            self.mark_stale();
+            pause = if ended.was_live { stream::FIRST_PAUSE } else { (pause * 2).min(stream::LONGEST_PAUSE) };
+            tracing::warn!(reason = %ended.reason, retry_in = ?pause, "the stream from the registry ended; answering from what is known");
+            tokio::select! {
+                () = tokio::time::sleep(pause) => {}
+                () = stop.cancelled() => break,
+            }
+        }
+        if self.working.index() > 0 {
+            self.save().await;
+        }
+    }
+
+    fn mark_stale(&mut self) {
+        self.barriers.connection_lost();
+        self.loading = None;
+        if self.shared.view().freshness == Freshness::Live {
+            self.shared.publish(self.working.clone(), Freshness::Stale { since: (self.clock)() });
+        }
+    }
+
+    async fn save(&self) {
+        let (snapshot, path) = (self.working.clone(), self.config.file.clone());
+        let since = match self.shared.view().freshness {
+            Freshness::Stale { since } => since,
+            Freshness::Live | Freshness::Empty => (self.clock)(),
+        };
+        let written = tokio::task::spawn_blocking(move || disk::save(&path, &snapshot, since)).await;
+        match written {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) => tracing::error!(%error, "the replica is not kept on disk: a restart would begin empty"),
+            Err(error) => tracing::error!(%error, "writing the replica ended early"),
+        }
+    }
+}
+
+/// A full Scope for now: the setting comes with scopes.
+fn scope() -> Scope {
+    Scope::All
+}

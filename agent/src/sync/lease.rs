@@ -1,0 +1,53 @@
+//! The renewal of the node's lease: small, often, and apart from the push so that a slow push does not cost it.
+
+use std::{sync::Arc, time::Duration};
+
+use muster_registry::client::Client;
+use tokio::sync::{Notify, watch};
+use tokio_util::sync::CancellationToken;
+
+use super::{Pusher, SyncStatus};
+
+/// Renews the lease of one node.
+pub struct LeaseTask {
+    /// Whose lease it is.
+    pub pusher: Arc<Pusher>,
+    /// The way to the registry.
+    pub client: Arc<Client>,
+    /// Notified when the registry does not know the node.
+    pub unknown: Arc<Notify>,
+    /// Renewals begin once the node is registered.
+    pub status: watch::Receiver<SyncStatus>,
+    /// The lease's time to live.
+    pub ttl: Duration,
+}
+
+impl LeaseTask {
+    /// Renews at a third of the time to live until told to stop.
+    pub async fn run(mut self, stop: CancellationToken) {
+        let registered = async { self.status.wait_for(|status| status.registered).await.is_ok() };
+        tokio::select! {
+            registered = registered => if !registered { return },
+            () = stop.cancelled() => return,
+        }
+        let third = self.ttl / 3;
+        let mut tick = tokio::time::interval(third);
+        tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        loop {
+            tokio::select! {
+                _ = tick.tick() => {}
+                () = stop.cancelled() => return,
+            }
+            let node = &self.pusher.node;
+            let renewal = self.client.renew(&node.name, &node.id, self.pusher.incarnation);
+            match tokio::time::timeout(third, renewal).await {
+                Ok(Ok(answer)) if !answer.known => self.unknown.notify_one(),
+                Ok(Ok(_)) => {}
+                // The client has gone to another member by itself.
+                Ok(Err(error)) => tracing::debug!(%error, "the lease was not renewed"),
+                // Unacknowledged for a third of the time to live: this member may be cut off from the leader.
+                Err(_) => self.client.change_member().await,
+            }
+        }
+    }
+}

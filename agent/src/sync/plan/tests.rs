@@ -1,0 +1,60 @@
+use muster_catalog::{CheckKind, Name, Weights};
+
+use super::*;
+
+fn instance(id: &str, tag: &str) -> Arc<Instance> {
+    Arc::new(Instance {
+        node: Name::lookup("n1"),
+        id: id.into(),
+        service: Name::lookup("web"),
+        tags: vec![tag.into()],
+        address: None,
+        tagged_addresses: BTreeMap::new(),
+        ports: Vec::new(),
+        meta: BTreeMap::new(),
+        weights: Weights::default(),
+        locality: None,
+        draining: false,
+        maintenance: None,
+        enable_tag_override: false,
+        origin: Origin::Agent,
+    })
+}
+
+fn check(id: &str, status: Status) -> Arc<Check> {
+    Arc::new(Check {
+        node: Name::lookup("n1"),
+        id: id.into(),
+        instance: Some("web".into()),
+        name: id.into(),
+        status,
+        notes: "".into(),
+        output: "".into(),
+        kind: CheckKind::default(),
+        origin: Origin::Agent,
+    })
+}
+
+fn rows(instances: Vec<Arc<Instance>>, checks: Vec<Arc<Check>>) -> LocalRows {
+    LocalRows { generation: 0, draining: false, instances, checks }
+}
+
+#[test]
+fn nothing_acknowledged_means_everything_and_completely() {
+    let push = plan(None, &rows(vec![instance("web", "a")], vec![check("c", Status::Passing)])).unwrap();
+    assert!(push.complete);
+    assert_eq!((push.instances.len(), push.checks.len()), (1, 1));
+    assert!(plan(None, &rows(vec![], vec![])).is_some(), "an empty node is a node too");
+}
+
+#[test]
+fn only_what_changed_travels_and_what_is_gone_is_named() {
+    let old = rows(vec![instance("a", "1"), instance("b", "1")], vec![check("c", Status::Passing), check("d", Status::Passing)]);
+    let new = rows(vec![instance("a", "1"), instance("e", "1")], vec![check("c", Status::Critical)]);
+    let push = plan(Some(&old), &new).unwrap();
+    assert!(!push.complete);
+    assert_eq!(push.instances, vec![(*instance("e", "1")).clone()]);
+    assert_eq!(push.checks, vec![(*check("c", Status::Critical)).clone()]);
+    assert_eq!((push.removed_instances, push.removed_checks), (vec!["b".into()], vec!["d".into()]));
+    assert_eq!(plan(Some(&new), &new), None);
+}

@@ -1,0 +1,171 @@
+//! Real processes on loopback: registries and agents that tests start, kill, pause and question.
+
+use std::{
+    future::Future,
+    io::Write,
+    net::{SocketAddr, TcpListener, UdpSocket},
+    path::{Path, PathBuf},
+    process::{Child, Command, Stdio},
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context, Result, bail, ensure};
+use serde_json::Value;
+
+mod agent;
+mod cluster;
+mod dns;
+mod service;
+
+pub use agent::TestAgent;
+pub use cluster::TestCluster;
+pub use dns::{DnsAnswer, ask};
+pub use service::TestService;
+
+/// How long a condition may take before a test gives up; generous, because machines that run tests are busy.
+pub const PATIENCE: Duration = Duration::from_secs(40);
+/// The pause between two looks at a condition.
+const LOOK_AGAIN: Duration = Duration::from_millis(20);
+
+/// Looks until the condition gives something, and says what it waited for when it never does.
+pub async fn eventually<T, F, Fut>(what: &str, mut look: F) -> Result<T>
+where
+    F: FnMut() -> Fut,
+    Fut: Future<Output = Result<Option<T>>>,
+{
+    let deadline = Instant::now() + PATIENCE;
+    let mut last = String::from("it was not so");
+    loop {
+        match look().await {
+            Ok(Some(found)) => return Ok(found),
+            Ok(None) => {}
+            Err(error) => last = format!("{error:#}"),
+        }
+        if Instant::now() > deadline {
+            bail!("waited {PATIENCE:?} for {what}: {last}");
+        }
+        tokio::time::sleep(LOOK_AGAIN).await;
+    }
+}
+
+/// A loopback address that was free a moment ago, for TCP and UDP.
+pub fn free_address() -> Result<SocketAddr> {
+    for _ in 0..50 {
+        let listener = TcpListener::bind("127.0.0.1:0")?;
+        let address = listener.local_addr()?;
+        if UdpSocket::bind(address).is_ok() {
+            return Ok(address);
+        }
+    }
+    bail!("no port is free on loopback")
+}
+
+/// The `muster` binary of this build.
+pub fn muster_binary() -> Result<PathBuf> {
+    if let Some(path) = std::env::var_os("MUSTER_BINARY") {
+        return Ok(path.into());
+    }
+    let mut directory = std::env::current_exe()?;
+    while directory.pop() {
+        let candidate = directory.join("muster");
+        if candidate.is_file() {
+            return Ok(candidate);
+        }
+    }
+    bail!("the muster binary is not built: run `cargo test --workspace`, or `cargo build` first")
+}
+
+/// A running `muster`. It is killed when dropped.
+#[derive(Debug)]
+pub struct Process {
+    child: Child,
+    log: PathBuf,
+}
+
+impl Process {
+    /// Starts `muster` with these arguments; its standard error is kept in `log`.
+    pub fn start(arguments: &[&str], log: &Path) -> Result<(Self, Value)> {
+        let errors = std::fs::OpenOptions::new().create(true).append(true).open(log)?;
+        let mut child = Command::new(muster_binary()?)
+            .args(arguments)
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(errors)
+            .spawn()
+            .context("cannot start muster")?;
+        let stdout = child.stdout.take().context("no standard output")?;
+        let process = Self { child, log: log.to_owned() };
+        let mut line = String::new();
+        std::io::BufRead::read_line(&mut std::io::BufReader::new(stdout), &mut line)?;
+        ensure!(!line.is_empty(), "muster {arguments:?} ended at once:\n{}", process.log_tail());
+        let bound = serde_json::from_str(&line).with_context(|| format!("no addresses in {line:?}"))?;
+        Ok((process, bound))
+    }
+
+    /// The process id.
+    pub fn id(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// kill -9.
+    pub fn kill(&mut self) -> Result<()> {
+        self.child.kill()?;
+        self.child.wait()?;
+        Ok(())
+    }
+
+    /// Asks it to stop in order and waits for its end.
+    pub fn stop(&mut self) -> Result<std::process::ExitStatus> {
+        self.signal("TERM")?;
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            if let Some(status) = self.child.try_wait()? {
+                return Ok(status);
+            }
+            ensure!(Instant::now() < deadline, "it did not stop:\n{}", self.log_tail());
+            std::thread::sleep(LOOK_AGAIN);
+        }
+    }
+
+    /// Sends a signal by name, for example `STOP`.
+    pub fn signal(&self, name: &str) -> Result<()> {
+        let status = Command::new("kill").arg(format!("-{name}")).arg(self.child.id().to_string()).status()?;
+        ensure!(status.success(), "kill -{name} failed");
+        Ok(())
+    }
+
+    /// The last lines it wrote to standard error.
+    pub fn log_tail(&self) -> String {
+        let text = std::fs::read_to_string(&self.log).unwrap_or_default();
+        let lines: Vec<&str> = text.lines().rev().take(30).collect();
+        lines.into_iter().rev().collect::<Vec<_>>().join("\n")
+    }
+
+    /// Resident memory in bytes.
+    pub fn resident_bytes(&self) -> Result<u64> {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.child.id()))?;
+        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).context("no VmRSS")?;
+        let kilobytes: u64 = line.trim().trim_end_matches("kB").trim().parse()?;
+        Ok(kilobytes * 1024)
+    }
+
+    /// CPU time spent so far, user and system.
+    pub fn cpu_time(&self) -> Result<Duration> {
+        let stat = std::fs::read_to_string(format!("/proc/{}/stat", self.child.id()))?;
+        let after = stat.rsplit_once(')').context("no stat")?.1;
+        let fields: Vec<&str> = after.split_whitespace().collect();
+        let ticks: u64 = fields[11].parse::<u64>()? + fields[12].parse::<u64>()?;
+        // USER_HZ is 100 on every Linux this runs on.
+        Ok(Duration::from_millis(ticks * 10))
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+        if std::thread::panicking() {
+            let _ = writeln!(std::io::stderr(), "--- {}\n{}", self.log.display(), self.log_tail());
+        }
+    }
+}

@@ -1,0 +1,109 @@
+//! A registry of one or three members.
+
+use std::{net::SocketAddr, path::Path};
+
+use anyhow::Result;
+use tempfile::TempDir;
+
+use super::{Process, free_address};
+
+/// A registry of real processes in a directory that goes with it.
+#[derive(Debug)]
+pub struct TestCluster {
+    directory: TempDir,
+    addresses: Vec<SocketAddr>,
+    processes: Vec<Option<Process>>,
+    settings: String,
+}
+
+impl TestCluster {
+    /// Starts `count` members with short leases (1 s and 200 ms grace).
+    pub fn start(count: usize) -> Result<Self> {
+        Self::start_with(count, "lease_ttl = \"1s\"\nlease_grace = \"200ms\"\n")
+    }
+
+    /// Starts `count` members with these lines in their `[registry]` section.
+    pub fn start_with(count: usize, settings: &str) -> Result<Self> {
+        let addresses = (0..count).map(|_| free_address()).collect::<Result<Vec<_>>>()?;
+        let mut cluster = Self {
+            directory: tempfile::tempdir()?,
+            addresses,
+            processes: (0..count).map(|_| None).collect(),
+            settings: settings.to_owned(),
+        };
+        for member in 0..count {
+            cluster.restart(member)?;
+        }
+        Ok(cluster)
+    }
+
+    /// The members as agents are told of them.
+    pub fn members(&self) -> Vec<String> {
+        self.addresses.iter().map(ToString::to_string).collect()
+    }
+
+    /// The `[registry]` settings agents share with the members.
+    pub fn settings(&self) -> &str {
+        &self.settings
+    }
+
+    /// Its directory: agents of the test put theirs beside it.
+    pub fn directory(&self) -> &Path {
+        self.directory.path()
+    }
+
+    /// A member's data directory.
+    pub fn data_dir(&self, member: usize) -> std::path::PathBuf {
+        self.directory.path().join(format!("member-{member}"))
+    }
+
+    /// The member that serves at this address.
+    pub fn member_at(&self, address: &str) -> Option<usize> {
+        self.addresses.iter().position(|own| own.to_string() == address)
+    }
+
+    /// A member's process; `None` while it is down.
+    pub fn process(&mut self, member: usize) -> Option<&mut Process> {
+        self.processes[member].as_mut()
+    }
+
+    /// kill -9.
+    pub fn kill(&mut self, member: usize) -> Result<()> {
+        match self.processes[member].take() {
+            Some(mut process) => process.kill(),
+            None => Ok(()),
+        }
+    }
+
+    /// kill -9 for all.
+    pub fn kill_all(&mut self) -> Result<()> {
+        (0..self.processes.len()).try_for_each(|member| self.kill(member))
+    }
+
+    /// Starts a member from what is on its disk.
+    pub fn restart(&mut self, member: usize) -> Result<()> {
+        let config = self.directory.path().join(format!("member-{member}.toml"));
+        let text = format!(
+            "[node]\nname = \"member-{member}\"\ndata_dir = {:?}\n[registry]\nlisten = \"{}\"\nmembers = {:?}\n{}[log]\nfilter = \"info\"\n",
+            self.data_dir(member),
+            self.addresses[member],
+            self.members(),
+            self.settings,
+        );
+        std::fs::write(&config, text)?;
+        let log = self.directory.path().join(format!("member-{member}.log"));
+        let (process, _) = Process::start(&["registry", "--json", "--config", &config.to_string_lossy()], &log)?;
+        self.processes[member] = Some(process);
+        Ok(())
+    }
+
+    /// Starts all members that are down.
+    pub fn restart_all(&mut self) -> Result<()> {
+        for member in 0..self.processes.len() {
+            if self.processes[member].is_none() {
+                self.restart(member)?;
+            }
+        }
+        Ok(())
+    }
+}
