@@ -19,6 +19,9 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 /// So many errors in a row, ten seconds of them, mean that the listener is broken.
 const MAX_ERRORS_IN_A_ROW: u32 = 100;
 
+/// How long connections may take to finish the reply they are at when the server stops; the rest are cut off.
+const DRAIN: Duration = Duration::from_secs(1);
+
 /// What connections share.
 #[derive(Clone)]
 pub(crate) struct Limits {
@@ -69,7 +72,8 @@ pub(crate) async fn serve(
             drop(permit);
         });
     }
-    while connections.join_next().await.is_some() {}
+    // What is left is cut off by dropping it.
+    let _cut_off = timeout(DRAIN, async { while connections.join_next().await.is_some() {} }).await;
     Ok(())
 }
 

@@ -1,10 +1,10 @@
 //! One UDP socket: what can be answered at once is, on the spot; what has to wait moves to a task, of which few exist.
 
-use std::{io, net::SocketAddr, sync::Arc};
+use std::{io, net::SocketAddr, sync::Arc, time::Duration};
 
 use futures_util::poll;
 use hickory_server::net::xfer::Protocol;
-use tokio::{net::UdpSocket, task::JoinSet};
+use tokio::{net::UdpSocket, task::JoinSet, time::timeout};
 use tokio_util::sync::CancellationToken;
 
 use crate::{DnsError, config::MAX_UDP_SIZE, handler::Handler, wire};
@@ -14,7 +14,10 @@ const MAX_WAITING: usize = 512;
 /// Errors of single datagrams come and go; so many in a row mean that the socket is broken.
 const MAX_ERRORS_IN_A_ROW: u32 = 100;
 
-/// Answers until told to stop; then what waits is finished, which takes no longer than one wait for a service.
+/// How long waiting replies may take when the server stops: longer than the wait for a service.
+const DRAIN: Duration = Duration::from_secs(1);
+
+/// Answers until told to stop; then what waits is finished.
 pub(crate) async fn serve(socket: UdpSocket, handler: Arc<Handler>, stop: CancellationToken) -> Result<(), DnsError> {
     let socket = Arc::new(socket);
     let mut buffer = vec![0; usize::from(MAX_UDP_SIZE)];
@@ -50,7 +53,8 @@ pub(crate) async fn serve(socket: UdpSocket, handler: Arc<Handler>, stop: Cancel
             }
         }
     }
-    while waiting.join_next().await.is_some() {}
+    // What is left is cut off by dropping it.
+    let _cut_off = timeout(DRAIN, async { while waiting.join_next().await.is_some() {} }).await;
     Ok(())
 }
 
