@@ -234,7 +234,7 @@ async fn a_service_that_cannot_be_held_is_a_failure_and_blocks_nobody() {
 
 #[tokio::test]
 async fn tcp_connections_are_few_and_not_idle() {
-    let limits = DnsConfig { tcp_connections: 1, tcp_idle_timeout: Duration::from_millis(300), ..config() };
+    let limits = DnsConfig { tcp_connections: 1, tcp_idle_timeout: Duration::from_secs(2), ..config() };
     let server = TestServer::start(limits, live(sample()), None).await;
     let mut first = TcpStream::connect(server.tcp).await.unwrap();
     send_tcp(&mut first, &query("web.service.mesh.internal.", RecordType::A, None)).await;
@@ -242,6 +242,8 @@ async fn tcp_connections_are_few_and_not_idle() {
     let mut second = TcpStream::connect(server.tcp).await.unwrap();
     let closed = timeout(PATIENCE, second.read_u8()).await.expect("the second connection stays open");
     assert!(closed.is_err(), "the second connection was served");
+    send_tcp(&mut first, &query("n1.node.mesh.internal.", RecordType::A, None)).await;
+    assert_eq!(receive_tcp(&mut first).await.answers.len(), 1, "the first is still there");
     let idle = timeout(PATIENCE, first.read_u8()).await.expect("the silent connection stays open");
     assert!(idle.is_err());
 }

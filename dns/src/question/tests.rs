@@ -1,3 +1,4 @@
+use hickory_proto::serialize::binary::{BinDecodable, BinDecoder};
 use proptest::prelude::*;
 
 use super::*;
@@ -105,6 +106,21 @@ fn a_dot_or_a_byte_within_a_label_names_nothing() {
 }
 
 proptest! {
+    #[test]
+    fn no_wire_form_panics(mut bytes in prop::collection::vec(any::<u8>(), 0..300)) {
+        let zones = zones();
+        if let Ok(name) = DnsName::read(&mut BinDecoder::new(&bytes)) {
+            parse(&name, &zones);
+        }
+        // Most bytes are no name; these end as one in the zone, whatever they begin with.
+        bytes.truncate(50);
+        bytes.insert(0, bytes.len() as u8);
+        bytes.extend(b"\x07service\x04mesh\x08internal\x00");
+        if let Ok(name) = DnsName::read(&mut BinDecoder::new(&bytes)) {
+            parse(&name, &zones);
+        }
+    }
+
     #[test]
     fn no_bytes_panic(labels in prop::collection::vec(prop::collection::vec(any::<u8>(), 1..20), 0..30)) {
         let zones = zones();
