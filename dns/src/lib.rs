@@ -1,1 +1,43 @@
-//! placeholder
+//! Answers the catalog as DNS, over UDP and TCP.
+//!
+//! **Owns**: the name forms ([`Question`]), the answers, EDNS, truncation, and the sockets' limits.
+//!
+//! **Deliberately does not**: read anything but a `View`, know where Views come from, bind sockets, read a clock
+//! or the environment, or forward names outside its zones (they are refused).
+//!
+//! The flow:
+//!
+//! ```text
+//! socket ──bytes──▶ wire::check ──▶ Request ──▶ Handler (the one RequestHandler, for UDP and TCP alike)
+//!                     │ refuses what is not worth parsing        │
+//!                     ▼                                          ├─ question: name → Question          (pure)
+//!                   reply                                        ├─ answer: View × Question → Answer   (pure)
+//!                                                                ├─ hold, once, if the replica lacks the service
+//!                                                                └─ fit: trim glue, then answers with TC ──▶ reply
+//! ```
+//!
+//! Answering does no I/O, except the first question for a service that the replica does not hold yet.
+
+mod answer;
+mod config;
+mod edns;
+mod fit;
+#[cfg(test)]
+#[path = "../tests/support/catalog.rs"]
+mod fixture;
+mod handler;
+mod metrics;
+mod pick;
+mod question;
+mod server;
+mod tcp;
+mod udp;
+mod wire;
+mod zone;
+
+pub use answer::{Answer, Asked, NotHeld, answer};
+pub use config::{ConfigError, DnsConfig};
+pub use edns::{Ede, EdeCode};
+pub use question::{Question, Selector, Subject, parse};
+pub use server::{Clock, Dns, DnsError, DnsHandle};
+pub use zone::{Ttls, Zone, Zones};

@@ -1,0 +1,125 @@
+//! Starting and stopping: sockets in, tasks out.
+
+use std::{io, net::SocketAddr, sync::Arc};
+
+use muster_catalog::{Timestamp, port::Source};
+use tokio::{
+    net::{TcpListener, UdpSocket},
+    sync::Semaphore,
+    task::{JoinError, JoinSet},
+};
+use tokio_util::sync::CancellationToken;
+
+use crate::{ConfigError, DnsConfig, Zones, handler::Handler, tcp, udp};
+
+/// Tells the time: it is an argument of every answer and never read elsewhere.
+pub type Clock = Arc<dyn Fn() -> Timestamp + Send + Sync>;
+
+/// Why the server did not start, or ended.
+#[derive(Debug, thiserror::Error)]
+pub enum DnsError {
+    /// The configuration is wrong.
+    #[error(transparent)]
+    Config(#[from] ConfigError),
+    /// There is nothing to answer on.
+    #[error("dns has neither a UDP nor a TCP socket: give it at least one address to listen on")]
+    NoSockets,
+    /// A socket does not know its own address.
+    #[error("a DNS socket has no local address ({source}): bind it before handing it over")]
+    Address {
+        /// Why.
+        source: io::Error,
+    },
+    /// A UDP socket fails again and again.
+    #[error("a DNS UDP socket keeps failing ({source}): look at the interface it is bound to, then restart")]
+    Receive {
+        /// The last failure.
+        source: io::Error,
+    },
+    /// A TCP listener fails again and again.
+    #[error("a DNS TCP listener keeps failing ({source}): raise the limit of open files, then restart")]
+    Accept {
+        /// The last failure.
+        source: io::Error,
+    },
+    /// A task panicked.
+    #[error("a DNS task ended unexpectedly: {0}")]
+    Task(#[from] JoinError),
+}
+
+/// The DNS server.
+pub struct Dns;
+
+impl Dns {
+    /// Checks the configuration and answers on bound sockets until `stop` is cancelled. Must be called within a
+    /// tokio runtime, and after the metrics recorder is installed.
+    pub fn start(
+        config: DnsConfig,
+        udp: Vec<UdpSocket>,
+        tcp: Vec<TcpListener>,
+        source: Arc<dyn Source>,
+        clock: Clock,
+        stop: CancellationToken,
+    ) -> Result<DnsHandle, DnsError> {
+        let zones = Zones::new(&config)?;
+        if udp.is_empty() && tcp.is_empty() {
+            return Err(DnsError::NoSockets);
+        }
+        let address = |result: io::Result<SocketAddr>| result.map_err(|source| DnsError::Address { source });
+        let udp_addresses = udp.iter().map(|socket| address(socket.local_addr())).collect::<Result<_, _>>()?;
+        let tcp_addresses = tcp.iter().map(|socket| address(socket.local_addr())).collect::<Result<_, _>>()?;
+        let handler = Arc::new(Handler::new(zones, config.max_udp_size, source, clock));
+        let connections = Arc::new(Semaphore::new(config.tcp_connections));
+        let limits = tcp::Limits { connections, idle: config.tcp_idle_timeout };
+        // Its own token: one task's end stops the others, but not the caller's.
+        let stop = stop.child_token();
+        let mut tasks = JoinSet::new();
+        for socket in udp {
+            tasks.spawn(udp::serve(socket, handler.clone(), stop.clone()));
+        }
+        for listener in tcp {
+            tasks.spawn(tcp::serve(listener, handler.clone(), limits.clone(), stop.clone()));
+        }
+        Ok(DnsHandle { udp_addresses, tcp_addresses, stop, tasks })
+    }
+}
+
+/// A running server. Dropping it ends it at once.
+#[derive(Debug)]
+pub struct DnsHandle {
+    udp_addresses: Vec<SocketAddr>,
+    tcp_addresses: Vec<SocketAddr>,
+    stop: CancellationToken,
+    tasks: JoinSet<Result<(), DnsError>>,
+}
+
+impl DnsHandle {
+    /// Where it answers over UDP, in the order of the sockets given.
+    pub fn udp_addresses(&self) -> &[SocketAddr] {
+        &self.udp_addresses
+    }
+
+    /// Where it answers over TCP, in the order of the listeners given.
+    pub fn tcp_addresses(&self) -> &[SocketAddr] {
+        &self.tcp_addresses
+    }
+
+    /// Waits until all has ended: in order after a cancelled token, with the reason if a task failed.
+    pub async fn finished(mut self) -> Result<(), DnsError> {
+        let mut result = Ok(());
+        while let Some(joined) = self.tasks.join_next().await {
+            let ended = joined.map_err(DnsError::from).and_then(|ended| ended);
+            if ended.is_err() {
+                self.stop.cancel();
+                result = result.and(ended);
+            }
+        }
+        result
+    }
+
+    /// Stops taking questions, finishes what is being answered, and returns.
+    pub async fn stop(self) -> Result<(), DnsError> {
+        self.stop.cancel();
+        self.finished().await
+    }
+}

@@ -1,0 +1,114 @@
+//! One TCP listener: few connections, each asking one thing at a time, closed when silent.
+
+use std::{io, net::SocketAddr, sync::Arc, time::Duration};
+
+use hickory_server::net::xfer::Protocol;
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::{TcpListener, TcpStream},
+    sync::Semaphore,
+    task::JoinSet,
+    time::{sleep, timeout},
+};
+use tokio_util::sync::CancellationToken;
+
+use crate::{DnsError, handler::Handler, wire};
+
+/// After an error that stays a while (no descriptors left), accepting is tried again this much later.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+/// So many errors in a row, ten seconds of them, mean that the listener is broken.
+const MAX_ERRORS_IN_A_ROW: u32 = 100;
+
+/// How long connections may take to finish the reply they are at when the server stops; the rest are cut off.
+const DRAIN: Duration = Duration::from_secs(1);
+
+/// What connections share.
+#[derive(Clone)]
+pub(crate) struct Limits {
+    /// How many may be open, over all listeners.
+    pub(crate) connections: Arc<Semaphore>,
+    /// How long one may be silent, or slow to take a reply.
+    pub(crate) idle: Duration,
+}
+
+/// Accepts until told to stop; then every connection finishes the reply it is at.
+pub(crate) async fn serve(
+    listener: TcpListener,
+    handler: Arc<Handler>,
+    limits: Limits,
+    stop: CancellationToken,
+) -> Result<(), DnsError> {
+    let mut connections = JoinSet::new();
+    let mut errors = 0;
+    loop {
+        let accepted = tokio::select! {
+            () = stop.cancelled() => break,
+            accepted = listener.accept() => accepted,
+        };
+        while connections.try_join_next().is_some() {}
+        let (stream, client) = match accepted {
+            Ok(accepted) => accepted,
+            Err(source) => {
+                errors += 1;
+                tracing::warn!(error = %source, "accepting a TCP connection failed");
+                if errors >= MAX_ERRORS_IN_A_ROW {
+                    return Err(DnsError::Accept { source });
+                }
+                sleep(ACCEPT_PAUSE).await;
+                continue;
+            }
+        };
+        errors = 0;
+        // Closing at once tells the client to go elsewhere; leaving it in the backlog would let it hang.
+        let Ok(permit) = limits.connections.clone().try_acquire_owned() else {
+            handler.metrics().refused_connections.increment(1);
+            continue;
+        };
+        let (handler, idle, stop) = (handler.clone(), limits.idle, stop.clone());
+        connections.spawn(async move {
+            if let Err(error) = converse(stream, client, &handler, idle, stop).await {
+                tracing::debug!(%client, %error, "a TCP connection ended");
+            }
+            drop(permit);
+        });
+    }
+    // What is left is cut off by dropping it.
+    let _cut_off = timeout(DRAIN, async { while connections.join_next().await.is_some() {} }).await;
+    Ok(())
+}
+
+async fn converse(
+    mut stream: TcpStream,
+    client: SocketAddr,
+    handler: &Handler,
+    idle: Duration,
+    stop: CancellationToken,
+) -> io::Result<()> {
+    stream.set_nodelay(true)?;
+    loop {
+        let read = tokio::select! {
+            () = stop.cancelled() => return Ok(()),
+            read = timeout(idle, read_message(&mut stream)) => read,
+        };
+        let Ok(Some(bytes)) = read? else { return Ok(()) };
+        // What must not be answered has no place on a connection either.
+        let Some(reply) = wire::exchange(handler, bytes, client, Protocol::Tcp).await else { return Ok(()) };
+        let Ok(length) = u16::try_from(reply.len()) else { return Ok(()) };
+        let mut framed = Vec::with_capacity(2 + reply.len());
+        framed.extend_from_slice(&length.to_be_bytes());
+        framed.extend_from_slice(&reply);
+        timeout(idle, stream.write_all(&framed)).await??;
+    }
+}
+
+/// Reads a message behind its length; `None` at the end of the connection.
+async fn read_message(stream: &mut TcpStream) -> io::Result<Option<Vec<u8>>> {
+    let mut length = [0; 2];
+    match stream.read_exact(&mut length).await {
+        Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => return Ok(None),
+        other => other?,
+    };
+    let mut bytes = vec![0; usize::from(u16::from_be_bytes(length))];
+    stream.read_exact(&mut bytes).await?;
+    Ok(Some(bytes))
+}

@@ -1,0 +1,139 @@
+//! Bytes in, bytes out: what is not worth parsing is refused first, then the handler answers.
+
+use std::{
+    net::SocketAddr,
+    sync::{Arc, Mutex, PoisonError},
+};
+
+use hickory_proto::{
+    op::{Header, HeaderCounts, MessageType, Metadata, OpCode, ResponseCode},
+    rr::Record,
+    serialize::binary::{BinDecodable, BinDecoder, BinEncodable, BinEncoder},
+};
+use hickory_server::{
+    net::{NetError, runtime::TokioTime, xfer::Protocol},
+    server::{Request, RequestHandler, ResponseHandler, ResponseInfo},
+    zone_handler::MessageResponse,
+};
+
+use crate::handler::Handler;
+
+/// A query brings an OPT record, perhaps a signature or a cookie's; what brings more is no query,
+/// and parsing would set memory aside for as many as its header claims.
+const MAX_RECORDS: u16 = 8;
+
+/// What is to be done with bytes from outside.
+#[derive(Debug, PartialEq, Eq)]
+enum Check {
+    /// Nothing: no header, or itself a reply, which must not be answered lest two servers talk for ever.
+    Ignore,
+    /// This response code, with no more than the header.
+    Refuse(Metadata, ResponseCode),
+    /// Parse it.
+    Parse(Metadata),
+}
+
+fn check(bytes: &[u8]) -> Check {
+    let Ok(header) = Header::read(&mut BinDecoder::new(bytes)) else { return Check::Ignore };
+    let (metadata, counts) = (header.metadata, header.counts);
+    if metadata.message_type == MessageType::Response {
+        return Check::Ignore;
+    }
+    if metadata.op_code != OpCode::Query {
+        return Check::Refuse(metadata, ResponseCode::NotImp);
+    }
+    let records = counts.answers.saturating_add(counts.authorities).saturating_add(counts.additionals);
+    if counts.queries != 1 || records > MAX_RECORDS {
+        return Check::Refuse(metadata, ResponseCode::FormErr);
+    }
+    Check::Parse(metadata)
+}
+
+/// Answers one message; `None` for what must not be answered.
+pub(crate) async fn exchange(
+    handler: &Handler,
+    bytes: Vec<u8>,
+    client: SocketAddr,
+    protocol: Protocol,
+) -> Option<Vec<u8>> {
+    let metadata = match check(&bytes) {
+        Check::Ignore => return None,
+        Check::Refuse(metadata, rcode) => return refuse(handler, &metadata, rcode),
+        Check::Parse(metadata) => metadata,
+    };
+    let Ok(request) = Request::from_bytes(bytes, client, protocol) else {
+        return refuse(handler, &metadata, ResponseCode::FormErr);
+    };
+    let reply = Reply::default();
+    handler.handle_request::<_, TokioTime>(&request, reply.clone()).await;
+    reply.take()
+}
+
+fn refuse(handler: &Handler, query: &Metadata, rcode: ResponseCode) -> Option<Vec<u8>> {
+    let mut metadata = Metadata::response_from_request(query);
+    metadata.response_code = rcode;
+    handler.metrics().finish(None, rcode, None);
+    Header { metadata, counts: HeaderCounts::default() }.to_bytes().ok()
+}
+
+/// Where the handler leaves its reply for the loop that owns the socket.
+#[derive(Clone, Default)]
+struct Reply(Arc<Mutex<Option<Vec<u8>>>>);
+
+impl Reply {
+    fn take(&self) -> Option<Vec<u8>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).take()
+    }
+}
+
+#[async_trait::async_trait]
+impl ResponseHandler for Reply {
+    async fn send_response<'a>(
+        &mut self,
+        response: MessageResponse<
+            '_,
+            'a,
+            impl Iterator<Item = &'a Record> + Send + 'a,
+            impl Iterator<Item = &'a Record> + Send + 'a,
+            impl Iterator<Item = &'a Record> + Send + 'a,
+            impl Iterator<Item = &'a Record> + Send + 'a,
+        >,
+    ) -> Result<ResponseInfo, NetError> {
+        let mut bytes = Vec::with_capacity(512);
+        // The handler has made it fit: no limit is set here, so nothing is cut off behind its back.
+        let info = response.destructive_emit(&mut BinEncoder::new(&mut bytes))?;
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(bytes);
+        Ok(info)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Id, flags, and the four counts.
+    fn header(flags: u16, counts: [u16; 4]) -> Vec<u8> {
+        let words = [7, flags, counts[0], counts[1], counts[2], counts[3]];
+        words.into_iter().flat_map(u16::to_be_bytes).collect()
+    }
+
+    fn refused(bytes: &[u8]) -> Option<ResponseCode> {
+        match check(bytes) {
+            Check::Refuse(_, rcode) => Some(rcode),
+            Check::Ignore | Check::Parse(_) => None,
+        }
+    }
+
+    #[test]
+    fn what_is_not_worth_parsing_is_refused() {
+        assert_eq!(check(&[]), Check::Ignore);
+        assert_eq!(check(&[0; 11]), Check::Ignore);
+        assert_eq!(check(&header(0x8000, [1, 0, 0, 0])), Check::Ignore);
+        assert_eq!(refused(&header(0x2000, [1, 0, 0, 0])), Some(ResponseCode::NotImp), "NOTIFY");
+        assert_eq!(refused(&header(0x2800, [1, 0, 0, 0])), Some(ResponseCode::NotImp), "UPDATE");
+        for counts in [[0, 0, 0, 0], [2, 0, 0, 0], [65535, 0, 0, 0], [1, 65535, 65535, 1], [1, 0, 0, 9]] {
+            assert_eq!(refused(&header(0x0100, counts)), Some(ResponseCode::FormErr), "{counts:?}");
+        }
+        assert!(matches!(check(&header(0x0100, [1, 0, 0, 1])), Check::Parse(_)));
+    }
+}
