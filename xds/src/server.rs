@@ -1,0 +1,213 @@
+//! The gRPC server: aggregated discovery in both variants on one listener.
+
+use std::{
+    net::SocketAddr,
+    sync::Arc,
+    time::Duration,
+};
+
+use envoy_types::pb::envoy::service::discovery::v3::{
+    DeltaDiscoveryRequest, DeltaDiscoveryResponse, DiscoveryRequest, DiscoveryResponse,
+    aggregated_discovery_service_server::{AggregatedDiscoveryService, AggregatedDiscoveryServiceServer},
+};
+use muster_catalog::port::Source;
+use tokio::{
+    net::TcpListener,
+    sync::{mpsc, watch},
+    task::{JoinError, JoinHandle},
+};
+use tokio_stream::wrappers::ReceiverStream;
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+use tonic::{
+    Request, Response, Status, Streaming,
+    transport::server::{Server, TcpIncoming},
+};
+use tracing::info;
+
+use crate::{
+    config::{ConfigError, Unregistered, XdsConfig},
+    publisher::{Published, publish},
+    roster::{ProxyStatus, Roster},
+    stream::StreamTask,
+    translate::Translator,
+    wire::Wire,
+};
+
+/// Room for one push of each kind: more are never under way, since each waits for its answer.
+const OUTBOUND: usize = 4;
+
+/// The longest request: 65,536 names of 63 bytes, with as many versions on a reconnect.
+const MAX_REQUEST_BYTES: usize = 16 << 20;
+
+/// Streams per connection: a client multiplexes one or two; gRPC processes share a connection for a few channels.
+const MAX_STREAMS_PER_CONNECTION: u32 = 64;
+
+/// A silent peer is asked for a sign of life this often …
+const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(30);
+
+/// … and is gone when none comes within this: a busy proxy may take seconds.
+const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(20);
+
+/// Serves the catalog as xDS.
+#[derive(Debug)]
+pub struct Xds;
+
+/// Why the server could not be started.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// The configuration says something that every client would reject.
+    #[error(transparent)]
+    Config(#[from] ConfigError),
+    /// The socket that was given has no address.
+    #[error("the xDS listener has no local address: {0}")]
+    Listener(#[from] std::io::Error),
+}
+
+/// Why the server ended although nobody stopped it.
+#[derive(Debug, thiserror::Error)]
+pub enum ServeError {
+    /// The gRPC transport failed.
+    #[error("the xDS server failed: {0}")]
+    Transport(#[from] tonic::transport::Error),
+    /// A task of it panicked.
+    #[error("a task of the xDS server ended unexpectedly: {0}")]
+    Task(#[from] JoinError),
+}
+
+/// A running server.
+#[derive(Debug)]
+pub struct XdsHandle {
+    address: SocketAddr,
+    roster: Roster,
+    publisher: JoinHandle<()>,
+    server: JoinHandle<Result<(), tonic::transport::Error>>,
+    streams: TaskTracker,
+    stop: CancellationToken,
+}
+
+impl XdsHandle {
+    /// Where it listens.
+    pub fn local_addr(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// Everyone connected, and what each accepted or rejected.
+    pub fn proxies(&self) -> Vec<ProxyStatus> {
+        self.roster.proxies()
+    }
+
+    /// The same list, for who outlives this handle.
+    pub fn roster(&self) -> Roster {
+        self.roster.clone()
+    }
+
+    /// Returns once all tasks have ended; an error when one did without being stopped.
+    pub async fn join(self) -> Result<(), ServeError> {
+        let Self { mut publisher, mut server, streams, stop, .. } = self;
+        let outcome = tokio::select! {
+            ended = &mut publisher => {
+                stop.cancel();
+                let served = server.await;
+                ended.map_err(ServeError::from).and(served.map_err(ServeError::from))
+            }
+            served = &mut server => {
+                stop.cancel();
+                publisher.await.map_err(ServeError::from).and(served.map_err(ServeError::from))
+            }
+        };
+        streams.close();
+        streams.wait().await;
+        Ok(outcome??)
+    }
+}
+
+impl Xds {
+    /// Serves until stopped. Must be called within a tokio runtime.
+    pub fn start(
+        config: XdsConfig,
+        listener: TcpListener,
+        source: Arc<dyn Source>,
+        stop: CancellationToken,
+    ) -> Result<XdsHandle, StartError> {
+        config.validate()?;
+        let address = listener.local_addr()?;
+        // A child: what ends one task ends all of this server, and nothing else.
+        let stop = stop.child_token();
+        let (sender, published) = watch::channel(None);
+        let (roster, streams) = (Roster::default(), TaskTracker::new());
+        let service = Service {
+            published,
+            roster: roster.clone(),
+            unregistered: config.unregistered,
+            streams: streams.clone(),
+            stop: stop.clone(),
+        };
+        let publisher = tokio::spawn(publish(Translator::new(config), source, sender, stop.clone()));
+        let service =
+            AggregatedDiscoveryServiceServer::new(service).max_decoding_message_size(MAX_REQUEST_BYTES);
+        let server = Server::builder()
+            .http2_keepalive_interval(Some(KEEPALIVE_INTERVAL))
+            .http2_keepalive_timeout(Some(KEEPALIVE_TIMEOUT))
+            .max_concurrent_streams(MAX_STREAMS_PER_CONNECTION)
+            .add_service(service)
+            .serve_with_incoming_shutdown(
+                TcpIncoming::from(listener).with_nodelay(Some(true)),
+                stop.clone().cancelled_owned(),
+            );
+        let server = tokio::spawn(server);
+        info!(%address, "serving xDS");
+        Ok(XdsHandle { address, roster, publisher, server, streams, stop })
+    }
+}
+
+struct Service {
+    published: Published,
+    roster: Roster,
+    unregistered: Unregistered,
+    streams: TaskTracker,
+    stop: CancellationToken,
+}
+
+type Outbound<R> = ReceiverStream<Result<R, Status>>;
+
+impl Service {
+    fn open<W: Wire>(&self, request: Request<Streaming<W>>) -> Result<Response<Outbound<W::Response>>, Status> {
+        let place = self.roster.find_place().ok_or_else(|| {
+            Status::resource_exhausted("as many streams are open as this agent serves: connect to another agent")
+        })?;
+        let (outbound, pushes) = mpsc::channel(OUTBOUND);
+        let mut published = self.published.clone();
+        published.mark_changed();
+        let task = StreamTask {
+            peer: request.remote_addr(),
+            inbound: request.into_inner(),
+            outbound,
+            published,
+            place,
+            unregistered: self.unregistered,
+            stop: self.stop.clone(),
+        };
+        self.streams.spawn(task.run());
+        Ok(Response::new(ReceiverStream::new(pushes)))
+    }
+}
+
+#[tonic::async_trait]
+impl AggregatedDiscoveryService for Service {
+    type StreamAggregatedResourcesStream = Outbound<DiscoveryResponse>;
+    type DeltaAggregatedResourcesStream = Outbound<DeltaDiscoveryResponse>;
+
+    async fn stream_aggregated_resources(
+        &self,
+        request: Request<Streaming<DiscoveryRequest>>,
+    ) -> Result<Response<Self::StreamAggregatedResourcesStream>, Status> {
+        self.open(request)
+    }
+
+    async fn delta_aggregated_resources(
+        &self,
+        request: Request<Streaming<DeltaDiscoveryRequest>>,
+    ) -> Result<Response<Self::DeltaAggregatedResourcesStream>, Status> {
+        self.open(request)
+    }
+}

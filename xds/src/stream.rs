@@ -1,0 +1,141 @@
+//! One stream: requests in, pushes out.
+
+use std::{net::SocketAddr, time::Instant};
+
+use envoy_types::pb::envoy::config::core::v3::Node;
+use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
+use tonic::{Status, Streaming};
+use tracing::{debug, warn};
+
+use crate::{
+    config::Unregistered,
+    publisher::Published,
+    resource::ResourceKind,
+    roster::{Place, Rejected},
+    subscription::{Request, RequestError, Subscriptions, Verdict},
+    wire::Wire,
+};
+
+/// What a stream's task needs.
+pub(crate) struct StreamTask<W: Wire> {
+    pub(crate) inbound: Streaming<W>,
+    pub(crate) outbound: mpsc::Sender<Result<W::Response, Status>>,
+    pub(crate) published: Published,
+    pub(crate) place: Place,
+    pub(crate) peer: Option<SocketAddr>,
+    pub(crate) unregistered: Unregistered,
+    pub(crate) stop: CancellationToken,
+}
+
+/// Why a stream ended.
+enum End {
+    /// The client left.
+    Left,
+    /// We end it, and say why.
+    Refused(Status),
+}
+
+impl<W: Wire> StreamTask<W> {
+    /// Serves the stream to its end, and tells the client when it is we who end it.
+    pub(crate) async fn run(mut self) {
+        if let End::Refused(status) = self.serve().await {
+            debug!(peer = ?self.peer, %status, "stream ended");
+            // A client that reads nothing any more does not get to hold the task.
+            let _ = self.outbound.try_send(Err(status));
+        }
+    }
+
+    async fn serve(&mut self) -> End {
+        let mut subscriptions = Subscriptions::new(W::VARIANT);
+        let mut timers = [None; 4];
+        let mut node_id = None;
+        loop {
+            // Every reason to wake: a request, other resources, the end of the server.
+            let request = tokio::select! {
+                () = self.stop.cancelled() => return End::Refused(Status::unavailable("the agent is stopping")),
+                request = self.inbound.message() => Some(request),
+                changed = self.published.changed() => match changed {
+                    Ok(()) => None,
+                    Err(_) => return End::Refused(Status::unavailable("the agent is stopping")),
+                },
+            };
+            if let Some(request) = request {
+                let Ok(Some(mut request)) = request else { return End::Left };
+                if node_id.is_none() {
+                    match self.admit(request.take_node()) {
+                        Ok(id) => node_id = Some(id),
+                        Err(status) => return End::Refused(status),
+                    }
+                }
+                let Some(request) = request.read() else { continue };
+                let node_id = node_id.as_deref().unwrap_or_default();
+                if let Err(error) = self.take(&mut subscriptions, &mut timers, request, node_id) {
+                    return End::Refused(Status::resource_exhausted(error.to_string()));
+                }
+            }
+            let Some(resources) = self.published.borrow_and_update().clone() else { continue };
+            while let Some(push) = subscriptions.next_push(&resources) {
+                metrics::counter!("muster_xds_pushes_total", "type" => push.kind.as_str()).increment(1);
+                timers[push.kind as usize] = Some(Instant::now());
+                tokio::select! {
+                    () = self.stop.cancelled() => return End::Refused(Status::unavailable("the agent is stopping")),
+                    sent = self.outbound.send(Ok(W::write(push))) => if sent.is_err() { return End::Left },
+                }
+            }
+        }
+    }
+
+    /// Who the client is decides what it may have. Its word is taken: until proxies are registered there is no other.
+    fn admit(&self, node: Option<Node>) -> Result<String, Status> {
+        let node = node.filter(|node| !node.id.is_empty()).ok_or_else(|| {
+            Status::invalid_argument("the first request of the stream names no node: set node.id in the bootstrap")
+        })?;
+        if self.unregistered == Unregistered::None {
+            let id: String = node.id.chars().take(64).collect();
+            return Err(Status::permission_denied(format!(
+                "node id {id:?} is no registered proxy: set xds.unregistered = \"all\" to serve all services to such"
+            )));
+        }
+        self.place.enter(&node.id, &node.cluster, self.peer, W::VARIANT);
+        Ok(node.id)
+    }
+
+    fn take(
+        &self,
+        subscriptions: &mut Subscriptions,
+        timers: &mut [Option<Instant>; 4],
+        request: Request,
+        node_id: &str,
+    ) -> Result<(), RequestError> {
+        let kind = request.kind;
+        let verdict = subscriptions.take(request)?;
+        if verdict != Verdict::Nothing
+            && let Some(pushed) = timers[kind as usize].take()
+        {
+            metrics::histogram!("muster_xds_push_seconds", "type" => kind.as_str()).record(pushed.elapsed());
+        }
+        self.place.edit(kind, |status| match &verdict {
+            Verdict::Accepted(version) => {
+                status.accepted = Some(version.to_string());
+                status.rejected = None;
+            }
+            Verdict::Rejected(version, message) => {
+                status.rejected = Some(Rejected { version: version.to_string(), message: message.clone() });
+            }
+            Verdict::Nothing => {}
+        });
+        if let Verdict::Rejected(version, message) = verdict {
+            self.report(kind, &version.to_string(), &message, node_id);
+        }
+        Ok(())
+    }
+
+    fn report(&self, kind: ResourceKind, version: &str, message: &str, node_id: &str) {
+        metrics::counter!("muster_xds_nacks_total", "type" => kind.as_str()).increment(1);
+        warn!(
+            node = node_id, peer = ?self.peer, r#type = kind.as_str(), version, message,
+            "a proxy rejected a push; what was good in it is in force, and it is sent again once it changes"
+        );
+    }
+}

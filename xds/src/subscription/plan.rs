@@ -1,0 +1,177 @@
+//! What is to be sent now: the difference between what a stream wants and what it was sent.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
+
+use muster_catalog::Text;
+
+use super::{Outstanding, Push, Sent, Subscription, Subscriptions, Variant};
+use crate::{
+    resource::{Lookup, Resource, ResourceKind, Resources, Version},
+    translate::empty_endpoints,
+};
+
+/// A push that is not numbered yet.
+pub(super) struct Plan {
+    version: Version,
+    resources: Vec<Arc<Resource>>,
+    removed: Vec<Text>,
+    /// Those of `resources` that differ from what was sent.
+    changed: Vec<Text>,
+}
+
+/// What a subscription is to hold.
+#[derive(Default)]
+struct Wanted {
+    resources: BTreeMap<Text, Arc<Resource>>,
+    /// It exists but nothing can be said of it yet: not sent, not removed.
+    pending: BTreeSet<Text>,
+}
+
+impl Subscriptions {
+    pub(super) fn plan(&self, kind: ResourceKind, resources: &Resources) -> Option<Plan> {
+        let subscription = &self.kinds[kind as usize];
+        let wanted = subscription.wanted(kind, resources);
+        let retained = if kind == ResourceKind::Cluster && !self.routes_are_settled(resources) {
+            subscription.gone(&wanted).cloned().collect()
+        } else {
+            BTreeSet::new()
+        };
+        match self.variant {
+            Variant::Sotw if kind.is_whole() => subscription.plan_whole(wanted, &retained),
+            Variant::Sotw => subscription.plan_changes(wanted, Vec::new(), false),
+            Variant::Delta => {
+                let gone = subscription.gone(&wanted).filter(|name| !retained.contains(*name));
+                let unknown = subscription.asked.iter().filter(|name| !wanted.knows(name));
+                let removed: BTreeSet<Text> = gone.chain(unknown).cloned().collect();
+                subscription.plan_changes(wanted, removed.into_iter().collect(), subscription.answer_owed)
+            }
+        }
+    }
+
+    /// Numbers a plan and takes it for sent: a rejected push is partly applied, so only what changes is sent again.
+    pub(super) fn commit(&mut self, kind: ResourceKind, plan: Plan) -> Push {
+        self.pushes += 1;
+        let nonce = self.pushes.to_string();
+        let is_whole = self.variant == Variant::Sotw && kind.is_whole();
+        let subscription = &mut self.kinds[kind as usize];
+        if is_whole {
+            subscription.sent.clear();
+        }
+        for resource in &plan.resources {
+            subscription.asked.remove(&resource.name);
+            subscription.resend.remove(&resource.name);
+            let sent = Sent { version: resource.version, resource: is_whole.then(|| resource.clone()) };
+            subscription.sent.insert(resource.name.clone(), sent);
+        }
+        for name in &plan.removed {
+            subscription.asked.remove(name);
+            subscription.sent.remove(name);
+        }
+        if is_whole {
+            subscription.asked.clear();
+        }
+        subscription.answer_owed = false;
+        subscription.last_nonce.clone_from(&nonce);
+        subscription.outstanding = Some(Outstanding { version: plan.version });
+        if kind == ResourceKind::Cluster {
+            self.resend_endpoints(&plan);
+        }
+        Push { kind, nonce, version: plan.version, resources: plan.resources, removed: plan.removed }
+    }
+
+    /// A cluster that was changed warms until it is sent endpoints, the same ones too. It may subscribe to them later.
+    fn resend_endpoints(&mut self, plan: &Plan) {
+        let [clusters, endpoints, ..] = &mut self.kinds;
+        endpoints.resend.extend(plan.changed.iter().cloned());
+        endpoints.resend.retain(|name| clusters.sent.contains_key(name));
+        endpoints.compared = None;
+    }
+
+    /// Whether the client has accepted the routes as they are now, so that what they no longer name may go.
+    fn routes_are_settled(&self, resources: &Resources) -> bool {
+        let routes = &self.kinds[ResourceKind::Route as usize];
+        if !routes.is_active {
+            return true;
+        }
+        let wanted = routes.wanted(ResourceKind::Route, resources);
+        routes.outstanding.is_none() && !routes.rejected && wanted.resources.values().all(|route| routes.is_sent(route))
+    }
+}
+
+impl Subscription {
+    fn wanted(&self, kind: ResourceKind, resources: &Resources) -> Wanted {
+        let mut wanted = Wanted::default();
+        if self.wildcard {
+            let all = resources.wildcard(kind).map(|resource| (resource.name.clone(), resource.clone()));
+            wanted.resources.extend(all);
+        }
+        for name in &self.names {
+            match resources.find(kind, name) {
+                Lookup::Found(resource) => {
+                    wanted.resources.insert(name.clone(), resource.clone());
+                }
+                Lookup::Pending => {
+                    wanted.pending.insert(name.clone());
+                }
+                // Endpoints that vanish are emptied in so many words: a client keeps what is merely left out.
+                Lookup::Absent if kind == ResourceKind::Endpoint && (self.resumed || self.sent.contains_key(name)) => {
+                    wanted.resources.insert(name.clone(), empty_endpoints(name.clone()));
+                }
+                Lookup::Absent => {}
+            }
+        }
+        wanted
+    }
+
+    /// What was sent and is no more.
+    fn gone<'a>(&'a self, wanted: &'a Wanted) -> impl Iterator<Item = &'a Text> {
+        self.sent.keys().filter(|name| !wanted.knows(name))
+    }
+
+    /// SotW clusters and listeners: always all of them, with those that may not go yet.
+    fn plan_whole(&self, wanted: Wanted, retained: &BTreeSet<Text>) -> Option<Plan> {
+        let mut whole = wanted.resources;
+        for name in retained {
+            if let Some(resource) = self.sent.get(name).and_then(|sent| sent.resource.clone()) {
+                whole.insert(name.clone(), resource);
+            }
+        }
+        let changed: Vec<Text> = whole.values().filter(|resource| !self.is_sent(resource)).map(name_of).collect();
+        if changed.is_empty() && whole.len() == self.sent.len() && !self.answer_owed {
+            return None;
+        }
+        let version = version_of(&whole);
+        Some(Plan { version, resources: whole.into_values().collect(), removed: Vec::new(), changed })
+    }
+
+    fn plan_changes(&self, wanted: Wanted, removed: Vec<Text>, answer_owed: bool) -> Option<Plan> {
+        let version = |wanted: &Wanted| version_of(&wanted.resources);
+        let is_due = |resource: &&Arc<Resource>| {
+            let name = &resource.name;
+            !self.is_sent(resource) || self.asked.contains(name) || self.resend.contains(name)
+        };
+        let resources: Vec<Arc<Resource>> = wanted.resources.values().filter(is_due).cloned().collect();
+        if resources.is_empty() && removed.is_empty() && !answer_owed {
+            return None;
+        }
+        let changed = resources.iter().map(name_of).collect();
+        Some(Plan { version: version(&wanted), resources, removed, changed })
+    }
+}
+
+impl Wanted {
+    fn knows(&self, name: &Text) -> bool {
+        self.resources.contains_key(name) || self.pending.contains(name)
+    }
+}
+
+fn name_of(resource: &Arc<Resource>) -> Text {
+    resource.name.clone()
+}
+
+fn version_of(set: &BTreeMap<Text, Arc<Resource>>) -> Version {
+    Version::of_set(set.iter().map(|(name, resource)| (name, resource.version)))
+}

@@ -1,0 +1,159 @@
+//! View → resources: pure, and once per changed service however many streams there are.
+
+mod cluster;
+mod endpoint;
+mod listener;
+mod route;
+
+use std::{collections::BTreeMap, sync::Arc};
+
+use envoy_types::pb::{
+    envoy::config::core::v3::{
+        Address, AggregatedConfigSource, ApiVersion, ConfigSource, SocketAddress, address, config_source,
+        socket_address::PortSpecifier,
+    },
+    google::protobuf,
+};
+use muster_catalog::{Name, ServiceSet, ServiceSlot, Text, View};
+
+pub(crate) use endpoint::empty_endpoints;
+
+use crate::{
+    config::XdsConfig,
+    resource::{Resource, ResourceKind, Resources, ServiceResources},
+};
+
+/// Translates Views, and keeps what did not change since the last one.
+pub(crate) struct Translator {
+    config: XdsConfig,
+    http_listener: Arc<Resource>,
+    kept: BTreeMap<Text, Kept>,
+    last: Option<Arc<Resources>>,
+}
+
+/// A service as it was translated. The set is held so that its address stays its identity.
+struct Kept {
+    index: u64,
+    set: Option<Arc<ServiceSet>>,
+    resources: Arc<ServiceResources>,
+}
+
+impl Kept {
+    /// The index moves with everything that is said of the service, its nodes included; a resync may repeat an index,
+    /// but not with the same set.
+    fn is_current(&self, slot: &ServiceSlot) -> bool {
+        let same_set = match (&self.set, &slot.set) {
+            (Some(own), Some(other)) => Arc::ptr_eq(own, other),
+            (own, other) => own.is_none() && other.is_none(),
+        };
+        self.index == slot.index && same_set
+    }
+}
+
+/// What a translation came to.
+pub(crate) struct Translation {
+    pub(crate) resources: Arc<Resources>,
+    /// Services that exist but whose instances are not held here.
+    pub(crate) not_held: Vec<Name>,
+}
+
+impl Translator {
+    pub(crate) fn new(config: XdsConfig) -> Self {
+        let http_listener = listener::http_listener(config.http_listener);
+        Self { config, http_listener, kept: BTreeMap::new(), last: None }
+    }
+
+    /// The resources of a View. Unchanged services keep theirs, unchanged Views even the whole.
+    pub(crate) fn translate(&mut self, view: &View) -> Translation {
+        let mut old = std::mem::take(&mut self.kept);
+        let mut epochs = self.last.as_ref().map_or([1; 4], |last| last.epochs);
+        let mut names_changed = self.last.is_none();
+        let mut not_held = Vec::new();
+        for slot in view.local.services() {
+            if slot.set.is_none() {
+                not_held.push(slot.name.clone());
+            }
+            let kept = match old.remove(slot.name.as_key()) {
+                Some(kept) if kept.is_current(slot) => kept,
+                before => {
+                    names_changed |= before.is_none();
+                    let kept = self.service(view, slot, before.as_ref());
+                    let same = before.is_some_and(|before| endpoints_equal(&before.resources, &kept.resources));
+                    epochs[ResourceKind::Endpoint as usize] += u64::from(!same);
+                    kept
+                }
+            };
+            self.kept.insert(kept.resources.cluster.name.clone(), kept);
+        }
+        names_changed |= !old.is_empty();
+        if names_changed {
+            epochs.iter_mut().for_each(|epoch| *epoch += 1);
+        }
+        let resources = match self.last.take() {
+            Some(last) if last.epochs == epochs => last,
+            last => self.collect(epochs, last.filter(|_| !names_changed)),
+        };
+        self.last = Some(resources.clone());
+        Translation { resources, not_held }
+    }
+
+    fn service(&self, view: &View, slot: &ServiceSlot, before: Option<&Kept>) -> Kept {
+        let name = before.map_or_else(|| Text::from(slot.name.as_key()), |kept| kept.resources.cluster.name.clone());
+        // A set that left the scope says nothing of its instances: the last known stay.
+        let endpoints = match &slot.set {
+            Some(set) => Some(endpoint::endpoints(name.clone(), &view.local, set)),
+            None => before.and_then(|kept| kept.resources.endpoints.clone()),
+        };
+        let (cluster, api_listener) = match before {
+            Some(kept) => (kept.resources.cluster.clone(), kept.resources.api_listener.clone()),
+            None => (cluster::cluster(name.clone(), &self.config), listener::api_listener(name)),
+        };
+        let resources = Arc::new(ServiceResources { cluster, endpoints, api_listener });
+        Kept { index: slot.index, set: slot.set.clone(), resources }
+    }
+
+    /// `same_names` are the last resources when no service came or went: their routes stay.
+    fn collect(&self, epochs: [u64; 4], same_names: Option<Arc<Resources>>) -> Arc<Resources> {
+        let http_routes = match same_names {
+            Some(last) => last.http_routes.clone(),
+            None => route::http_routes(self.kept.keys(), &self.config),
+        };
+        let services = self.kept.iter().map(|(name, kept)| (name.clone(), kept.resources.clone())).collect();
+        Arc::new(Resources { services, http_listener: self.http_listener.clone(), http_routes, epochs })
+    }
+}
+
+fn endpoints_equal(left: &ServiceResources, right: &ServiceResources) -> bool {
+    let version = |resources: &ServiceResources| resources.endpoints.as_ref().map(|endpoints| endpoints.version);
+    version(left) == version(right)
+}
+
+/// Where resources that name other resources find them: on the same stream.
+fn over_ads() -> ConfigSource {
+    ConfigSource {
+        resource_api_version: ApiVersion::V3.into(),
+        config_source_specifier: Some(config_source::ConfigSourceSpecifier::Ads(AggregatedConfigSource {})),
+        ..Default::default()
+    }
+}
+
+fn socket_address(address: String, port: u16) -> Address {
+    let port_specifier = Some(PortSpecifier::PortValue(u32::from(port)));
+    let socket = SocketAddress { address, port_specifier, ..Default::default() };
+    Address { address: Some(address::Address::SocketAddress(socket)) }
+}
+
+fn duration(duration: std::time::Duration) -> protobuf::Duration {
+    // Bounded by the configuration, far below either limit.
+    protobuf::Duration {
+        seconds: i64::try_from(duration.as_secs()).unwrap_or(i64::MAX),
+        nanos: i32::try_from(duration.subsec_nanos()).unwrap_or_default(),
+    }
+}
+
+fn number(value: u32) -> Option<protobuf::UInt32Value> {
+    Some(protobuf::UInt32Value { value })
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,228 @@
+//! The server as a client on the wire sees it, in both variants.
+
+mod support;
+
+use std::time::Duration;
+
+use envoy_types::pb::{
+    envoy::{
+        config::{core::v3::Node, endpoint::v3::ClusterLoadAssignment},
+        service::discovery::v3::{
+            DeltaDiscoveryRequest, DeltaDiscoveryResponse, DiscoveryRequest, DiscoveryResponse,
+            aggregated_discovery_service_client::AggregatedDiscoveryServiceClient,
+        },
+    },
+    google::rpc::Status as RpcStatus,
+};
+use muster_catalog::Change;
+use muster_xds::{ResourceKind, Unregistered, Variant, XdsConfig, XdsHandle};
+use prost::Message;
+use support::*;
+use tokio::sync::mpsc;
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::{Code, Status, Streaming, transport::Channel};
+
+const CDS: &str = "type.googleapis.com/envoy.config.cluster.v3.Cluster";
+const EDS: &str = "type.googleapis.com/envoy.config.endpoint.v3.ClusterLoadAssignment";
+
+struct Client<Q, R> {
+    requests: mpsc::Sender<Q>,
+    responses: Streaming<R>,
+}
+
+async fn connect(handle: &XdsHandle) -> AggregatedDiscoveryServiceClient<Channel> {
+    AggregatedDiscoveryServiceClient::connect(format!("http://{}", handle.local_addr())).await.unwrap()
+}
+
+fn node() -> Option<Node> {
+    Some(Node { id: "proxy-1".into(), cluster: "edge".into(), ..Default::default() })
+}
+
+async fn sotw(handle: &XdsHandle) -> Client<DiscoveryRequest, DiscoveryResponse> {
+    let (requests, stream) = mpsc::channel(8);
+    let opened = connect(handle).await.stream_aggregated_resources(ReceiverStream::new(stream)).await;
+    Client { requests, responses: opened.unwrap().into_inner() }
+}
+
+async fn delta(handle: &XdsHandle) -> Client<DeltaDiscoveryRequest, DeltaDiscoveryResponse> {
+    let (requests, stream) = mpsc::channel(8);
+    let opened = connect(handle).await.delta_aggregated_resources(ReceiverStream::new(stream)).await;
+    Client { requests, responses: opened.unwrap().into_inner() }
+}
+
+impl<Q, R> Client<Q, R> {
+    async fn send(&self, request: Q) {
+        self.requests.send(request).await.unwrap();
+    }
+
+    async fn next(&mut self) -> R {
+        self.outcome().await.unwrap()
+    }
+
+    async fn outcome(&mut self) -> Result<R, Status> {
+        let message = tokio::time::timeout(PATIENCE, self.responses.message()).await.expect("no answer");
+        message.map(|message| message.expect("the stream ended"))
+    }
+}
+
+fn state(type_url: &str, names: &[&str], nonce: &str) -> DiscoveryRequest {
+    DiscoveryRequest {
+        node: node(),
+        type_url: type_url.into(),
+        resource_names: names.iter().map(|name| (*name).into()).collect(),
+        response_nonce: nonce.into(),
+        ..Default::default()
+    }
+}
+
+fn change(type_url: &str, subscribe: &[&str], nonce: &str) -> DeltaDiscoveryRequest {
+    DeltaDiscoveryRequest {
+        node: node(),
+        type_url: type_url.into(),
+        resource_names_subscribe: subscribe.iter().map(|name| (*name).into()).collect(),
+        response_nonce: nonce.into(),
+        ..Default::default()
+    }
+}
+
+fn endpoint_count(value: &[u8]) -> usize {
+    let assignment = ClusterLoadAssignment::decode(value).unwrap();
+    assignment.endpoints.iter().map(|locality| locality.lb_endpoints.len()).sum()
+}
+
+#[tokio::test]
+async fn nothing_is_answered_before_the_catalog_is_loaded() {
+    let source = FakeSource::empty();
+    let (handle, _stop) = serve(config(), source.clone(), 0).await;
+    let (mut whole, mut incremental) = (sotw(&handle).await, delta(&handle).await);
+    whole.send(state(CDS, &[], "")).await;
+    incremental.send(change(CDS, &[], "")).await;
+    eventually("both are known", || async { handle.proxies().len() == 2 }).await;
+    let early = tokio::time::timeout(Duration::from_millis(300), whole.responses.message()).await;
+    assert!(early.is_err(), "an answer before the catalog was loaded: {early:?}");
+    // Loaded without a service: one answer, and it is empty.
+    source.edit(Vec::new());
+    assert_eq!(whole.next().await.resources.len(), 0);
+    assert_eq!(incremental.next().await.resources.len(), 0);
+    source.edit(vec![Change::PutNode(node_row()), put(instance("web", 80))]);
+}
+
+fn node_row() -> std::sync::Arc<muster_catalog::Node> {
+    std::sync::Arc::new(support::node("n1"))
+}
+
+#[tokio::test]
+async fn sotw_and_delta_follow_the_catalog() {
+    let source = FakeSource::loaded();
+    source.edit(vec![put(instance("web", 80))]);
+    let (handle, _stop) = serve(config(), source.clone(), 0).await;
+
+    let mut whole = sotw(&handle).await;
+    whole.send(state(CDS, &[], "")).await;
+    let clusters = whole.next().await;
+    assert_eq!((clusters.type_url.as_str(), clusters.resources.len()), (CDS, 1));
+    whole.send(state(CDS, &[], &clusters.nonce)).await;
+    whole.send(state(EDS, &["web"], "")).await;
+    let endpoints = whole.next().await;
+    assert_eq!(endpoint_count(&endpoints.resources[0].value), 1);
+    whole.send(state(EDS, &["web"], &endpoints.nonce)).await;
+
+    let mut incremental = delta(&handle).await;
+    incremental.send(change(EDS, &["web", "nothing"], "")).await;
+    let first = incremental.next().await;
+    assert_eq!((first.resources[0].name.as_str(), &first.removed_resources[..]), ("web", &["nothing".to_owned()][..]));
+    assert!(first.resources[0].ttl.is_none(), "a TTL takes proxies down");
+    incremental.send(change(EDS, &[], &first.nonce)).await;
+
+    source.edit(vec![put(instance("web", 81))]);
+    assert_eq!(endpoint_count(&whole.next().await.resources[0].value), 2);
+    let second = incremental.next().await;
+    assert_eq!(endpoint_count(&second.resources[0].resource.as_ref().unwrap().value), 2);
+    assert_ne!(second.resources[0].version, first.resources[0].version);
+    incremental.send(change(EDS, &[], &second.nonce)).await;
+
+    source.edit(vec![delete("web", 80), delete("web", 81)]);
+    let third = incremental.next().await;
+    assert!(third.removed_resources.is_empty());
+    assert_eq!(endpoint_count(&third.resources[0].resource.as_ref().unwrap().value), 0);
+}
+
+#[tokio::test]
+async fn versions_outlive_the_server_and_a_returning_delta_client_gets_the_difference() {
+    let source = FakeSource::loaded();
+    source.edit(vec![put(instance("web", 80)), put(instance("db", 5432))]);
+    let (handle, stop) = serve(config(), source.clone(), 0).await;
+    let mut client = delta(&handle).await;
+    client.send(change(CDS, &[], "")).await;
+    let versions: std::collections::HashMap<String, String> =
+        client.next().await.resources.into_iter().map(|resource| (resource.name, resource.version)).collect();
+    stop.cancel();
+    assert_eq!(client.outcome().await.unwrap_err().code(), Code::Unavailable);
+    drop(client);
+    handle.join().await.unwrap();
+
+    source.edit(vec![put(instance("new", 90)), delete("db", 5432)]);
+    let (handle, _stop) = serve(config(), source, 0).await;
+    let mut client = delta(&handle).await;
+    client.send(DeltaDiscoveryRequest { initial_resource_versions: versions, ..change(CDS, &[], "") }).await;
+    let push = client.next().await;
+    assert_eq!(push.resources.iter().map(|resource| &*resource.name).collect::<Vec<_>>(), ["new"]);
+    assert_eq!(push.removed_resources, ["db"]);
+}
+
+#[tokio::test]
+async fn a_rejection_and_its_reason_are_visible_per_stream() {
+    let source = FakeSource::loaded();
+    let (handle, _stop) = serve(config(), source.clone(), 0).await;
+    // Two streams of one node id, as during a hot restart: each has its own state.
+    let (mut whole, mut incremental) = (sotw(&handle).await, delta(&handle).await);
+    whole.send(state(CDS, &[], "")).await;
+    let push = whole.next().await;
+    let error_detail = Some(RpcStatus { code: 13, message: "no such thing".into(), ..Default::default() });
+    whole.send(DiscoveryRequest { error_detail, ..state(CDS, &[], &push.nonce) }).await;
+    incremental.send(change(CDS, &[], "")).await;
+    let accepted = incremental.next().await;
+    incremental.send(change(CDS, &[], &accepted.nonce)).await;
+    let kind = |variant| {
+        let proxies = handle.proxies();
+        let proxy = proxies.into_iter().find(|proxy| proxy.variant == variant)?;
+        assert_eq!((proxy.node_id.as_str(), proxy.cluster.as_str()), ("proxy-1", "edge"));
+        assert!(proxy.peer.is_some());
+        proxy.kinds.get(&ResourceKind::Cluster).cloned()
+    };
+    eventually("the rejection is listed", || async { kind(Variant::Sotw).is_some_and(|kind| kind.rejected.is_some()) })
+        .await;
+    let rejected = kind(Variant::Sotw).unwrap().rejected.unwrap();
+    assert_eq!((rejected.message.as_str(), rejected.version), ("no such thing", push.version_info));
+    eventually("the other is accepted", || async {
+        kind(Variant::Delta).is_some_and(|kind| kind.accepted.is_some() && kind.rejected.is_none())
+    })
+    .await;
+    drop(whole);
+    eventually("who left is gone", || async { handle.proxies().len() == 1 }).await;
+}
+
+#[tokio::test]
+async fn who_is_no_registered_proxy_is_refused_with_the_setting_that_lets_it_in() {
+    let config = XdsConfig { unregistered: Unregistered::None, ..config() };
+    let (handle, _stop) = serve(config, FakeSource::loaded(), 0).await;
+    let mut client = sotw(&handle).await;
+    client.send(state(CDS, &[], "")).await;
+    let status = client.outcome().await.unwrap_err();
+    assert_eq!(status.code(), Code::PermissionDenied);
+    assert!(status.message().contains("xds.unregistered") && status.message().contains("proxy-1"), "{status}");
+    let mut nameless = delta(&handle).await;
+    nameless.send(DeltaDiscoveryRequest { node: None, ..change(CDS, &[], "") }).await;
+    assert_eq!(nameless.outcome().await.unwrap_err().code(), Code::InvalidArgument);
+}
+
+#[tokio::test]
+async fn types_that_are_not_served_disturb_nobody() {
+    let source = FakeSource::loaded();
+    source.edit(vec![put(instance("web", 80))]);
+    let (handle, _stop) = serve(config(), source, 0).await;
+    let mut client = sotw(&handle).await;
+    client.send(state("type.googleapis.com/envoy.service.runtime.v3.Runtime", &["x"], "")).await;
+    client.send(DiscoveryRequest { node: None, ..state(CDS, &[], "") }).await;
+    assert_eq!(client.next().await.resources.len(), 1);
+}
