@@ -1,0 +1,201 @@
+//! What an operator writes about a service, validated.
+//!
+//! One written form ([`ServiceText`], [`CheckText`]) serves TOML files, API registrations and what the agent keeps on
+//! disk; [`ServiceText::validate`] is the one door from it to a [`ServiceDefinition`]. [`parse`] adds the TOML file
+//! around it and turns the key of an error into a line.
+
+mod check;
+mod duration;
+mod file;
+mod service;
+#[cfg(test)]
+mod tests;
+mod written;
+
+use std::{collections::BTreeMap, time::Duration};
+
+use muster_catalog::{
+    Address, Check, CheckId, CheckKind, Instance, InstanceId, Locality, Meta, Name, Origin, Port, ServiceAddress,
+    Status, Text, Weights,
+};
+
+pub use check::{DEFAULT_FALL, DEFAULT_INTERVAL, DEFAULT_RISE, DEFAULT_TIMEOUT};
+pub use duration::{format_duration, parse_duration};
+pub use file::{FileError, MAX_SERVICES_PER_FILE, parse, read};
+pub use written::{AddressText, CheckText, LocalityText, ServiceText, WeightsText};
+
+/// A service as its operator defined it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ServiceDefinition {
+    /// Unique on the node.
+    pub id: InstanceId,
+    /// What clients ask for.
+    pub name: Name,
+    /// In the order given, without duplicates.
+    pub tags: Vec<Text>,
+    /// Its own address; the node's when absent.
+    pub address: Option<Address>,
+    /// Further addresses by label.
+    pub tagged_addresses: BTreeMap<Text, ServiceAddress>,
+    /// Named ports, the default first.
+    pub ports: Vec<Port>,
+    /// Free data.
+    pub meta: Meta,
+    /// How much traffic it takes.
+    pub weights: Weights,
+    /// Where it stands; the node's when absent.
+    pub locality: Option<Locality>,
+    /// Whether tags edited in the catalog survive the agent's sync.
+    pub enable_tag_override: bool,
+    /// Its checks, each with this service's id.
+    pub checks: Vec<CheckDefinition>,
+}
+
+impl ServiceDefinition {
+    /// The catalog's row for it on `node`.
+    pub fn to_instance(&self, node: &Name, draining: bool, maintenance: Option<Text>) -> Instance {
+        Instance {
+            node: node.clone(),
+            id: self.id.clone(),
+            service: self.name.clone(),
+            tags: self.tags.clone(),
+            address: self.address.clone(),
+            tagged_addresses: self.tagged_addresses.clone(),
+            ports: self.ports.clone(),
+            meta: self.meta.clone(),
+            weights: self.weights,
+            locality: self.locality.clone(),
+            draining,
+            maintenance,
+            enable_tag_override: self.enable_tag_override,
+            origin: Origin::Agent,
+        }
+    }
+}
+
+/// A check as its operator defined it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct CheckDefinition {
+    /// Unique on the node.
+    pub id: CheckId,
+    /// The instance it speaks for; `None` speaks for the node.
+    pub instance: Option<InstanceId>,
+    /// For people.
+    pub name: Text,
+    /// What the operator wrote about it.
+    pub notes: Text,
+    /// What it does.
+    pub probe: Probe,
+    /// From the start of one probe to the start of the next; zero for TTL checks.
+    pub interval: Duration,
+    /// How long one probe may take; zero for TTL checks.
+    pub timeout: Duration,
+    /// How many results turn a status.
+    pub thresholds: Thresholds,
+    /// The status until the first result.
+    pub initial: Status,
+    /// How long it may be critical before its service is taken out of the catalog.
+    pub deregister_critical_after: Option<Duration>,
+}
+
+impl CheckDefinition {
+    /// The catalog's row for it on `node`.
+    pub fn to_check(&self, node: &Name, status: Status, output: Text) -> Check {
+        let (interval, timeout) = match self.probe {
+            Probe::Ttl { ttl } => (ttl, Duration::ZERO),
+            Probe::Http(_) | Probe::Tcp { .. } => (self.interval, self.timeout),
+        };
+        Check {
+            node: node.clone(),
+            id: self.id.clone(),
+            instance: self.instance.clone(),
+            name: self.name.clone(),
+            status,
+            notes: self.notes.clone(),
+            output,
+            kind: CheckKind { kind: self.probe.kind().into(), target: self.probe.target(), interval, timeout },
+            origin: Origin::Agent,
+        }
+    }
+}
+
+/// What a check does.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Probe {
+    /// Asks a URL.
+    Http(HttpProbe),
+    /// Connects to a port.
+    Tcp {
+        /// `host:port`.
+        target: Text,
+    },
+    /// Waits to be told, and expires.
+    Ttl {
+        /// How long an update holds.
+        ttl: Duration,
+    },
+}
+
+impl Probe {
+    /// The word for it, also the metric label.
+    pub fn kind(&self) -> &'static str {
+        match self {
+            Self::Http(_) => "http",
+            Self::Tcp { .. } => "tcp",
+            Self::Ttl { .. } => "ttl",
+        }
+    }
+
+    /// What is probed, for people; empty for TTL.
+    pub fn target(&self) -> Text {
+        match self {
+            Self::Http(probe) => probe.url.clone(),
+            Self::Tcp { target } => target.clone(),
+            Self::Ttl { .. } => Text::default(),
+        }
+    }
+}
+
+/// An HTTP request and how its answer is taken.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct HttpProbe {
+    /// An `http` or `https` URL.
+    pub url: Text,
+    /// The request's method.
+    pub method: Text,
+    /// Further headers.
+    pub headers: BTreeMap<Text, Text>,
+    /// The request's body.
+    pub body: Text,
+    /// Whether redirects are followed (at most five).
+    pub follow_redirects: bool,
+    /// Whether the server's certificate goes unverified.
+    pub tls_skip_verify: bool,
+}
+
+/// How many consecutive results turn a check's status. They hold for every result, timeouts too.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Thresholds {
+    /// Good results that end critical. At least 1.
+    pub rise: u32,
+    /// Bad results that end passing. At least 1.
+    pub fall: u32,
+    /// Critical results after which a passing check warns, before `fall` makes it critical.
+    pub warn_after: Option<u32>,
+}
+
+/// A definition that breaks a rule: the key, what is wrong with its value, and the remedy.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{key}: {message}")]
+pub struct InvalidDefinition {
+    /// Where, as a path of keys: `service.checks[0].interval`.
+    pub key: String,
+    /// The value, the offence and the remedy.
+    pub message: String,
+}
+
+impl InvalidDefinition {
+    fn new(key: impl Into<String>, message: impl Into<String>) -> Self {
+        Self { key: key.into(), message: message.into() }
+    }
+}

@@ -1,0 +1,153 @@
+use std::path::Path;
+
+use super::*;
+
+const FULL: &str = r#"
+[service]
+name = "Web"
+id = "web-1"
+tags = ["v1", "blue", "v1"]
+address = "10.0.0.7"
+default_port = "http"
+meta = { version = "1.2" }
+weights = { passing = 10, warning = 2 }
+locality = { region = "eu", zone = "eu-1" }
+
+[service.ports]
+admin = 9090
+http = 8080
+
+[[service.checks]]
+http = "http://127.0.0.1:8080/healthz"
+interval = "10s"
+timeout = "2s"
+rise = 2
+fall = 3
+warn_after = 1
+headers = { Host = "web.example" }
+deregister_critical_after = "90s"
+
+[[service.checks]]
+tcp = "[::1]:9090"
+
+[[service.checks]]
+id = "beat"
+name = "heartbeat"
+ttl = "30s"
+status = "passing"
+"#;
+
+fn parse_text(text: &str) -> Result<Vec<ServiceDefinition>, FileError> {
+    parse(Path::new("web.toml"), text)
+}
+
+#[test]
+fn every_key_is_read() {
+    let web = parse_text(FULL).unwrap().remove(0);
+    assert_eq!((&*web.id, web.name.as_str(), web.name.as_key()), ("web-1", "Web", "web"));
+    assert_eq!(web.tags.iter().map(|tag| &**tag).collect::<Vec<_>>(), ["v1", "blue"]);
+    assert_eq!(web.address, Address::parse("10.0.0.7"));
+    let ports: Vec<_> = web.ports.iter().map(|port| (&*port.name, port.number)).collect();
+    assert_eq!(ports, [("http", 8080), ("admin", 9090)], "the default stands first");
+    assert_eq!(web.weights, Weights { passing: 10, warning: 2 });
+    assert_eq!(web.locality.as_ref().map(|at| &*at.zone), Some("eu-1"));
+    let ids: Vec<_> = web.checks.iter().map(|check| &*check.id).collect();
+    assert_eq!(ids, ["service:web-1:1", "service:web-1:2", "beat"]);
+    assert_eq!(web.checks[0].thresholds, Thresholds { rise: 2, fall: 3, warn_after: Some(1) });
+    assert_eq!(web.checks[0].deregister_critical_after, Some(Duration::from_secs(90)));
+    assert_eq!((web.checks[1].interval, web.checks[1].timeout), (DEFAULT_INTERVAL, DEFAULT_TIMEOUT));
+    assert_eq!(web.checks[1].initial, Status::Critical);
+    assert_eq!((&*web.checks[2].name, web.checks[2].initial), ("heartbeat", Status::Passing));
+    assert_eq!(web.checks[2].probe, Probe::Ttl { ttl: Duration::from_secs(30) });
+}
+
+#[test]
+fn the_written_form_of_a_definition_gives_it_back() {
+    let web = parse_text(FULL).unwrap().remove(0);
+    let json = serde_json::to_string(&ServiceText::from(&web)).unwrap();
+    let back: ServiceText = serde_json::from_str(&json).unwrap();
+    assert_eq!(back.validate("service").unwrap(), web);
+}
+
+#[test]
+fn defaults_are_small() {
+    let web = parse_text("[service]\nname = \"web\"\nport = 80\n[[service.checks]]\ntcp = \"localhost:80\"\n").unwrap();
+    assert_eq!((&*web[0].id, &*web[0].checks[0].id), ("web", "service:web"));
+    assert_eq!(&*web[0].checks[0].name, "Service 'web' check");
+    assert_eq!(web[0].ports, [Port { name: "default".into(), number: 80 }]);
+}
+
+#[test]
+fn a_list_of_services_in_one_file() {
+    let both = parse_text("[[services]]\nname = \"a\"\n[[services]]\nname = \"b\"\n").unwrap();
+    assert_eq!(both.iter().map(|service| &*service.id).collect::<Vec<_>>(), ["a", "b"]);
+}
+
+/// (text, line, what the message must hold)
+const BAD: &[(&str, Option<usize>, &[&str])] = &[
+    ("[service]\nname = \"my_web\"", Some(2), &["service.name", "'_' at position 3"]),
+    ("[service]\nport = 80", Some(1), &["service.name", "is empty"]),
+    ("[service]\nname = \"web\"\nprot = 80", Some(3), &["service.prot", "unknown field `prot`", "`port`"]),
+    ("[service]\nname = \"web\"\nport = 99999", Some(3), &["service.port", "99999", "u16"]),
+    ("[service]\nname = \"web\"\nport = \"80\"", Some(3), &["service.port", "string", "\"80\""]),
+    ("[service]\nname = \"web\"\nport = 0", Some(3), &["service.port", "0 is no port"]),
+    ("[service]\nname = \"web\"\nport = 80\nname = \"x\"", Some(4), &["duplicate key"]),
+    ("[service]\nname = \"web", Some(2), &["basic string"]),
+    ("[service]\nname = \"web\"\nport = 1\nports = { a = 2 }", Some(3), &["service.port", "`ports`"]),
+    ("[service]\nname = \"web\"\nports = { a = 2, b = 3 }", Some(3), &["service.ports", "default_port = \"a\""]),
+    ("[service]\nname = \"web\"\nports = { a = 2 }\ndefault_port = \"b\"", Some(4), &["service.default_port", "\"b\""]),
+    ("[service]\nname = \"web\"\naddress = \"0.0.0.0\"", Some(3), &["service.address", "\"0.0.0.0\""]),
+    ("[service]\nname = \"web\"\nweights = { passing = 0 }", Some(3), &["service.weights.passing", "maintenance"]),
+    (
+        "[service]\nname = \"web\"\n\n[service.meta]\n\"a b\" = \"c\"",
+        Some(5),
+        &["service.meta.a b", "is not a meta key"],
+    ),
+    (
+        "[service]\nname = \"web\"\n[[service.checks]]\ninterval = \"1s\"",
+        Some(3),
+        &["service.checks[0]", "exactly one"],
+    ),
+    (
+        "[[services]]\nname = \"a\"\n[[services]]\nname = \"b\"\n[[services.checks]]\ntcp = \"x:1\"\ninterval = \"10 parsecs\"",
+        Some(7),
+        &["services[1].checks[0].interval", "\"10 parsecs\"", "\"500ms\""],
+    ),
+    ("[service]\nname = \"w\"\n[[service.checks]]\ntcp = \"x:1\"\ninterval = \"1ms\"", Some(5), &["100ms to 1d"]),
+    ("[service]\nname = \"w\"\n[[service.checks]]\ntcp = \"x\"", Some(4), &["service.checks[0].tcp", "host:port"]),
+    (
+        "[service]\nname = \"w\"\n[[service.checks]]\nhttp = \"ftp://x\"",
+        Some(4),
+        &["service.checks[0].http", "ftp://x"],
+    ),
+    ("[service]\nname = \"w\"\n[[service.checks]]\nttl = \"5s\"\nfall = 2", Some(5), &["service.checks[0].fall"]),
+    ("[service]\nname = \"w\"\n[[service.checks]]\ntcp = \"x:1\"\nmethod = \"GET\"", Some(5), &["only http checks"]),
+    ("[service]\nname = \"w\"\n[[service.checks]]\ntcp = \"x:1\"\nrise = 0", Some(5), &["1 to 1000"]),
+    ("[service]\nname = \"w\"\n[[service.checks]]\ntcp = \"x:1\"\nfall = 2\nwarn_after = 3", Some(6), &["never warn"]),
+    ("[service]\nname = \"w\"\n[[service.checks]]\ntcp = \"x:1\"\nstatus = \"ok\"", Some(5), &["\"ok\"", "passing"]),
+    ("[service]\nname = \"a\"\n[[services]]\nname = \"a\"", Some(3), &["services[0].id", "own id"]),
+    ("", None, &["defines no service"]),
+];
+
+#[test]
+fn an_error_names_file_line_key_value_and_remedy() {
+    for (text, line, holds) in BAD {
+        let error = parse_text(text).unwrap_err();
+        assert_eq!(error.line, *line, "{text}\n{error}");
+        assert!(error.to_string().starts_with("web.toml"), "{error}");
+        for part in *holds {
+            assert!(error.to_string().contains(part), "{text}\nlacks {part:?}: {error}");
+        }
+    }
+}
+
+#[test]
+fn sizes_are_limited() {
+    let tags = (0..65).map(|n| format!("\"t{n}\"")).collect::<Vec<_>>().join(",");
+    let error = parse_text(&format!("[service]\nname = \"w\"\ntags = [{tags}]")).unwrap_err();
+    assert!(error.to_string().contains("65 tags are too many: at most 64"), "{error}");
+    let services = "[[services]]\nname = \"w\"\n".repeat(MAX_SERVICES_PER_FILE + 1);
+    assert!(parse_text(&services).unwrap_err().to_string().contains("257 services are too many"));
+    let meta = format!("[service]\nname = \"w\"\nmeta = {{ k = \"{}\" }}", "v".repeat(513));
+    assert!(parse_text(&meta).unwrap_err().to_string().contains("service.meta.k: the value is 513 bytes long"));
+}

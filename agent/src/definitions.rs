@@ -1,0 +1,293 @@
+//! The directory of definition files, taken up live.
+//!
+//! The truth is a scan of the directory: at the start, whenever the system reports a change in it, and every few
+//! seconds in case a report was lost (network file systems give none). A file is read once it has stood still for
+//! [`SETTLE`], so half-written files and editors that replace a file by way of its absence do no harm. A file that
+//! cannot be taken up keeps its last good services; a service leaves only when its file, seen whole, no longer has it.
+
+#[cfg(test)]
+mod tests;
+
+use std::{
+    collections::BTreeMap,
+    fs, io,
+    os::unix::fs::MetadataExt,
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Duration,
+};
+
+use muster_catalog::{CheckId, InstanceId};
+use notify::{RecommendedWatcher, RecursiveMode, Watcher};
+use tokio::{
+    sync::{mpsc, watch},
+    task::spawn_blocking,
+    time::Instant,
+};
+use tokio_util::sync::CancellationToken;
+
+use crate::definition::{self, ServiceDefinition};
+use crate::local::{FileService, LocalError, LocalHandle};
+
+/// How long a file must stand still before it is read: an editor or a copy writes faster than this.
+const SETTLE: Duration = Duration::from_millis(200);
+/// Scans without a report of a change: one `stat` per file.
+const RESCAN_EVERY: Duration = Duration::from_secs(5);
+/// More files than this are a mistake in what is put there.
+const MAX_FILES: usize = 1024;
+/// All files together: what one host can run.
+const MAX_SERVICES: usize = 4096;
+
+/// A definition that was not taken up, for people and for the API: file, line, key, value, remedy.
+pub type Problem = String;
+
+/// What tells a changed file from an unchanged one without reading it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Fingerprint {
+    length: u64,
+    inode: u64,
+    modified: (i64, i64),
+    /// Also moves when only the permissions change, so that a file made readable is read.
+    changed: (i64, i64),
+}
+
+/// A file of the directory.
+#[derive(Debug)]
+struct KnownFile {
+    path: Arc<Path>,
+    /// As last seen; `None` while it is missing.
+    seen: Option<Fingerprint>,
+    seen_at: Instant,
+    /// As it was when it was last read.
+    read: Option<Fingerprint>,
+    good: Vec<Arc<ServiceDefinition>>,
+    problem: Option<Problem>,
+}
+
+/// The files of one directory and what they define.
+#[derive(Debug)]
+pub struct Definitions {
+    directory: PathBuf,
+    settle: Duration,
+    files: BTreeMap<PathBuf, KnownFile>,
+    directory_problem: Option<Problem>,
+    /// Already logged, so that each is logged once.
+    logged: Vec<Problem>,
+}
+
+/// What a scan came to.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Scan {
+    /// All services that the files define, by file and place.
+    pub services: Vec<FileService>,
+    /// All that is wrong.
+    pub problems: Vec<Problem>,
+    /// Some file has not stood still for long enough: scan again soon.
+    pub unsettled: bool,
+}
+
+impl Definitions {
+    /// A directory that has not been scanned yet.
+    pub fn new(directory: impl Into<PathBuf>) -> Self {
+        let (files, logged) = (BTreeMap::new(), Vec::new());
+        Self { directory: directory.into(), settle: Duration::ZERO, files, directory_problem: None, logged }
+    }
+
+    /// Looks at every file and reads those that changed. The first scan takes files as they are. Blocks.
+    pub fn scan(&mut self, now: Instant) -> Scan {
+        match list(&self.directory) {
+            Ok((found, problem)) => {
+                self.directory_problem = problem;
+                self.note(found, now);
+            }
+            // An incomplete view removes nothing.
+            Err(error) => {
+                let directory = self.directory.display();
+                let remedy = "the services known so far stay; make it readable for the agent's user";
+                self.directory_problem = Some(format!("{directory}: cannot be listed: {error}; {remedy}"));
+            }
+        }
+        let settle = self.settle;
+        self.files.retain(|_, file| file.seen.is_some() || now - file.seen_at < settle);
+        self.files.values_mut().for_each(|file| file.refresh(now, settle));
+        self.settle = SETTLE;
+        let unsettled = self.files.values().any(|file| file.seen != file.read);
+        let (services, problems) = self.merge();
+        metrics::gauge!("muster_agent_definition_errors").set(problems.len() as f64);
+        for problem in problems.iter().filter(|problem| !self.logged.contains(problem)) {
+            tracing::error!(%problem, "a definition is not taken up");
+        }
+        self.logged.clone_from(&problems);
+        Scan { services, problems, unsettled }
+    }
+
+    fn note(&mut self, mut found: BTreeMap<PathBuf, Fingerprint>, now: Instant) {
+        for (path, file) in &mut self.files {
+            let seen = found.remove(path);
+            if file.seen != seen {
+                (file.seen, file.seen_at) = (seen, now);
+            }
+        }
+        for (path, seen) in found {
+            let file = KnownFile {
+                path: Arc::from(path.as_path()),
+                seen: Some(seen),
+                seen_at: now,
+                read: None,
+                good: Vec::new(),
+                problem: None,
+            };
+            self.files.insert(path, file);
+        }
+    }
+
+    /// All services of all files. Of two with one id, or with checks of one id, the first by file name wins.
+    fn merge(&self) -> (Vec<FileService>, Vec<Problem>) {
+        let mut problems: Vec<_> = self.directory_problem.iter().cloned().collect();
+        let mut services: Vec<FileService> = Vec::new();
+        let mut owners: BTreeMap<InstanceId, Arc<Path>> = BTreeMap::new();
+        let mut check_owners: BTreeMap<CheckId, Arc<Path>> = BTreeMap::new();
+        for file in self.files.values() {
+            problems.extend(file.problem.clone());
+            let path = file.path.display();
+            for definition in &file.good {
+                let taken = owners.get(&definition.id).map(|owner| ("service", &definition.id, owner)).or_else(|| {
+                    let mut checks = definition.checks.iter();
+                    checks.find_map(|check| Some(("check", &check.id, check_owners.get(&check.id)?)))
+                });
+                if let Some((what, id, owner)) = taken {
+                    let owner = owner.display();
+                    problems.push(format!(
+                        "{path}: {what} id {id:?} is defined in {owner} already, which stands: give this one another id"
+                    ));
+                    continue;
+                }
+                if services.len() >= MAX_SERVICES {
+                    problems.push(format!("{path}: service {:?} is beyond {MAX_SERVICES} services", definition.id));
+                    break;
+                }
+                owners.insert(definition.id.clone(), file.path.clone());
+                check_owners.extend(definition.checks.iter().map(|check| (check.id.clone(), file.path.clone())));
+                services.push(FileService { definition: definition.clone(), path: file.path.clone() });
+            }
+        }
+        (services, problems)
+    }
+}
+
+impl KnownFile {
+    /// Reads the file if it changed and has stood still since.
+    fn refresh(&mut self, now: Instant, settle: Duration) {
+        if self.seen.is_none() || self.seen == self.read || now - self.seen_at < settle {
+            return;
+        }
+        let outcome = definition::read(&self.path);
+        if fingerprint(&self.path).ok() != self.seen {
+            return; // It changed while it was read: the next scan sees that.
+        }
+        self.read.clone_from(&self.seen);
+        match outcome {
+            Ok(services) => {
+                tracing::info!(file = %self.path.display(), services = services.len(), "definitions taken up");
+                self.good = services.into_iter().map(Arc::new).collect();
+                self.problem = None;
+            }
+            Err(error) if self.good.is_empty() => self.problem = Some(error.to_string()),
+            Err(error) => self.problem = Some(format!("{error} (its last good definition stays in force)")),
+        }
+    }
+}
+
+type Listing = (BTreeMap<PathBuf, Fingerprint>, Option<Problem>);
+
+/// The definition files of a directory: `*.toml`, not hidden. A directory that does not exist holds none.
+fn list(directory: &Path) -> io::Result<Listing> {
+    let mut files = BTreeMap::new();
+    for entry in fs::read_dir(directory)? {
+        let path = entry?.path();
+        let hidden = path.file_name().is_none_or(|name| name.as_encoded_bytes().starts_with(b"."));
+        if hidden || path.extension().is_none_or(|extension| extension != "toml") {
+            continue;
+        }
+        match fingerprint(&path) {
+            Ok(seen) => drop(files.insert(path, seen)),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            Err(error) => return Err(error),
+        }
+    }
+    let over = files.len().saturating_sub(MAX_FILES);
+    let problem = (over > 0).then(|| {
+        format!(
+            "{}: {over} files beyond the first {MAX_FILES} are left out: put several services into one",
+            directory.display()
+        )
+    });
+    Ok((files.into_iter().take(MAX_FILES).collect(), problem))
+}
+
+fn fingerprint(path: &Path) -> io::Result<Fingerprint> {
+    let meta = fs::metadata(path)?;
+    Ok(Fingerprint {
+        length: meta.len(),
+        inode: meta.ino(),
+        modified: (meta.mtime(), meta.mtime_nsec()),
+        changed: (meta.ctime(), meta.ctime_nsec()),
+    })
+}
+
+/// Keeps LocalState at what the directory says, until told to stop. Problems are shown on `problems`.
+pub async fn follow(
+    directory: PathBuf,
+    local: LocalHandle,
+    problems: watch::Sender<Arc<Vec<Problem>>>,
+    shutdown: CancellationToken,
+) -> Result<(), tokio::task::JoinError> {
+    let (poke, mut pokes) = mpsc::channel(1);
+    let mut watcher = None;
+    let mut definitions = Definitions::new(&directory);
+    let mut taken_up: Option<Vec<FileService>> = None;
+    loop {
+        if watcher.is_none() {
+            watcher = watch_directory(&directory, poke.clone());
+        }
+        let scanning = spawn_blocking(move || (definitions.scan(Instant::now()), definitions));
+        let (scan, scanned) = scanning.await?;
+        definitions = scanned;
+        problems.send_if_modified(|shown| {
+            let changed = **shown != scan.problems;
+            if changed {
+                *shown = Arc::new(scan.problems.clone());
+            }
+            changed
+        });
+        let mut wait = if scan.unsettled { SETTLE } else { RESCAN_EVERY };
+        if taken_up.as_ref() != Some(&scan.services) {
+            match local.set_file_services(scan.services.clone()).await {
+                Ok(()) => taken_up = Some(scan.services),
+                Err(LocalError::Stopping) => return Ok(()),
+                Err(error) => {
+                    tracing::error!(%error, "definitions are not all taken up: tried again");
+                    wait = RESCAN_EVERY;
+                }
+            }
+        }
+        tokio::select! {
+            () = shutdown.cancelled() => return Ok(()),
+            Some(()) = pokes.recv() => {}
+            () = tokio::time::sleep(wait) => {}
+        }
+    }
+}
+
+/// Pokes on every change in the directory; `None` where the system cannot, and then the rescan finds it.
+fn watch_directory(directory: &Path, poke: mpsc::Sender<()>) -> Option<RecommendedWatcher> {
+    let on_event = move |event: notify::Result<notify::Event>| {
+        // Reading a file is an event too; a poke that is waiting already covers this one.
+        if event.is_ok_and(|event| !event.kind.is_access()) {
+            let _ = poke.try_send(());
+        }
+    };
+    let mut watcher = notify::recommended_watcher(on_event).ok()?;
+    watcher.watch(directory, RecursiveMode::NonRecursive).ok()?;
+    Some(watcher)
+}

@@ -1,0 +1,130 @@
+use std::fs;
+
+use muster_catalog::Name;
+use tempfile::TempDir;
+
+use super::*;
+use crate::local::{LocalConfig, LocalState, Source};
+
+fn service(name: &str) -> String {
+    format!("[service]\nname = \"{name}\"\nport = 80\n")
+}
+
+fn put(directory: &TempDir, file: &str, text: &str) {
+    let beside = directory.path().join(format!(".{file}.new"));
+    fs::write(&beside, text).unwrap();
+    fs::rename(beside, directory.path().join(file)).unwrap();
+}
+
+fn ids(scan: &Scan) -> Vec<String> {
+    scan.services.iter().map(|service| service.definition.id.to_string()).collect()
+}
+
+#[test]
+fn files_are_taken_up_changed_and_removed() {
+    let directory = TempDir::new().unwrap();
+    let (mut definitions, start) = (Definitions::new(directory.path()), Instant::now());
+    put(&directory, "a.toml", &service("a"));
+    fs::write(directory.path().join("notes.txt"), "no definition").unwrap();
+    fs::write(directory.path().join(".b.toml.swp"), "no definition").unwrap();
+    assert_eq!(ids(&definitions.scan(start)), ["a"], "the first scan takes files as they are");
+
+    put(&directory, "b.toml", &service("b"));
+    let scan = definitions.scan(start);
+    assert_eq!((ids(&scan), scan.unsettled), (vec!["a".to_owned()], true), "not before it stood still");
+    let scan = definitions.scan(start + SETTLE);
+    assert_eq!((ids(&scan), scan.unsettled), (vec!["a".to_owned(), "b".to_owned()], false));
+
+    fs::remove_file(directory.path().join("a.toml")).unwrap();
+    let later = start + SETTLE * 2;
+    assert_eq!(ids(&definitions.scan(later)), ["a", "b"], "an editor may be replacing it");
+    assert_eq!(ids(&definitions.scan(later + SETTLE)), ["b"]);
+}
+
+#[test]
+fn a_bad_file_keeps_its_last_good_definition() {
+    let directory = TempDir::new().unwrap();
+    let (mut definitions, start) = (Definitions::new(directory.path()), Instant::now());
+    put(&directory, "a.toml", &service("a"));
+    assert!(definitions.scan(start).problems.is_empty());
+
+    put(&directory, "a.toml", "[service]\nname = \"a\"\nport = \"eighty\"\n");
+    definitions.scan(start);
+    let scan = definitions.scan(start + SETTLE);
+    assert_eq!(ids(&scan), ["a"]);
+    assert_eq!(scan.problems.len(), 1);
+    for part in ["a.toml:3: ", "service.port", "\"eighty\"", "last good definition"] {
+        assert!(scan.problems[0].contains(part), "{:?} lacks {part:?}", scan.problems);
+    }
+
+    put(&directory, "a.toml", &service("better"));
+    definitions.scan(start + SETTLE);
+    let scan = definitions.scan(start + SETTLE * 2);
+    assert_eq!((ids(&scan), scan.problems.len()), (vec!["better".to_owned()], 0));
+}
+
+#[test]
+fn a_doubled_id_names_both_files_and_the_first_wins() {
+    let directory = TempDir::new().unwrap();
+    put(&directory, "a.toml", &service("web"));
+    put(&directory, "b.toml", &service("web"));
+    let check = "[[service.checks]]\nid = \"up\"\ntcp = \"localhost:1\"\n";
+    put(&directory, "c.toml", &(service("c") + check));
+    put(&directory, "d.toml", &(service("d") + check));
+    let scan = Definitions::new(directory.path()).scan(Instant::now());
+    assert_eq!(ids(&scan), ["web", "c"]);
+    assert!(scan.services[0].path.ends_with("a.toml"));
+    assert_eq!(scan.problems.len(), 2);
+    for (problem, parts) in scan.problems.iter().zip([["b.toml", "a.toml", "\"web\""], ["d.toml", "c.toml", "\"up\""]])
+    {
+        assert!(parts.iter().all(|part| problem.contains(part)), "{problem}");
+    }
+}
+
+#[test]
+fn a_directory_that_cannot_be_listed_removes_nothing() {
+    let directory = TempDir::new().unwrap();
+    let inner = directory.path().join("services.d");
+    fs::create_dir(&inner).unwrap();
+    fs::write(inner.join("a.toml"), service("a")).unwrap();
+    let (mut definitions, start) = (Definitions::new(&inner), Instant::now());
+    definitions.scan(start);
+    fs::rename(&inner, directory.path().join("elsewhere")).unwrap();
+    for step in 1..4 {
+        let scan = definitions.scan(start + SETTLE * step);
+        assert_eq!(ids(&scan), ["a"]);
+        assert!(scan.problems[0].contains("cannot be listed"), "{:?}", scan.problems);
+    }
+}
+
+#[tokio::test]
+async fn the_directory_is_followed_live() {
+    let directory = TempDir::new().unwrap();
+    put(&directory, "a.toml", &service("a"));
+    let node = Name::host("node", "n1").unwrap();
+    let (state, handle) = LocalState::open(LocalConfig { node, data_dir: None }).unwrap();
+    let (shutdown, (problems, mut shown)) = (CancellationToken::new(), watch::channel(Arc::default()));
+    let owner = tokio::spawn(state.run(shutdown.clone()));
+    let follower = tokio::spawn(follow(directory.path().to_owned(), handle.clone(), problems, shutdown.clone()));
+    let mut rows = handle.watch();
+
+    let has = |names: &'static [&'static str]| {
+        move |rows: &Arc<crate::local::LocalRows>| {
+            rows.instances.iter().map(|instance| &*instance.id).eq(names.iter().copied())
+        }
+    };
+    rows.wait_for(has(&["a"])).await.unwrap();
+    put(&directory, "b.toml", &service("b"));
+    rows.wait_for(has(&["a", "b"])).await.unwrap();
+    put(&directory, "a.toml", "[service");
+    shown.wait_for(|problems| problems.len() == 1).await.unwrap();
+    assert!(has(&["a", "b"])(&handle.rows()));
+    fs::remove_file(directory.path().join("b.toml")).unwrap();
+    rows.wait_for(has(&["a"])).await.unwrap();
+    let listing = handle.list().await.unwrap();
+    assert!(matches!(&listing.services[0].source, Source::File(path) if path.ends_with("a.toml")));
+
+    shutdown.cancel();
+    owner.await.unwrap().unwrap();
+    follower.await.unwrap().unwrap();
+}

@@ -1,0 +1,216 @@
+//! What survives a restart: API registrations (a file each), maintenance, and the last results of all checks.
+//!
+//! Every file is written beside its place, flushed and renamed. One that cannot be read is set aside with an error in
+//! the log; the agent goes on without it.
+
+use std::{
+    collections::BTreeMap,
+    fs::{self, File},
+    io::{self, Write},
+    path::{Path, PathBuf},
+};
+
+use muster_catalog::{CheckId, InstanceId, Status, Text, Timestamp};
+use serde::{Deserialize, Serialize, de::DeserializeOwned};
+
+use super::table::{MAX_CHECKS, MAX_SERVICES};
+use crate::checks::begin;
+use crate::definition::{CheckDefinition, CheckText, InvalidDefinition, ServiceDefinition, ServiceText};
+
+/// The largest file that is read back: the results of [`MAX_CHECKS`] checks fit.
+const MAX_FILE: u64 = 64 * 1024 * 1024;
+/// What is kept of an output: enough to recognise it until the next probe.
+const MAX_SAVED_OUTPUT: usize = 512;
+
+/// The directory.
+#[derive(Debug, Clone)]
+pub(super) struct Store {
+    root: PathBuf,
+}
+
+/// What was found on disk.
+#[derive(Debug, Default)]
+pub(super) struct Saved {
+    pub(super) services: Vec<ServiceDefinition>,
+    pub(super) checks: Vec<CheckDefinition>,
+    pub(super) maintenance: SavedMaintenance,
+    pub(super) results: BTreeMap<CheckId, SavedResult>,
+}
+
+/// What is out on purpose.
+#[derive(Debug, Default, Clone, Serialize, Deserialize)]
+pub(super) struct SavedMaintenance {
+    pub(super) node: Option<Text>,
+    pub(super) services: BTreeMap<InstanceId, Text>,
+}
+
+/// The last result of a check.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(super) struct SavedResult {
+    status: String,
+    pub(super) output: String,
+    at_ms: u64,
+}
+
+impl SavedResult {
+    pub(super) fn new(status: Status, output: &str, at: Timestamp) -> Self {
+        let output = begin(output, MAX_SAVED_OUTPUT).to_owned();
+        Self { status: status.as_str().to_owned(), output, at_ms: at.0 }
+    }
+
+    pub(super) fn status(&self) -> Option<Status> {
+        Status::parse(&self.status)
+    }
+
+    pub(super) fn at(&self) -> Timestamp {
+        Timestamp(self.at_ms)
+    }
+}
+
+/// A check of the API on disk: the written form and the instance it is for.
+#[derive(Serialize, Deserialize)]
+struct SavedCheck {
+    instance: Option<String>,
+    check: CheckText,
+}
+
+impl Store {
+    /// Opens the directory, makes it if need be, and reads all that is there.
+    pub(super) fn open(root: &Path) -> io::Result<(Self, Saved)> {
+        let store = Self { root: root.to_owned() };
+        fs::create_dir_all(store.services())?;
+        fs::create_dir_all(store.checks())?;
+        let saved = Saved {
+            services: read_all(&store.services(), MAX_SERVICES, |text: ServiceText| text.validate("service")),
+            checks: read_all(&store.checks(), MAX_CHECKS, validate_check),
+            maintenance: read(&store.maintenance()).unwrap_or_default(),
+            results: read(&store.results()).unwrap_or_default(),
+        };
+        Ok((store, saved))
+    }
+
+    pub(super) fn put_service(&self, definition: &ServiceDefinition) -> io::Result<()> {
+        write(&self.services().join(file_name(&definition.id)), &ServiceText::from(definition))
+    }
+
+    pub(super) fn remove_service(&self, id: &str) -> io::Result<()> {
+        remove(&self.services().join(file_name(id)))
+    }
+
+    pub(super) fn put_check(&self, definition: &CheckDefinition) -> io::Result<()> {
+        let instance = definition.instance.as_ref().map(ToString::to_string);
+        let saved = SavedCheck { instance, check: CheckText::from(definition) };
+        write(&self.checks().join(file_name(&definition.id)), &saved)
+    }
+
+    pub(super) fn remove_check(&self, id: &str) -> io::Result<()> {
+        remove(&self.checks().join(file_name(id)))
+    }
+
+    pub(super) fn put_maintenance(&self, maintenance: &SavedMaintenance) -> io::Result<()> {
+        write(&self.maintenance(), maintenance)
+    }
+
+    pub(super) fn put_results(&self, results: &BTreeMap<CheckId, SavedResult>) -> io::Result<()> {
+        write(&self.results(), results)
+    }
+
+    fn services(&self) -> PathBuf {
+        self.root.join("services")
+    }
+
+    fn checks(&self) -> PathBuf {
+        self.root.join("checks")
+    }
+
+    fn maintenance(&self) -> PathBuf {
+        self.root.join("maintenance.json")
+    }
+
+    fn results(&self) -> PathBuf {
+        self.root.join("results.json")
+    }
+}
+
+fn validate_check(saved: SavedCheck) -> Result<CheckDefinition, InvalidDefinition> {
+    saved.check.validate("check", "", "", saved.instance.map(Text::from))
+}
+
+/// Readable, safe as a file name whatever the id holds, and distinct by a 64 bit hash of the whole id.
+fn file_name(id: &str) -> String {
+    let hash = id
+        .bytes()
+        .fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3));
+    let plain = |c: char| if c.is_ascii_alphanumeric() || c == '-' { c } else { '_' };
+    let readable: String = id.chars().take(60).map(plain).collect();
+    format!("{readable}-{hash:016x}.json")
+}
+
+fn write<T: Serialize>(path: &Path, value: &T) -> io::Result<()> {
+    let beside = path.with_extension("json.new");
+    let mut file = File::create(&beside)?;
+    file.write_all(&serde_json::to_vec_pretty(value)?)?;
+    file.sync_all()?;
+    fs::rename(&beside, path)?;
+    match path.parent() {
+        Some(directory) => File::open(directory)?.sync_all(),
+        None => Ok(()),
+    }
+}
+
+fn remove(path: &Path) -> io::Result<()> {
+    match fs::remove_file(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+        _ => Ok(()),
+    }
+}
+
+fn read_all<T: DeserializeOwned, D>(
+    directory: &Path,
+    most: usize,
+    validate: impl Fn(T) -> Result<D, InvalidDefinition>,
+) -> Vec<D> {
+    let Ok(entries) = fs::read_dir(directory) else { return Vec::new() };
+    let mut paths: Vec<_> = entries.filter_map(|entry| Some(entry.ok()?.path())).collect();
+    paths.retain(|path| path.extension().is_some_and(|extension| extension == "json"));
+    paths.sort();
+    if paths.len() > most {
+        tracing::error!(directory = %directory.display(), found = paths.len(), most, "too many saved files: the rest is ignored");
+    }
+    let mut found = Vec::new();
+    for path in paths.iter().take(most) {
+        match read(path).map(&validate) {
+            Some(Ok(definition)) => found.push(definition),
+            Some(Err(error)) => set_aside(path, &error.to_string()),
+            None => {}
+        }
+    }
+    found
+}
+
+/// The content of a file, if it is there and whole.
+fn read<T: DeserializeOwned>(path: &Path) -> Option<T> {
+    let reason = match fs::metadata(path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return None,
+        Err(error) => error.to_string(),
+        Ok(meta) if meta.len() > MAX_FILE => format!("{} bytes are too many", meta.len()),
+        Ok(_) => match fs::read(path) {
+            Ok(bytes) => match serde_json::from_slice(&bytes) {
+                Ok(value) => return Some(value),
+                Err(error) => error.to_string(),
+            },
+            Err(error) => error.to_string(),
+        },
+    };
+    set_aside(path, &reason);
+    None
+}
+
+fn set_aside(path: &Path, reason: &str) {
+    let aside = path.with_extension("json.corrupt");
+    let moved = fs::rename(path, &aside).err().map(|error| error.to_string());
+    tracing::error!(
+        file = %path.display(), aside = %aside.display(), reason, not_moved = moved,
+        "a saved file cannot be read and is set aside: register what it held again"
+    );
+}

@@ -1,0 +1,483 @@
+//! What stands on this node, without tasks or I/O: each operation takes the time and marks what it changed.
+
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
+
+use muster_catalog::{Check, CheckId, CheckKind, Instance, InstanceId, Name, Origin, Status, Text, Timestamp};
+use tokio::{task::AbortHandle, time::Instant};
+
+use super::store::{SavedMaintenance, SavedResult};
+use super::{
+    LocalCheck, LocalError, LocalListing, LocalRows, LocalService, NODE_MAINTENANCE_CHECK, NOT_RUN_YET, Source,
+    TtlUpdate,
+};
+use crate::checks::{Outcome, Report, threshold::Threshold, ttl::TtlDeadline};
+use crate::definition::{CheckDefinition, Probe, ServiceDefinition};
+
+/// More services on one host than this come from a runaway client.
+pub(super) const MAX_SERVICES: usize = 4096;
+/// Each costs a task and a probe per interval.
+pub(super) const MAX_CHECKS: usize = 8192;
+/// A result older than this and one period of its check says nothing about now: the check is "not run yet".
+const MAX_RESTORED_AGE: Duration = Duration::from_secs(300);
+/// After a start, results wait this long for their checks to be defined again (files are read in the first seconds).
+const CLAIM_WITHIN: Duration = Duration::from_secs(60);
+
+/// One moment on both clocks: the one that only goes on, and the one that survives a restart.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Moment {
+    pub(super) instant: Instant,
+    pub(super) wall: Timestamp,
+}
+
+/// What the owner has to do after operations.
+#[derive(Debug, Default, Clone, Copy)]
+pub(super) struct Marks {
+    /// A definition or status changed: new rows, a new generation.
+    pub(super) rows: bool,
+    /// Only outputs changed.
+    pub(super) outputs: bool,
+    /// A status changed: save results soon.
+    pub(super) statuses: bool,
+}
+
+/// Aborts the probe's task when its check goes.
+#[derive(Debug)]
+pub(super) struct Task(pub(super) AbortHandle);
+
+impl Drop for Task {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
+}
+
+#[derive(Debug)]
+struct ServiceSlot {
+    definition: Arc<ServiceDefinition>,
+    source: Source,
+    withdrawn: bool,
+    row: Arc<Instance>,
+}
+
+#[derive(Debug)]
+pub(super) struct CheckSlot {
+    pub(super) definition: Arc<CheckDefinition>,
+    source: Source,
+    /// Part of its service's definition, not registered by itself.
+    listed: bool,
+    threshold: Threshold,
+    output: Text,
+    last_run: Option<Timestamp>,
+    ttl: Option<TtlDeadline>,
+    critical_since: Option<Instant>,
+    /// Which start of its task reports count.
+    pub(super) run: u64,
+    pub(super) task: Option<Task>,
+    row: Arc<Check>,
+}
+
+/// All services and checks of this node.
+#[derive(Debug)]
+pub(super) struct Table {
+    node: Name,
+    services: BTreeMap<InstanceId, ServiceSlot>,
+    pub(super) checks: BTreeMap<CheckId, CheckSlot>,
+    maintenance: SavedMaintenance,
+    node_row: Option<Arc<Check>>,
+    /// Results from before the restart that no check has claimed yet.
+    restored: BTreeMap<CheckId, SavedResult>,
+    started: Instant,
+    draining: bool,
+    generation: u64,
+    pub(super) marks: Marks,
+}
+
+impl Table {
+    pub(super) fn new(
+        node: Name,
+        maintenance: SavedMaintenance,
+        restored: BTreeMap<CheckId, SavedResult>,
+        started: Instant,
+    ) -> Self {
+        let mut table = Self {
+            node,
+            services: BTreeMap::new(),
+            checks: BTreeMap::new(),
+            maintenance,
+            node_row: None,
+            restored,
+            started,
+            draining: false,
+            generation: 0,
+            marks: Marks { rows: true, ..Marks::default() },
+        };
+        table.node_row = table.node_maintenance_row();
+        table
+    }
+
+    /// Why a service of the API may not be taken up, if so.
+    pub(super) fn admit_service(&self, definition: &ServiceDefinition, replaced: usize) -> Result<(), LocalError> {
+        if let Some(slot) = self.services.get(&definition.id) {
+            refuse_file("service", &definition.id, &slot.source)?;
+        } else if self.services.len() >= MAX_SERVICES {
+            return Err(LocalError::Invalid(format!("this node has {MAX_SERVICES} services already: deregister some")));
+        }
+        self.admit_checks(definition, replaced)
+    }
+
+    fn admit_checks(&self, definition: &ServiceDefinition, replaced: usize) -> Result<(), LocalError> {
+        if self.checks.len() + definition.checks.len() > MAX_CHECKS + replaced {
+            return Err(LocalError::Invalid(format!("this node has {MAX_CHECKS} checks already: deregister some")));
+        }
+        for check in &definition.checks {
+            let taken = self.checks.get(&check.id).filter(|slot| slot.definition.instance != check.instance);
+            if let Some(slot) = taken {
+                let owner = slot.definition.instance.as_deref().unwrap_or("the node");
+                let message = format!("check id {:?} belongs to {owner:?} already: give this one its own", check.id);
+                return Err(LocalError::Invalid(message));
+            }
+        }
+        Ok(())
+    }
+
+    /// Why a check of the API may not be taken up, if so.
+    pub(super) fn admit_check(&self, definition: &CheckDefinition) -> Result<(), LocalError> {
+        if let Some(id) = &definition.instance
+            && !self.services.contains_key(id)
+        {
+            return Err(LocalError::UnknownService(id.clone()));
+        }
+        match self.checks.get(&definition.id) {
+            Some(slot) => refuse_file("check", &definition.id, &slot.source),
+            None if &*definition.id == NODE_MAINTENANCE_CHECK => {
+                Err(LocalError::Invalid(format!("check id {NODE_MAINTENANCE_CHECK:?} is kept for maintenance")))
+            }
+            None if self.checks.len() >= MAX_CHECKS => {
+                Err(LocalError::Invalid(format!("this node has {MAX_CHECKS} checks already: deregister some")))
+            }
+            None => Ok(()),
+        }
+    }
+
+    pub(super) fn find_service(&self, id: &str) -> Option<(&Arc<ServiceDefinition>, &Source)> {
+        self.services.get(id).map(|slot| (&slot.definition, &slot.source))
+    }
+
+    pub(super) fn find_check(&self, id: &str) -> Option<(&Arc<CheckDefinition>, &Source, bool)> {
+        self.checks.get(id).map(|slot| (&slot.definition, &slot.source, slot.listed))
+    }
+
+    pub(super) fn file_service_ids(&self) -> Vec<InstanceId> {
+        let from_file = self.services.iter().filter(|(_, slot)| slot.source != Source::Api);
+        from_file.map(|(id, _)| id.clone()).collect()
+    }
+
+    /// The checks that were registered for the instance by themselves.
+    pub(super) fn standalone_checks(&self, id: &str) -> Vec<CheckId> {
+        let own = |slot: &&CheckSlot| slot.definition.instance.as_deref() == Some(id) && !slot.listed;
+        self.checks.values().filter(own).map(|slot| slot.definition.id.clone()).collect()
+    }
+
+    /// Puts a service and the checks of its definition; earlier listed checks that it does not name go.
+    pub(super) fn put_service(&mut self, definition: Arc<ServiceDefinition>, source: Source, at: Moment) {
+        let id = definition.id.clone();
+        let gone = |slot: &CheckSlot| {
+            slot.listed
+                && slot.definition.instance.as_ref() == Some(&id)
+                && !definition.checks.iter().any(|check| check.id == slot.definition.id)
+        };
+        self.checks.retain(|_, slot| !gone(slot));
+        for check in &definition.checks {
+            self.put_check(Arc::new(check.clone()), source.clone(), true, at);
+        }
+        let maintenance = self.maintenance.services.get(&id).cloned();
+        let row = Arc::new(definition.to_instance(&self.node, self.draining, maintenance));
+        self.services.insert(id, ServiceSlot { definition, source, withdrawn: false, row });
+        self.marks.rows = true;
+    }
+
+    /// Puts a check. One of the same id keeps its status and output: changing a definition must not make it flap.
+    pub(super) fn put_check(&mut self, definition: Arc<CheckDefinition>, source: Source, listed: bool, at: Moment) {
+        self.marks.rows = true;
+        let id = definition.id.clone();
+        let earlier = self.checks.remove(&id);
+        if let Some(mut slot) = earlier {
+            if slot.definition == definition {
+                (slot.source, slot.listed) = (source, listed);
+                self.checks.insert(id, slot);
+                return;
+            }
+            let mut new = CheckSlot::new(&self.node, definition, source, listed, at);
+            if new.definition.probe.kind() == slot.definition.probe.kind() {
+                new.carry(&self.node, slot.threshold.status(), slot.output.clone(), slot.last_run, at);
+                new.critical_since = slot.critical_since.filter(|_| slot.threshold.status() == Status::Critical);
+            }
+            self.checks.insert(id, new);
+            return;
+        }
+        let mut new = CheckSlot::new(&self.node, definition, source, listed, at);
+        let oldest = MAX_RESTORED_AGE + new.row.kind.interval;
+        let saved = self.restored.remove(&id).filter(|saved| at.wall.since(saved.at()) <= oldest);
+        if let Some((saved, status)) = saved.and_then(|saved| saved.status().map(|status| (saved, status))) {
+            new.carry(&self.node, status, Text::from(saved.output.as_str()), Some(saved.at()), at);
+            new.show_age(&self.node, at.wall.since(saved.at()));
+        }
+        self.checks.insert(id, new);
+    }
+
+    /// Removes a service and all its checks.
+    pub(super) fn remove_service(&mut self, id: &str) {
+        self.services.remove(id);
+        self.checks.retain(|_, slot| slot.definition.instance.as_deref() != Some(id));
+        self.marks.rows = true;
+    }
+
+    pub(super) fn remove_check(&mut self, id: &str) {
+        self.checks.remove(id);
+        self.marks.rows = true;
+    }
+
+    /// Replaces a definition whose list of checks alone became shorter.
+    pub(super) fn shorten_service(&mut self, definition: ServiceDefinition) {
+        if let Some(slot) = self.services.get_mut(&definition.id) {
+            slot.definition = Arc::new(definition);
+        }
+    }
+
+    /// Takes a probe's outcome, unless its check was replaced since.
+    pub(super) fn observe(&mut self, report: Report, at: Moment) {
+        let Some(slot) = self.checks.get_mut(&report.check).filter(|slot| slot.run == report.run) else { return };
+        let status = slot.threshold.observe(report.outcome.status);
+        self.settle(&report.check, status, report.outcome.output, at);
+    }
+
+    /// Takes what a service says of itself.
+    pub(super) fn update_ttl(&mut self, id: &CheckId, update: &TtlUpdate, at: Moment) -> Result<(), LocalError> {
+        let slot = self.checks.get_mut(id).ok_or_else(|| LocalError::UnknownCheck(id.clone()))?;
+        let Some(ttl) = &mut slot.ttl else {
+            let kind = slot.definition.probe.kind();
+            let message = format!("check {id:?} is of type {kind} and probes by itself: only ttl checks take updates");
+            return Err(LocalError::Invalid(message));
+        };
+        ttl.renew(at.instant);
+        slot.threshold.set(update.status);
+        self.settle(id, update.status, Outcome::new(update.status, &update.output).output, at);
+        Ok(())
+    }
+
+    /// The earliest time at which [`Table::pass_time`] has something to do.
+    pub(super) fn next_deadline(&self) -> Option<Instant> {
+        let ttls = self.checks.values().filter_map(|slot| slot.ttl.as_ref()?.until());
+        let reaps = self.checks.values().filter_map(|slot| self.reap_at(slot));
+        ttls.chain(reaps).min()
+    }
+
+    fn reap_at(&self, slot: &CheckSlot) -> Option<Instant> {
+        let (since, after) = (slot.critical_since?, slot.definition.deregister_critical_after?);
+        let service = self.services.get(slot.definition.instance.as_ref()?)?;
+        (!service.withdrawn).then(|| since + after)
+    }
+
+    /// Expires TTLs and withdraws services that were critical for too long; returns those of the API, which are to be
+    /// deregistered. A file's service is only withdrawn: it returns when its checks are good again.
+    pub(super) fn pass_time(&mut self, at: Moment) -> Vec<InstanceId> {
+        let mut expired = Vec::new();
+        for (id, slot) in &mut self.checks {
+            let outcome = slot.ttl.as_mut().and_then(|ttl| ttl.expire(at.instant, &slot.output));
+            if let Some(outcome) = outcome {
+                slot.threshold.set(outcome.status);
+                expired.push((id.clone(), outcome));
+            }
+        }
+        for (id, outcome) in expired {
+            self.settle(&id, outcome.status, outcome.output, at);
+        }
+        let overdue = |slot: &&CheckSlot| self.reap_at(slot).is_some_and(|due| due <= at.instant);
+        let mut due: Vec<_> =
+            self.checks.values().filter(overdue).filter_map(|slot| slot.definition.instance.clone()).collect();
+        due.dedup();
+        for id in &due {
+            if let Some(slot) = self.services.get_mut(id) {
+                slot.withdrawn = true;
+                self.marks.rows = true;
+                tracing::warn!(service = %id, "critical for longer than deregister_critical_after: out of the catalog");
+            }
+        }
+        due.retain(|id| self.services.get(id).is_some_and(|slot| slot.source == Source::Api));
+        due
+    }
+
+    fn settle(&mut self, id: &CheckId, status: Status, output: Text, at: Moment) {
+        let Some(slot) = self.checks.get_mut(id) else { return };
+        slot.last_run = Some(at.wall);
+        slot.output = output;
+        if slot.row.status == status {
+            if slot.row.output != slot.output {
+                slot.row = slot.build_row(&self.node);
+                self.marks.outputs = true;
+            }
+            return;
+        }
+        tracing::info!(check = %id, from = %slot.row.status, to = %status, output = %slot.output, "status changed");
+        slot.critical_since = (status == Status::Critical).then_some(at.instant);
+        slot.row = slot.build_row(&self.node);
+        (self.marks.rows, self.marks.statuses) = (true, true);
+        let Some(instance) = slot.definition.instance.clone() else { return };
+        let of_it = |slot: &&CheckSlot| slot.definition.instance.as_ref() == Some(&instance);
+        let critical = self.checks.values().filter(of_it).any(|slot| slot.row.status == Status::Critical);
+        if let Some(service) = self.services.get_mut(&instance) {
+            service.withdrawn &= critical;
+        }
+    }
+
+    /// What is out on purpose once the service's (or, without id, the node's) maintenance is set or ended.
+    pub(super) fn plan_maintenance(
+        &self,
+        id: Option<&InstanceId>,
+        reason: Option<Text>,
+    ) -> Result<SavedMaintenance, LocalError> {
+        let mut maintenance = self.maintenance.clone();
+        match (id, reason) {
+            (None, reason) => maintenance.node = reason,
+            (Some(id), _) if !self.services.contains_key(id) => return Err(LocalError::UnknownService(id.clone())),
+            (Some(id), Some(reason)) => drop(maintenance.services.insert(id.clone(), reason)),
+            (Some(id), None) => drop(maintenance.services.remove(id)),
+        }
+        // Reasons for services that no longer stand here are forgotten once they could pile up.
+        if maintenance.services.len() > MAX_SERVICES {
+            maintenance.services.retain(|id, _| self.services.contains_key(id));
+        }
+        Ok(maintenance)
+    }
+
+    pub(super) fn set_maintenance(&mut self, maintenance: SavedMaintenance) {
+        self.maintenance = maintenance;
+        self.node_row = self.node_maintenance_row();
+        self.rebuild_instances();
+    }
+
+    pub(super) fn drain(&mut self) {
+        self.draining = true;
+        self.rebuild_instances();
+    }
+
+    fn rebuild_instances(&mut self) {
+        for slot in self.services.values_mut() {
+            let maintenance = self.maintenance.services.get(&slot.definition.id).cloned();
+            let row = slot.definition.to_instance(&self.node, self.draining, maintenance);
+            if *slot.row != row {
+                slot.row = Arc::new(row);
+            }
+        }
+        self.marks.rows = true;
+    }
+
+    fn node_maintenance_row(&self) -> Option<Arc<Check>> {
+        let reason = self.maintenance.node.clone()?;
+        Some(Arc::new(Check {
+            node: self.node.clone(),
+            id: NODE_MAINTENANCE_CHECK.into(),
+            instance: None,
+            name: "Node Maintenance Mode".into(),
+            status: Status::Critical,
+            notes: reason,
+            output: Text::default(),
+            kind: CheckKind { kind: "maintenance".into(), ..CheckKind::default() },
+            origin: Origin::Agent,
+        }))
+    }
+
+    /// The rows that the registry should hold now, as a new generation if more than outputs changed.
+    pub(super) fn rows(&mut self, new_generation: bool) -> LocalRows {
+        self.generation += u64::from(new_generation);
+        let shown = |instance: &Option<InstanceId>| {
+            instance.as_ref().and_then(|id| self.services.get(id)).is_none_or(|slot| !slot.withdrawn)
+        };
+        let checks = self.checks.values().filter(|slot| shown(&slot.definition.instance)).map(|slot| &slot.row);
+        let mut checks: Vec<_> = checks.chain(&self.node_row).cloned().collect();
+        checks.sort_by(|a, b| a.id.cmp(&b.id));
+        let instances = self.services.values().filter(|slot| !slot.withdrawn).map(|slot| slot.row.clone()).collect();
+        LocalRows { generation: self.generation, draining: self.draining, instances, checks }
+    }
+
+    pub(super) fn list(&self) -> LocalListing {
+        let services = self.services.values().map(|slot| LocalService {
+            definition: slot.definition.clone(),
+            source: slot.source.clone(),
+            instance: slot.row.clone(),
+            withdrawn: slot.withdrawn,
+        });
+        let checks = self.checks.values().map(|slot| LocalCheck {
+            definition: slot.definition.clone(),
+            source: slot.source.clone(),
+            check: slot.row.clone(),
+            last_run: slot.last_run,
+        });
+        let node_maintenance = self.maintenance.node.clone();
+        LocalListing { services: services.collect(), checks: checks.collect(), node_maintenance }
+    }
+
+    /// The last results, and those from before the restart that may still be claimed.
+    pub(super) fn results(&mut self, at: Moment) -> BTreeMap<CheckId, SavedResult> {
+        if at.instant.saturating_duration_since(self.started) > CLAIM_WITHIN {
+            self.restored.clear();
+        }
+        let mut results = self.restored.clone();
+        for (id, slot) in &self.checks {
+            if let Some(last) = slot.last_run {
+                results.insert(id.clone(), SavedResult::new(slot.row.status, &slot.output, last));
+            }
+        }
+        results
+    }
+}
+
+impl CheckSlot {
+    fn new(node: &Name, definition: Arc<CheckDefinition>, source: Source, listed: bool, at: Moment) -> Self {
+        let (status, output) = (definition.initial, Text::from(NOT_RUN_YET));
+        let ttl = match definition.probe {
+            Probe::Ttl { ttl } => Some(TtlDeadline::new(ttl, status != Status::Critical, at.instant)),
+            Probe::Http(_) | Probe::Tcp { .. } => None,
+        };
+        Self {
+            threshold: Threshold::new(definition.thresholds, status),
+            row: Arc::new(definition.to_check(node, status, output.clone())),
+            critical_since: (status == Status::Critical).then_some(at.instant),
+            definition,
+            source,
+            listed,
+            output,
+            last_run: None,
+            ttl,
+            run: 0,
+            task: None,
+        }
+    }
+
+    /// Goes on from an earlier result instead of the initial status.
+    fn carry(&mut self, node: &Name, status: Status, output: Text, last_run: Option<Timestamp>, at: Moment) {
+        self.threshold.set(status);
+        (self.output, self.last_run) = (output, last_run);
+        self.critical_since = (status == Status::Critical).then_some(at.instant);
+        if let Probe::Ttl { ttl } = self.definition.probe {
+            self.ttl = Some(TtlDeadline::new(ttl, status != Status::Critical, at.instant));
+        }
+        self.row = self.build_row(node);
+    }
+
+    /// Says in the row, until the next run, that the result is from before a restart.
+    fn show_age(&mut self, node: &Name, age: Duration) {
+        let output = format!("{} ({} s old, from before the agent's restart)", self.output, age.as_secs());
+        self.row = Arc::new(self.definition.to_check(node, self.threshold.status(), output.into()));
+    }
+
+    fn build_row(&self, node: &Name) -> Arc<Check> {
+        Arc::new(self.definition.to_check(node, self.threshold.status(), self.output.clone()))
+    }
+}
+
+pub(super) fn refuse_file(what: &'static str, id: &Text, source: &Source) -> Result<(), LocalError> {
+    match source {
+        Source::Api => Ok(()),
+        Source::File(path) => Err(LocalError::OwnedByFile { what, id: id.clone(), path: path.display().to_string() }),
+    }
+}

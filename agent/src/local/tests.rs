@@ -1,0 +1,321 @@
+use std::time::Duration;
+
+use tempfile::TempDir;
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::TcpListener,
+    task::JoinHandle,
+};
+use tokio_util::sync::CancellationToken;
+
+use super::*;
+use crate::definition::{CheckText, ServiceText};
+
+/// Longer than any condition takes, shorter than a person waits.
+const PATIENCE: Duration = Duration::from_secs(20);
+
+struct Agent {
+    handle: LocalHandle,
+    shutdown: CancellationToken,
+    owner: JoinHandle<Result<(), LocalFailure>>,
+}
+
+impl Agent {
+    fn start(data_dir: Option<&TempDir>) -> Self {
+        let node = Name::host("node", "n1").unwrap();
+        let data_dir = data_dir.map(|directory| directory.path().to_owned());
+        let (state, handle) = LocalState::open(LocalConfig { node, data_dir }).unwrap();
+        let shutdown = CancellationToken::new();
+        Self { handle, owner: tokio::spawn(state.run(shutdown.clone())), shutdown }
+    }
+
+    async fn stop(self) {
+        self.shutdown.cancel();
+        self.owner.await.unwrap().unwrap();
+    }
+
+    async fn wait_for(&self, what: &str, condition: impl Fn(&LocalRows) -> bool) -> Arc<LocalRows> {
+        let mut rows = self.handle.watch();
+        match tokio::time::timeout(PATIENCE, rows.wait_for(|rows| condition(rows))).await {
+            Ok(found) => found.unwrap().clone(),
+            Err(_) => panic!("waited for {what}; have {:?}", self.handle.rows()),
+        }
+    }
+
+    async fn wait_status(&self, id: &str, status: Status) -> Arc<Check> {
+        let found = |rows: &LocalRows| rows.checks.iter().any(|check| &*check.id == id && check.status == status);
+        let rows = self.wait_for(&format!("{id} {status}"), found).await;
+        rows.checks.iter().find(|check| &*check.id == id).unwrap().clone()
+    }
+}
+
+fn service(id: &str, checks: Vec<CheckText>) -> ServiceDefinition {
+    let text = ServiceText { name: "web".into(), id: Some(id.into()), port: Some(80), checks, ..Default::default() };
+    text.validate("service").unwrap()
+}
+
+fn probe(text: CheckText) -> CheckText {
+    CheckText { interval: Some("100ms".into()), timeout: Some("50ms".into()), fall: Some(2), ..text }
+}
+
+fn http(url: String) -> CheckText {
+    let timeout = Some("5s".into());
+    CheckText { timeout, ..probe(CheckText { http: Some(url), ..Default::default() }) }
+}
+
+fn ttl(term: &str) -> CheckText {
+    CheckText { ttl: Some(term.into()), ..Default::default() }
+}
+
+fn passing(output: &str) -> TtlUpdate {
+    TtlUpdate { status: Status::Passing, output: output.into() }
+}
+
+/// Answers every connection with the same bytes.
+async fn serve(answer: &'static str) -> String {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    tokio::spawn(async move {
+        while let Ok((mut stream, _)) = listener.accept().await {
+            tokio::spawn(async move {
+                let mut request = [0; 1024];
+                let _ = stream.read(&mut request).await;
+                let _ = stream.write_all(answer.as_bytes()).await;
+            });
+        }
+    });
+    address.to_string()
+}
+
+#[tokio::test]
+async fn http_answers_become_statuses() {
+    let agent = Agent::start(None);
+    let cases = [
+        ("ok", "HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\nfine", Status::Passing, "200 OK Output: fine"),
+        ("busy", "HTTP/1.1 429 Too Many Requests\r\nContent-Length: 0\r\n\r\n", Status::Warning, "429 Too Many"),
+        ("bad", "HTTP/1.1 500 Internal Server Error\r\nContent-Length: 0\r\n\r\n", Status::Critical, "500 Internal"),
+        ("moved", "HTTP/1.1 302 Found\r\nLocation: /\r\nContent-Length: 0\r\n\r\n", Status::Critical, "302 Found"),
+        ("noise", "no HTTP at all\r\n\r\n", Status::Critical, "HTTP GET"),
+    ];
+    for (id, answer, status, output) in cases {
+        let url = format!("http://{}/healthz", serve(answer).await);
+        agent.handle.register_service(service(id, vec![http(url)]), false).await.unwrap();
+        let check = format!("service:{id}");
+        if status != Status::Critical {
+            agent.wait_status(&check, status).await;
+        }
+        // Outputs do not wake the watch, so ask until it ran.
+        let row = eventually(&agent, &check, |row| &*row.output != NOT_RUN_YET).await;
+        assert_eq!(row.status, status, "{row:?}");
+        assert!(row.output.contains(output), "{row:?}");
+        assert_eq!(&*row.kind.kind, "http");
+    }
+    agent.stop().await;
+}
+
+async fn eventually(agent: &Agent, id: &str, condition: impl Fn(&Check) -> bool) -> Arc<Check> {
+    let deadline = tokio::time::Instant::now() + PATIENCE;
+    loop {
+        let listing = agent.handle.list().await.unwrap();
+        let row = listing.checks.iter().find(|check| &*check.check.id == id).unwrap().check.clone();
+        if condition(&row) {
+            return row;
+        }
+        assert!(tokio::time::Instant::now() < deadline, "{row:?}");
+        tokio::task::yield_now().await;
+    }
+}
+
+#[tokio::test]
+async fn a_closed_port_falls_and_rises_again() {
+    let agent = Agent::start(None);
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let check = probe(CheckText { tcp: Some(address.to_string()), ..Default::default() });
+    agent.handle.register_service(service("web", vec![check]), false).await.unwrap();
+    let first = agent.handle.rows();
+    assert_eq!((first.checks[0].status, &*first.checks[0].output), (Status::Critical, NOT_RUN_YET));
+    let row = agent.wait_status("service:web", Status::Passing).await;
+    assert_eq!(&*row.output, format!("TCP connect {address}: Success"));
+    drop(listener);
+    let row = agent.wait_status("service:web", Status::Critical).await;
+    assert!(row.output.contains("refused"), "{row:?}");
+    let _listener = TcpListener::bind(address).await.unwrap();
+    agent.wait_status("service:web", Status::Passing).await;
+    agent.stop().await;
+}
+
+#[tokio::test]
+async fn a_hanging_server_needs_fall_timeouts() {
+    let agent = Agent::start(None);
+    // Accepts and says nothing.
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = format!("http://{}/", listener.local_addr().unwrap());
+    let (count, mut connections) = tokio::sync::watch::channel(0u32);
+    tokio::spawn(async move {
+        let mut open = Vec::new();
+        while let Ok((stream, _)) = listener.accept().await {
+            open.push(stream);
+            count.send_modify(|count| *count += 1);
+        }
+    });
+    let check = CheckText { timeout: Some("50ms".into()), fall: Some(3), status: Some("passing".into()), ..http(url) };
+    agent.handle.register_service(service("web", vec![check]), false).await.unwrap();
+    connections.wait_for(|count| *count >= 2).await.unwrap();
+    // The second probe has only begun, so at most one timeout has counted.
+    assert_eq!(agent.handle.rows().checks[0].status, Status::Passing);
+    let row = agent.wait_status("service:web", Status::Critical).await;
+    assert!(*connections.borrow() >= 3, "critical after {} probes", *connections.borrow());
+    assert!(row.output.contains("no answer within 50ms"), "{row:?}");
+    agent.stop().await;
+}
+
+#[tokio::test]
+async fn a_ttl_expires_and_is_renewed() {
+    let agent = Agent::start(None);
+    agent.handle.register_service(service("web", vec![ttl("150ms")]), false).await.unwrap();
+    agent.handle.update_ttl("service:web", passing("all well")).await.unwrap();
+    assert_eq!(&*agent.wait_status("service:web", Status::Passing).await.output, "all well");
+    let row = agent.wait_status("service:web", Status::Critical).await;
+    assert!(row.output.starts_with("TTL expired") && row.output.contains("all well"), "{row:?}");
+    agent.handle.update_ttl("service:web", passing("back")).await.unwrap();
+    agent.wait_status("service:web", Status::Passing).await;
+    agent.stop().await;
+}
+
+#[tokio::test]
+async fn an_output_alone_makes_no_generation() {
+    let agent = Agent::start(None);
+    agent.handle.register_service(service("web", vec![ttl("1h")]), false).await.unwrap();
+    agent.handle.update_ttl("service:web", passing("one")).await.unwrap();
+    let mut watch = agent.handle.watch();
+    let before = watch.borrow_and_update().clone();
+    agent.handle.update_ttl("service:web", passing("two")).await.unwrap();
+    agent.handle.register_service(service("web", vec![ttl("1h")]), false).await.unwrap();
+    assert!(!watch.has_changed().unwrap(), "nobody is woken");
+    let after = agent.handle.rows();
+    assert_eq!((&*after.checks[0].output, after.generation), ("two", before.generation));
+    assert!(Arc::ptr_eq(&before.instances[0], &after.instances[0]), "unchanged rows keep their Arc");
+    agent.stop().await;
+}
+
+#[tokio::test]
+async fn registrations_results_and_maintenance_survive_a_restart() {
+    let data = TempDir::new().unwrap();
+    let agent = Agent::start(Some(&data));
+    agent.handle.register_service(service("web/1", vec![ttl("1h")]), false).await.unwrap();
+    agent.handle.register_service(service("gone", vec![]), false).await.unwrap();
+    agent.handle.deregister_service("gone").await.unwrap();
+    let alone = CheckText { name: Some("disk".into()), ..ttl("1h") };
+    let alone = alone.validate("check", "disk", "disk", None).unwrap();
+    agent.handle.register_check(alone).await.unwrap();
+    agent.handle.update_ttl("service:web/1", passing("well")).await.unwrap();
+    agent.handle.set_service_maintenance("web/1", Some("moving".into())).await.unwrap();
+    agent.handle.set_node_maintenance(Some("kernel".into())).await.unwrap();
+    agent.stop().await;
+
+    let agent = Agent::start(Some(&data));
+    let rows = agent.handle.rows();
+    assert_eq!(rows.instances.iter().map(|row| &*row.id).collect::<Vec<_>>(), ["web/1"]);
+    assert_eq!(rows.instances[0].maintenance.as_deref(), Some("moving"));
+    let checks: Vec<_> = rows.checks.iter().map(|row| (&*row.id, row.status)).collect();
+    let expected =
+        [(NODE_MAINTENANCE_CHECK, Status::Critical), ("disk", Status::Critical), ("service:web/1", Status::Passing)];
+    assert_eq!(checks, expected);
+    assert!(rows.checks[2].output.starts_with("well (0 s old"), "{:?}", rows.checks[2]);
+    agent.handle.set_node_maintenance(None).await.unwrap();
+    assert_eq!(agent.handle.rows().checks.len(), 2);
+    agent.stop().await;
+}
+
+#[tokio::test]
+async fn a_corrupt_file_is_set_aside() {
+    let data = TempDir::new().unwrap();
+    let agent = Agent::start(Some(&data));
+    agent.handle.register_service(service("web", vec![]), false).await.unwrap();
+    agent.stop().await;
+    let services = data.path().join("services");
+    std::fs::write(services.join("bad.json"), "{\"name\": ").unwrap();
+    std::fs::write(services.join("wrong.json"), "{\"name\": \"no_name\"}").unwrap();
+    std::fs::write(data.path().join("results.json"), [0xff, 0]).unwrap();
+    let agent = Agent::start(Some(&data));
+    assert_eq!(agent.handle.rows().instances.len(), 1);
+    for aside in ["bad.json.corrupt", "wrong.json.corrupt"] {
+        assert!(services.join(aside).exists(), "{aside}");
+    }
+    assert!(data.path().join("results.json.corrupt").exists());
+    agent.stop().await;
+}
+
+#[tokio::test]
+async fn files_win_over_the_api() {
+    let data = TempDir::new().unwrap();
+    let agent = Agent::start(Some(&data));
+    agent.handle.register_service(service("web", vec![ttl("1h")]), false).await.unwrap();
+    let definition = Arc::new(service("web", vec![]));
+    let path: Arc<Path> = Arc::from(Path::new("/etc/muster/services.d/web.toml"));
+    agent.handle.set_file_services(vec![FileService { definition, path }]).await.unwrap();
+    assert!(agent.handle.rows().checks.is_empty(), "the API's check went with its registration");
+
+    let refused = agent.handle.register_service(service("web", vec![]), false).await.unwrap_err();
+    assert!(refused.to_string().contains("/etc/muster/services.d/web.toml, which wins over the API"), "{refused}");
+    assert!(matches!(agent.handle.deregister_service("web").await, Err(LocalError::OwnedByFile { .. })));
+    let unknown = agent.handle.deregister_service("zzz").await.unwrap_err();
+    let text = "Unknown service ID \"zzz\". Ensure that the service ID is passed, not the service name.";
+    assert_eq!(unknown.to_string(), text);
+
+    agent.handle.set_file_services(Vec::new()).await.unwrap();
+    assert!(agent.handle.rows().instances.is_empty());
+    agent.stop().await;
+    let agent = Agent::start(Some(&data));
+    assert!(agent.handle.rows().instances.is_empty(), "the replaced registration does not return");
+    agent.stop().await;
+}
+
+#[tokio::test]
+async fn checks_of_the_api_come_and_go() {
+    let agent = Agent::start(None);
+    let extra = ttl("1h").validate("check", "extra", "extra", Some("web".into())).unwrap();
+    let unknown = agent.handle.register_check(extra.clone()).await.unwrap_err();
+    assert_eq!(unknown, LocalError::UnknownService("web".into()));
+    agent.handle.register_service(service("web", vec![ttl("1h")]), false).await.unwrap();
+    agent.handle.register_check(extra).await.unwrap();
+    let ids = |rows: &LocalRows| rows.checks.iter().map(|row| row.id.to_string()).collect::<Vec<_>>();
+    assert_eq!(ids(&agent.handle.rows()), ["extra", "service:web"]);
+    agent.handle.register_service(service("web", vec![]), false).await.unwrap();
+    assert_eq!(ids(&agent.handle.rows()), ["extra", "service:web"], "what is not named stays");
+    agent.handle.register_service(service("web", vec![]), true).await.unwrap();
+    assert!(ids(&agent.handle.rows()).is_empty(), "unless it is to be replaced");
+    let unknown = agent.handle.deregister_check("extra").await.unwrap_err();
+    assert_eq!(unknown, LocalError::UnknownCheck("extra".into()));
+    agent.stop().await;
+}
+
+#[tokio::test]
+async fn a_critical_service_is_deregistered_or_withdrawn() {
+    let agent = Agent::start(None);
+    let check = CheckText { deregister_critical_after: Some("150ms".into()), ..ttl("1h") };
+    let file = Arc::new(service("file", vec![check.clone()]));
+    let path: Arc<Path> = Arc::from(Path::new("file.toml"));
+    agent.handle.set_file_services(vec![FileService { definition: file, path }]).await.unwrap();
+    agent.handle.register_service(service("api", vec![check]), false).await.unwrap();
+    assert_eq!(agent.handle.rows().instances.len(), 2);
+    agent.wait_for("both gone", |rows| rows.instances.is_empty() && rows.checks.is_empty()).await;
+    let listing = agent.handle.list().await.unwrap();
+    assert_eq!(listing.services.len(), 1);
+    assert!(listing.services[0].withdrawn, "the file still stands");
+    agent.handle.update_ttl("service:file", passing("")).await.unwrap();
+    agent.wait_for("the file's return", |rows| rows.instances.len() == 1).await;
+    agent.stop().await;
+}
+
+#[tokio::test]
+async fn draining_marks_every_instance() {
+    let agent = Agent::start(None);
+    agent.handle.register_service(service("a", vec![]), false).await.unwrap();
+    agent.handle.register_service(service("b", vec![]), false).await.unwrap();
+    agent.handle.drain().await.unwrap();
+    let rows = agent.handle.rows();
+    assert!(rows.draining && rows.instances.iter().all(|row| row.draining));
+    agent.stop().await;
+}
