@@ -43,6 +43,7 @@ fn instance_ids(registry: &Registry, node: &str) -> Vec<String> {
 }
 
 #[test]
+#[allow(clippy::too_many_lines, reason = "a table is one thing")]
 fn each_refusal_names_the_field_and_the_remedy() {
     let foreign = Rejection::ForeignRow { row: "instance i1".into(), found: name("n2"), expected: name("n1") };
     let owned = |row: &str| Rejection::OwnedByAgent { row: row.into(), node: name("n1") };

@@ -99,7 +99,7 @@ impl Registry {
     pub(crate) fn propose(&mut self, command: Command) -> Result<(Entry, Vec<Topic>), Rejection> {
         let at = Timestamp(self.snapshot.at().0 + 1);
         let decided = decide(&self.snapshot, &Proposal { at, command });
-        let changes = decided.as_ref().map(Vec::clone).unwrap_or_default();
+        let changes = decided.clone().unwrap_or_default();
         let entry = Entry { index: self.snapshot.index() + 1, at, changes };
         let topics = self.snapshot.fold(&entry);
         self.log.push(entry.clone());
