@@ -48,5 +48,5 @@ pub use wake::{Topic, Waiter, Waiters};
 /// Shared immutable text: rows are cloned between Snapshots, their strings never are.
 pub type Text = std::sync::Arc<str>;
 
-/// The catalog format this build writes. Raised only once every member advertises it (REPLICATION rule 4).
+/// The catalog format this build writes. Raised only once every member advertises it (ARCHITECTURE.md rule 4).
 pub const FORMAT: u32 = 1;

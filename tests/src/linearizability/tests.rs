@@ -10,8 +10,11 @@ fn read(value: &str) -> Kind {
     Kind::Read((!value.is_empty()).then(|| value.to_owned()))
 }
 
-/// Operations of one register: kind, question, answer (0 for none).
-fn history(operations: &[(Kind, u64, u64)]) -> History {
+/// What was asked, when, and when the answer came (0 for none).
+type Call = (Kind, u64, u64);
+
+/// Calls of one register, each by a client of its own.
+fn history(operations: &[Call]) -> History {
     let operations = operations.iter().enumerate().map(|(client, (kind, invoked, returned))| Operation {
         client,
         key: "web".to_owned(),
@@ -24,7 +27,7 @@ fn history(operations: &[(Kind, u64, u64)]) -> History {
 
 #[test]
 fn histories_are_judged_rightly() {
-    let table: &[(&str, bool, &[(Kind, u64, u64)])] = &[
+    let table: &[(&str, bool, &[Call])] = &[
         ("nothing happened", true, &[]),
         ("a register starts empty", true, &[(read(""), 1, 2)]),
         ("one after the other", true, &[(write("a"), 1, 2), (read("a"), 3, 4), (Kind::Delete, 5, 6), (read(""), 7, 8)]),
@@ -113,7 +116,7 @@ fn explained_by_some_order(left: &[Operation], held: Option<&str>) -> bool {
     })
 }
 
-fn any_operation() -> impl Strategy<Value = (Kind, u64, u64)> {
+fn any_operation() -> impl Strategy<Value = Call> {
     let value = || proptest::sample::select(&["a", "b"][..]);
     let kind = prop_oneof![
         3 => value().prop_map(write),
