@@ -1,6 +1,6 @@
 //! The nouns of Muster and the pure state machine that keeps them.
 //!
-//! **Owns**: [`Node`], [`Instance`], [`Check`] and their names; [`Command`] (what was asked), [`decide`]
+//! **Owns**: [`Node`], [`Instance`], [`Check`] and their names; [`Command`] (what was asked), [`decide()`]
 //! (what follows from it), [`Change`] (what happened), [`Snapshot::fold`] (the next state); the indexes
 //! that DNS, HTTP and xDS read by; the health rules; the ports between rooms ([`port`]).
 //!

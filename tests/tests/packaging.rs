@@ -22,7 +22,7 @@ fn run(program: &str, arguments: &[&str]) -> Option<Output> {
     match Command::new(program).args(arguments).env("SYSTEMD_COLORS", "0").output() {
         Ok(output) => Some(output),
         Err(error) if error.kind() == ErrorKind::NotFound && std::env::var_os("CI").is_none() => {
-            println!("passed over: {program} is not installed");
+            eprintln!("passed over: {program} is not installed");
             None
         }
         Err(error) => panic!("{program}: {error}; apt-get install systemd"),
