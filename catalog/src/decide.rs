@@ -105,6 +105,9 @@ fn decide_liveness(snapshot: &Snapshot, nodes: &[(Name, u64)], status: Status) -
 fn decide_register(snapshot: &Snapshot, registration: &Registration) -> Result<Vec<Change>, Rejection> {
     let name = &registration.name;
     let mut draft = Draft::new(snapshot, name, Origin::Catalog);
+    if let Some(node) = &registration.node {
+        draft.own(&node.name, || "the node's row".to_owned())?;
+    }
     match &registration.node {
         // The row of a node with an agent is the agent's.
         Some(node) if draft.agent_is_absent() => draft.put_node(Node { origin: Origin::Catalog, ..node.clone() }),
@@ -197,8 +200,10 @@ impl<'a> Draft<'a> {
         for instance in instances {
             self.own(&instance.node, || format!("instance {}", instance.id))?;
             let row = Instance { origin: self.origin, ..instance.clone() };
-            let same = self.found_instance(&row.id).is_some_and(|old| *old == row);
-            if !same {
+            // Of two rows with one id the last counts, also when it is what is there already.
+            if self.found_instance(&row.id).is_some_and(|old| *old == row) {
+                self.instances.remove(&row.id);
+            } else {
                 self.instances.insert(row.id.clone(), Change::PutInstance(Arc::new(row)));
             }
         }
@@ -210,7 +215,9 @@ impl<'a> Draft<'a> {
     }
 
     fn put_check(&mut self, check: Check) {
-        if self.found_check(&check.id).is_none_or(|old| *old != check) {
+        if self.found_check(&check.id).is_some_and(|old| *old == check) {
+            self.checks.remove(&check.id);
+        } else {
             self.checks.insert(check.id.clone(), Change::PutCheck(Arc::new(check)));
         }
     }
@@ -245,15 +252,17 @@ impl<'a> Draft<'a> {
         Ok(())
     }
 
-    /// Removes rows of this writer's origin; others' stay.
+    /// Removes rows of this writer's origin; others' stay. A row that is both put and removed is removed.
     fn remove_own(&mut self, instances: &[InstanceId], checks: &[CheckId]) {
         for id in instances {
+            self.instances.remove(id);
             if self.found_instance(id).is_some_and(|old| old.origin == self.origin) {
                 let change = Change::DeleteInstance { node: self.name.clone(), id: id.clone() };
                 self.instances.insert(id.clone(), change);
             }
         }
         for id in checks {
+            self.checks.remove(id);
             if self.found_check(id).is_some_and(|old| old.origin == self.origin) {
                 self.checks.insert(id.clone(), Change::DeleteCheck { node: self.name.clone(), id: id.clone() });
             }

@@ -1,6 +1,9 @@
 //! Folding: the next Snapshot from what happened, and the topics whose waiters must look again.
 
-use std::{collections::BTreeSet, sync::Arc};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
 
 use crate::{
     Change, Check, DirectoryRow, Entry, Instance, InstanceEntry, Name, Node, NodeEntry, Row, Scope, Snapshot, Text,
@@ -13,10 +16,12 @@ impl Snapshot {
     /// Folding an entry again changes nothing more.
     pub fn fold(&mut self, entry: &Entry) -> Vec<Topic> {
         self.advance(entry.index, entry.at);
-        let mut fold = Fold { snapshot: self, index: entry.index, topics: BTreeSet::from([Topic::Index]) };
+        let topics = BTreeSet::from([Topic::Index]);
+        let mut fold = Fold { snapshot: self, index: entry.index, topics, tags_before: BTreeMap::new() };
         for change in &entry.changes {
             fold.change(change);
         }
+        fold.close_services();
         fold.topics.into_iter().collect()
     }
 }
@@ -25,6 +30,8 @@ struct Fold<'a> {
     snapshot: &'a mut Snapshot,
     index: u64,
     topics: BTreeSet<Topic>,
+    /// The tags that each edited service had before the entry; `None` for one that did not exist.
+    tags_before: BTreeMap<Name, Option<Arc<[Text]>>>,
 }
 
 impl Fold<'_> {
@@ -42,7 +49,7 @@ impl Fold<'_> {
             Change::PutCheck(check) => self.put_check(check),
             Change::DeleteCheck { node, id } => self.delete_check(node, id),
             Change::PutDirectory(row) => self.put_directory(row),
-            Change::DeleteDirectory(service) => self.remove_slot(service),
+            Change::DeleteDirectory(service) => self.delete_directory(service),
         }
     }
 
@@ -78,10 +85,15 @@ impl Fold<'_> {
         if let Some(old) = moved {
             self.leave_service(old);
         }
-        let entry = Arc::new(InstanceEntry {
-            instance: self.row(old.as_ref().map(|old| &old.instance), instance),
-            checks: old.as_ref().map(|old| old.checks.clone()).unwrap_or_default(),
-        });
+        // In its new service it is a new row, and so are its checks: a replica that holds only that service has
+        // never seen them, and must come to the same rows.
+        let row = self.row(old.as_ref().filter(|_| moved.is_none()).map(|old| &old.instance), instance);
+        let mut checks = old.as_ref().map(|old| old.checks.clone()).unwrap_or_default();
+        if moved.is_some() && !checks.is_empty() {
+            checks.iter_mut().for_each(|check| *check = self.row(None, &check.value));
+            self.touch_checks();
+        }
+        let entry = Arc::new(InstanceEntry { instance: row, checks });
         let old_tags = old.as_ref().filter(|_| moved.is_none()).map(|old| old.instance.value.tags.clone());
         self.snapshot.instance_count += usize::from(old.is_none());
         self.store_in_node(&entry);
@@ -107,10 +119,13 @@ impl Fold<'_> {
     fn put_check(&mut self, check: &Arc<Check>) {
         let Some(node) = self.snapshot.nodes.get(&check.node).cloned() else { return };
         let old = find_check(&node, &check.id);
-        let row = self.row(old.as_ref().map(|(_, row)| row), check);
-        if let Some((place, _)) = &old
-            && *place != check.instance
-        {
+        let (stays, moves): (Option<_>, Option<_>) = match old {
+            Some((place, row)) if place == check.instance => (Some(row), None),
+            moved => (None, moved),
+        };
+        // Speaking for something else it is a new row: a replica may not have held the old one.
+        let row = self.row(stays.as_ref(), check);
+        if moves.is_some() {
             self.delete_check(&check.node, &check.id);
         }
         self.edit_checks(&check.node, check.instance.as_ref(), |checks| {
@@ -150,10 +165,7 @@ impl Fold<'_> {
     }
 
     fn put_directory(&mut self, row: &DirectoryRow) {
-        let old = self.snapshot.services.get(&row.service);
-        if old.is_none_or(|slot| *slot.tags != *row.tags) {
-            self.touch_services_table();
-        }
+        self.remember_tags(&row.service);
         let slot =
             ServiceSlot { name: row.service.clone(), index: row.index, tags: row.tags.as_slice().into(), set: None };
         self.snapshot.services.insert(row.service.clone(), slot);
@@ -178,12 +190,10 @@ impl Fold<'_> {
             // Of a service outside the Scope the Directory says the rest, in the same entry.
             return;
         }
+        self.remember_tags(service);
         let mut slot = match self.snapshot.services.get(service) {
             Some(slot) => slot.clone(),
-            None => {
-                self.touch_services_table();
-                ServiceSlot { name: service.clone(), index: 0, tags: Arc::new([]), set: None }
-            }
+            None => ServiceSlot { name: service.clone(), index: 0, tags: Arc::new([]), set: None },
         };
         let set = Arc::make_mut(slot.set.get_or_insert_default());
         match position(set, instance) {
@@ -192,49 +202,62 @@ impl Fold<'_> {
         }
         if old_tags != Some(&instance.tags) {
             count_tags(set, old_tags.unwrap_or_default(), &instance.tags);
-            self.refresh_tags(&mut slot);
+            slot.tags = union_of_tags(set, &slot.tags);
         }
         slot.index = self.index;
         self.snapshot.services.insert(service.clone(), slot);
         self.touch_service_topics(service);
     }
 
-    /// Takes an instance out of its service; the last one takes the service with it.
+    /// Takes an instance out of its service; the last one takes the service with it when the entry ends.
     fn leave_service(&mut self, entry: &Arc<InstanceEntry>) {
         let instance = &entry.instance.value;
         let service = &instance.service;
+        self.remember_tags(service);
         let Some(mut slot) = self.snapshot.services.get(service).cloned() else { return };
         let Some(set) = slot.set.as_mut() else { return };
         let set = Arc::make_mut(set);
         if let Ok(at) = position(set, instance) {
             set.instances.remove(at);
         }
-        if set.instances.is_empty() {
-            return self.remove_slot(service);
-        }
         if !instance.tags.is_empty() {
             count_tags(set, &instance.tags, &[]);
-            self.refresh_tags(&mut slot);
+            slot.tags = union_of_tags(set, &slot.tags);
         }
         slot.index = self.index;
         self.snapshot.services.insert(service.clone(), slot);
         self.touch_service_topics(service);
     }
 
-    fn remove_slot(&mut self, service: &Name) {
+    fn delete_directory(&mut self, service: &Name) {
+        self.remember_tags(service);
         if self.snapshot.services.remove(service).is_some() {
-            self.snapshot.extinction_index = self.index;
-            self.touch_services_table();
             self.touch_service_topics(service);
         }
     }
 
-    fn refresh_tags(&mut self, slot: &mut ServiceSlot) {
-        let set = slot.set.as_deref();
-        let union: Vec<Text> = set.map(|set| set.tags.keys().cloned().collect()).unwrap_or_default();
-        if *slot.tags != *union {
-            slot.tags = union.into();
-            self.touch_services_table();
+    fn remember_tags(&mut self, service: &Name) {
+        if !self.tags_before.contains_key(service) {
+            let tags = self.snapshot.services.get(service).map(|slot| slot.tags.clone());
+            self.tags_before.insert(service.clone(), tags);
+        }
+    }
+
+    /// Drops services that the entry left without instances, and touches the table of names and tags for what the
+    /// whole entry did: a replica that hears of a service through the Directory alone sees no more than that.
+    fn close_services(&mut self) {
+        for (service, before) in std::mem::take(&mut self.tags_before) {
+            let slot = self.snapshot.services.get(&service);
+            if slot.and_then(|slot| slot.set.as_ref()).is_some_and(|set| set.instances.is_empty()) {
+                self.snapshot.services.remove(&service);
+            }
+            let after = self.snapshot.services.get(&service).map(|slot| slot.tags.clone());
+            if before.is_some() && after.is_none() {
+                self.snapshot.extinction_index = self.index;
+            }
+            if before != after {
+                self.touch_services_table();
+            }
         }
     }
 
@@ -294,6 +317,11 @@ pub(crate) fn position(set: &ServiceSet, instance: &Instance) -> Result<usize, u
         let other = &other.instance.value;
         (&other.node, &other.id).cmp(&(&instance.node, &instance.id))
     })
+}
+
+/// The tags of a service's instances; the old ones when they are the same, so that they stay shared.
+fn union_of_tags(set: &ServiceSet, old: &Arc<[Text]>) -> Arc<[Text]> {
+    if set.tags.keys().eq(old.iter()) { old.clone() } else { set.tags.keys().cloned().collect() }
 }
 
 pub(crate) fn count_tags(set: &mut ServiceSet, gone: &[Text], come: &[Text]) {

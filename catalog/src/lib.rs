@@ -1,6 +1,6 @@
 //! The nouns of Muster and the pure state machine that keeps them.
 //!
-//! **Owns**: [`Node`], [`Instance`], [`Check`] and their names; [`Command`] (what was asked), [`decide`]
+//! **Owns**: [`Node`], [`Instance`], [`Check`] and their names; [`Command`] (what was asked), [`decide()`]
 //! (what follows from it), [`Change`] (what happened), [`Snapshot::fold`] (the next state); the indexes
 //! that DNS, HTTP and xDS read by; the health rules; the ports between rooms ([`port`]).
 //!
@@ -48,5 +48,5 @@ pub use wake::{Topic, Waiter, Waiters};
 /// Shared immutable text: rows are cloned between Snapshots, their strings never are.
 pub type Text = std::sync::Arc<str>;
 
-/// The catalog format this build writes. Raised only once every member advertises it (REPLICATION rule 4).
+/// The catalog format this build writes. Raised only once every member advertises it (ARCHITECTURE.md rule 4).
 pub const FORMAT: u32 = 1;

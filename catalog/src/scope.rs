@@ -87,12 +87,8 @@ pub fn project_changes(
     if *scope == Scope::All {
         return entry.changes.iter().filter(watched).cloned().collect();
     }
-    let mut changes: Vec<Change> = entry
-        .changes
-        .iter()
-        .filter(watched)
-        .filter_map(|change| project_change(scope, before, after, change))
-        .collect();
+    let mut changes: Vec<Change> =
+        entry.changes.iter().filter(watched).flat_map(|change| project_change(scope, before, after, change)).collect();
     for topic in touched {
         let Topic::Service(service) = topic else { continue };
         if scope.holds_service(service) {
@@ -110,28 +106,37 @@ pub fn project_changes(
     changes
 }
 
-fn project_change(scope: &Scope, before: &Snapshot, after: &Snapshot, change: &Change) -> Option<Change> {
+fn project_change(scope: &Scope, before: &Snapshot, after: &Snapshot, change: &Change) -> Vec<Change> {
     let held = |snapshot: &Snapshot, node: &Name, id: &str| {
         let instance = snapshot.find_node(node).and_then(|entry| entry.find_instance(id));
         instance.is_some_and(|instance| scope.holds(&instance.instance.value.service, node))
     };
     match change {
         Change::PutInstance(instance) => {
-            if scope.holds(&instance.service, &instance.node) {
-                return Some(change.clone());
+            let (node, id) = (&instance.node, &instance.id);
+            match (held(before, node, id), scope.holds(&instance.service, node)) {
+                (true, true) => vec![change.clone()],
+                (false, false) => Vec::new(),
+                // It moved to a service that is not held.
+                (true, false) => vec![Change::DeleteInstance { node: node.clone(), id: id.clone() }],
+                // It is new, or moved here from a service that is not held: then its checks come with it.
+                (false, true) => {
+                    let entry = after.find_node(node).and_then(|entry| entry.find_instance(id));
+                    let checks = entry.into_iter().flat_map(|entry| &entry.checks);
+                    let checks = checks.map(|check| Change::PutCheck(check.value.clone()));
+                    std::iter::once(change.clone()).chain(checks).collect()
+                }
             }
-            // It may have moved here from a service that is held.
-            let left = held(before, &instance.node, &instance.id);
-            left.then(|| Change::DeleteInstance { node: instance.node.clone(), id: instance.id.clone() })
         }
-        Change::DeleteInstance { node, id } => held(before, node, id).then(|| change.clone()),
+        Change::DeleteInstance { node, id } if !held(before, node, id) => Vec::new(),
         Change::PutCheck(check) => match &check.instance {
-            None => Some(change.clone()),
-            Some(id) if held(after, &check.node, id) => Some(change.clone()),
-            // It may have moved here from an instance that is held; if not, this folds to nothing.
-            Some(_) => Some(Change::DeleteCheck { node: check.node.clone(), id: check.id.clone() }),
+            Some(id) if !held(after, &check.node, id) => {
+                // It may have moved here from what is held; if not, this folds to nothing.
+                vec![Change::DeleteCheck { node: check.node.clone(), id: check.id.clone() }]
+            }
+            _ => vec![change.clone()],
         },
         // Deleting what is not held folds to nothing, so it need not be looked up.
-        _ => Some(change.clone()),
+        _ => vec![change.clone()],
     }
 }

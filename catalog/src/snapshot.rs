@@ -4,7 +4,9 @@ use std::sync::Arc;
 
 use imbl::OrdMap;
 
-use crate::{Check, ClusterId, FORMAT, Instance, NODE_LIVENESS_CHECK, Name, Node, Scope, Text, Timestamp, Writer};
+use crate::{
+    Check, ClusterId, FORMAT, Instance, NODE_LIVENESS_CHECK, Name, Node, Origin, Scope, Text, Timestamp, Writer,
+};
 
 /// A row with the log indexes that made it and changed it last.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -42,7 +44,9 @@ pub struct NodeEntry {
 impl NodeEntry {
     /// The check that carries the liveness of the node's agent; `None` for nodes without an agent.
     pub fn liveness(&self) -> Option<&Row<Check>> {
-        self.checks.iter().find(|check| &*check.value.id == NODE_LIVENESS_CHECK)
+        let liveness = self.checks.iter().find(|check| &*check.value.id == NODE_LIVENESS_CHECK);
+        // The catalog API may register a check of that name for a node without an agent.
+        liveness.filter(|check| check.value.origin == Origin::Registry)
     }
 
     /// The instance of that id.

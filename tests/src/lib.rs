@@ -1,1 +1,3 @@
-//! placeholder
+//! Harness, scenarios, real-peer tests and benchmarks.
+
+pub mod linearizability;

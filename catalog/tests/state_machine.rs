@@ -1,0 +1,241 @@
+//! What holds of every sequence of commands: replay, folding, projection, indexes, waking.
+
+mod support;
+
+use std::collections::{BTreeSet, HashMap};
+
+use muster_catalog::{
+    Change, Command, Entry, Name, NodeEntry, Scope, ServiceLookup, Snapshot, SnapshotBuilder, SnapshotRow, Text, Topic,
+    project_changes, project_snapshot,
+};
+use proptest::prelude::*;
+use support::{Registry, SERVICES, any_change, any_command, any_commands, any_scope, name};
+
+/// Long enough for rows to come, move, vanish and come again among so few names.
+const COMMANDS: usize = 40;
+
+fn registry_after(commands: &[Command]) -> Registry {
+    let mut registry = Registry::default();
+    for command in commands {
+        let _ = registry.propose(command.clone());
+    }
+    registry
+}
+
+fn rebuilt(scope: Scope, snapshot: &Snapshot) -> Snapshot {
+    let mut builder = SnapshotBuilder::new(scope);
+    snapshot.rows().for_each(|row| builder.push(row));
+    builder.finish()
+}
+
+fn rows(snapshot: &Snapshot) -> Vec<SnapshotRow> {
+    snapshot.rows().collect()
+}
+
+/// The services that an entry may touch: those of the instances, checks and nodes that it names, before and after.
+fn related(before: &Snapshot, after: &Snapshot, entry: &Entry) -> BTreeSet<Name> {
+    let mut services = BTreeSet::new();
+    for snapshot in [before, after] {
+        for change in &entry.changes {
+            let (node, instance) = match change {
+                Change::PutNode(row) => (&row.name, Some(None)),
+                Change::DeleteNode(node) => (node, Some(None)),
+                Change::PutInstance(row) => (&row.node, Some(Some(row.id.clone()))),
+                Change::DeleteInstance { node, id } => (node, Some(Some(id.clone()))),
+                Change::PutCheck(row) => (&row.node, spoken_for(snapshot, &row.node, &row.id)),
+                Change::DeleteCheck { node, id } => (node, spoken_for(snapshot, node, id)),
+                _ => continue,
+            };
+            let Some(instance) = instance else { continue };
+            let Some(entry) = snapshot.find_node(node) else { continue };
+            let on_node = entry.instances.iter().map(|row| &row.instance.value);
+            let named = on_node.filter(|row| instance.as_ref().is_none_or(|id| *id == row.id));
+            services.extend(named.map(|row| row.service.clone()));
+        }
+    }
+    services
+}
+
+/// The instance that a check speaks for, `Some(None)` when it is the whole node; `None` when there is no such check.
+fn spoken_for(snapshot: &Snapshot, node: &Name, id: &Text) -> Option<Option<Text>> {
+    let entry = snapshot.find_node(node)?;
+    let checks = entry.instances.iter().flat_map(|entry| &entry.checks).chain(&entry.checks);
+    let found = checks.map(|row| &row.value).find(|check| check.id == *id)?;
+    Some(found.instance.clone())
+}
+
+fn assert_consistent(snapshot: &Snapshot) {
+    let nodes: Vec<&NodeEntry> = snapshot.nodes().map(|entry| &**entry).collect();
+    let instances: usize = nodes.iter().map(|node| node.instances.len()).sum();
+    assert_eq!(snapshot.instance_count(), instances, "instance_count");
+    assert_eq!(snapshot.node_count(), nodes.len(), "node_count");
+    let mut by_service: HashMap<&Name, Vec<_>> = HashMap::new();
+    for entry in nodes.iter().flat_map(|node| &node.instances) {
+        by_service.entry(&entry.instance.value.service).or_default().push(entry.clone());
+    }
+    assert_eq!(snapshot.service_count(), by_service.len(), "a service without instances, or one that is missing");
+    for (service, expected) in by_service {
+        let ServiceLookup::Held(slot, set) = snapshot.service(service) else { panic!("{service} is not held") };
+        assert_eq!(set.instances, expected, "the instances of {service}");
+        let tags = expected.iter().flat_map(|entry| entry.instance.value.tags.iter().cloned());
+        let tags: Vec<Text> = tags.collect::<BTreeSet<_>>().into_iter().collect();
+        assert_eq!(*slot.tags, *tags, "the tags of {service}");
+    }
+    for node in nodes {
+        let ids = node.instances.iter().flat_map(|entry| &entry.checks).chain(&node.checks);
+        let ids: Vec<&Text> = ids.map(|row| &row.value.id).collect();
+        assert_eq!(ids.iter().collect::<BTreeSet<_>>().len(), ids.len(), "two checks of one id on {node:?}");
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 512, failure_persistence: None, ..ProptestConfig::default() })]
+
+    #[test]
+    fn replaying_commands_or_folding_their_changes_gives_equal_catalogs(commands in any_commands(COMMANDS)) {
+        let (one, other) = (registry_after(&commands), registry_after(&commands));
+        prop_assert_eq!(rows(&one.snapshot), rows(&other.snapshot));
+        let mut folded = Snapshot::default();
+        for entry in &one.log {
+            folded.fold(entry);
+        }
+        prop_assert_eq!(&folded, &one.snapshot);
+    }
+
+    #[test]
+    fn a_snapshot_is_rebuilt_whole_from_its_rows_and_goes_on_as_if_it_had_never_been_written(
+        before in any_commands(COMMANDS), after in any_commands(10), scope in any_scope(),
+    ) {
+        let mut registry = registry_after(&before);
+        prop_assert_eq!(&rebuilt(Scope::All, &registry.snapshot), &registry.snapshot);
+        let projected = project_snapshot(&scope, &registry.snapshot);
+        prop_assert_eq!(&rebuilt(scope, &projected), &projected);
+        let mut restored = Registry { snapshot: rebuilt(Scope::All, &registry.snapshot), log: Vec::new() };
+        for command in after {
+            prop_assert_eq!(registry.propose(command.clone()), restored.propose(command));
+        }
+        prop_assert_eq!(rows(&registry.snapshot), rows(&restored.snapshot));
+    }
+
+    #[test]
+    fn folding_an_entry_twice_changes_nothing_more(commands in any_commands(COMMANDS)) {
+        let mut twice = Snapshot::default();
+        for entry in &registry_after(&commands).log {
+            twice.fold(entry);
+            let once = twice.clone();
+            twice.fold(entry);
+            prop_assert_eq!(&twice, &once);
+        }
+    }
+
+    #[test]
+    fn projection_commutes_with_folding(commands in any_commands(COMMANDS), scope in any_scope()) {
+        let mut registry = Registry::default();
+        let mut replica = Snapshot::new(scope.clone());
+        for command in commands {
+            let before = registry.snapshot.clone();
+            let Ok((entry, touched)) = registry.propose(command) else {
+                replica.advance(registry.snapshot.index(), registry.snapshot.at());
+                continue;
+            };
+            let changes = project_changes(&scope, &before, &registry.snapshot, &entry, &touched);
+            let projected = Entry { changes, ..entry.clone() };
+            let woken = replica.fold(&projected);
+            prop_assert_eq!(&replica, &project_snapshot(&scope, &registry.snapshot), "{:#?}", entry.changes);
+            let missed: Vec<&Topic> = touched.iter().filter(|topic| !woken.contains(topic)).collect();
+            let heard = |topic: &&&Topic| match topic {
+                Topic::Service(_) | Topic::AnyService | Topic::Services | Topic::Nodes | Topic::Index => true,
+                Topic::Node(node) => scope.holds_node(node),
+                Topic::Checks => scope == Scope::All,
+            };
+            prop_assert_eq!(missed.iter().find(heard), None, "{:#?}", entry.changes);
+            replica.fold(&projected);
+            prop_assert_eq!(&replica, &project_snapshot(&scope, &registry.snapshot), "folded twice");
+        }
+    }
+
+    #[test]
+    fn indexes_never_go_backwards_and_unrelated_services_are_left_alone(commands in any_commands(COMMANDS)) {
+        let mut registry = Registry::default();
+        for command in commands {
+            let before = registry.snapshot.clone();
+            let Ok((entry, touched)) = registry.propose(command) else { continue };
+            let after = &registry.snapshot;
+            prop_assert!(after.nodes_index() >= before.nodes_index());
+            prop_assert!(after.services_index() >= before.services_index());
+            prop_assert!(after.checks_index() >= before.checks_index());
+            prop_assert!(after.extinction_index() >= before.extinction_index());
+            let related = related(&before, after, &entry);
+            for service in SERVICES.map(name) {
+                let (old, new) = (before.service_index(&service), after.service_index(&service));
+                prop_assert!(new >= old, "{} went from {} to {}", service, old, new);
+                let woken = touched.contains(&Topic::Service(service.clone()));
+                let exists = !matches!(after.service(&service), ServiceLookup::Absent);
+                if related.contains(&service) {
+                    prop_assert!(woken && new == entry.index, "{} was not touched by {:#?}", service, entry.changes);
+                } else {
+                    prop_assert!(!woken && (new == old || !exists), "{} was touched by {:#?}", service, entry.changes);
+                }
+            }
+            for node in before.nodes().map(|node| node.node.value.name.clone()) {
+                prop_assert!(after.node_index(&node) >= before.node_index(&node));
+            }
+        }
+    }
+
+    #[test]
+    fn what_is_so_already_yields_no_change(commands in any_commands(COMMANDS)) {
+        let mut registry = Registry::default();
+        for mut command in commands {
+            // A push that a later one has overtaken is dropped, however new its content.
+            let last = match &command {
+                Command::Sync(sync) => registry.snapshot.find_writer(&sync.node.name).filter(|last| *last >= sync.writer),
+                _ => None,
+            };
+            if registry.propose(command.clone()).is_err() || last.is_some() {
+                continue;
+            }
+            if let Command::Sync(sync) = &mut command {
+                sync.writer.sequence += 1;
+            }
+            if let Ok((entry, touched)) = registry.propose(command.clone()) {
+                prop_assert_eq!(entry.changes, Vec::new(), "{:#?}", command);
+                prop_assert_eq!(touched, vec![Topic::Index]);
+            }
+        }
+    }
+
+    #[test]
+    fn counts_and_indexes_equal_a_recount(commands in any_commands(COMMANDS)) {
+        let mut registry = Registry::default();
+        for command in commands {
+            let _ = registry.propose(command);
+            assert_consistent(&registry.snapshot);
+        }
+    }
+
+    #[test]
+    fn deciding_is_total_and_changes_nothing(
+        before in any_commands(COMMANDS), commands in proptest::collection::vec(any_command(), 1..20),
+    ) {
+        let registry = registry_after(&before);
+        for command in commands {
+            let _ = registry.clone().propose(command);
+        }
+        prop_assert_eq!(rows(&registry.snapshot), rows(&registry_after(&before).snapshot));
+    }
+
+    #[test]
+    fn folding_is_total_also_for_changes_that_no_command_makes(
+        entries in proptest::collection::vec(proptest::collection::vec(any_change(), 0..6), 1..20), scope in any_scope(),
+    ) {
+        let mut snapshot = Snapshot::new(scope);
+        for (index, changes) in (1..).zip(entries) {
+            let entry = Entry { index, at: muster_catalog::Timestamp(index), changes };
+            snapshot.fold(&entry);
+        }
+        prop_assert_eq!(snapshot.index() > 0, true);
+        let held: usize = snapshot.nodes().map(|node| node.instances.len()).sum();
+        prop_assert_eq!(snapshot.instance_count(), held);
+    }
+}
