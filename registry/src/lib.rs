@@ -1,1 +1,4 @@
-//! placeholder
+//! The servers that replicate the catalog.
+
+pub mod raft;
+pub mod store;
