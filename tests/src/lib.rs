@@ -1,3 +1,11 @@
 //! Harness, scenarios, real-peer tests and benchmarks.
+//!
+//! **Owns**: what starts, kills and questions real processes ([`harness`]), scenarios as data ([`scenario`]), the
+//! linearizability checker, and what benchmarks load a registry with ([`load`]).
+//!
+//! **Deliberately does not**: reach into a room. Tests here use what users use: the binary, its ports, its files.
 
+pub mod harness;
 pub mod linearizability;
+pub mod load;
+pub mod scenario;

@@ -53,7 +53,7 @@ impl Client {
         let sent = self.http.put(format!("{}/v1/catalog/register", self.base)).json(&body).send().await;
         // Whatever was not acknowledged may still take effect at any later time.
         let returned = matches!(&sent, Ok(response) if response.status().is_success()).then(|| self.now());
-        Some(Operation { client: self.id, key, kind: Kind::Write(value), invoked, returned })
+        Some(Operation { client: self.id as usize, key, kind: Kind::Write(value.to_string()), invoked, returned })
     }
 
     async fn read(&self, key: String) -> Option<Operation> {
@@ -64,8 +64,8 @@ impl Client {
             return None;
         }
         let body: Value = response.json().await.ok()?;
-        let value = body[0]["ServiceMeta"]["value"].as_str().and_then(|value| value.parse().ok());
-        Some(Operation { client: self.id, key, kind: Kind::Read(value), invoked, returned: Some(self.now()) })
+        let value = body[0]["ServiceMeta"]["value"].as_str().map(str::to_owned);
+        Some(Operation { client: self.id as usize, key, kind: Kind::Read(value), invoked, returned: Some(self.now()) })
     }
 }
 
