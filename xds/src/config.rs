@@ -57,9 +57,7 @@ impl Default for XdsConfig {
 #[derive(Debug, Clone, PartialEq, thiserror::Error)]
 pub enum ConfigError {
     /// Not a percentage.
-    #[error(
-        "xds.healthy_panic_threshold is {0}: give a percentage from 0 (never route to unhealthy endpoints) to 100"
-    )]
+    #[error("xds.healthy_panic_threshold is {0}: give a percentage from 0 (never route to unhealthy endpoints) to 100")]
     PanicThreshold(f64),
     /// Too short or too long.
     #[error("xds.connect_timeout is {0:?}: give more than 0 s and at most {MAX_CONNECT_TIMEOUT:?}")]

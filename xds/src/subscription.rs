@@ -144,9 +144,11 @@ impl Subscriptions {
                 subscription.take_state(kind, &request.nonce, request.error, &names, &version)?
             }
             Asked::Delta { subscribe, unsubscribe, initial } => {
-                let verdict = subscription.take_verdict(&request.nonce, request.error);
+                let (verdict, is_first) =
+                    (subscription.take_verdict(&request.nonce, request.error), !subscription.is_active);
                 subscription.take_delta(kind, &subscribe, &unsubscribe, &initial)?;
-                verdict
+                // What a client brings along is what it accepted on an earlier stream.
+                if is_first && !subscription.sent.is_empty() { subscription.brought() } else { verdict }
             }
         };
         subscription.compared = None;
@@ -283,6 +285,10 @@ impl Subscription {
         Ok(())
     }
 
+    fn brought(&self) -> Verdict {
+        Verdict::Accepted(Version::of_set(self.sent.iter().map(|(name, sent)| (name, sent.version))))
+    }
+
     /// A client drops what it no longer names; should it want it again, it has to be sent.
     fn forget_unwanted(&mut self) {
         let (names, wildcard) = (&self.names, self.wildcard);
@@ -295,10 +301,7 @@ impl Subscription {
     }
 }
 
-fn read_names<'a>(
-    kind: ResourceKind,
-    names: impl Iterator<Item = &'a String>,
-) -> Result<BTreeSet<Text>, RequestError> {
+fn read_names<'a>(kind: ResourceKind, names: impl Iterator<Item = &'a String>) -> Result<BTreeSet<Text>, RequestError> {
     let mut read = BTreeSet::new();
     for name in names {
         check_name(name)?;

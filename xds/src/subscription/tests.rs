@@ -51,9 +51,9 @@ impl Client {
         self.resume(kind, names, &[]);
     }
 
-    fn resume(&mut self, kind: ResourceKind, names: &[&str], initial: &[(&str, Version)]) {
+    fn resume(&mut self, kind: ResourceKind, names: &[&str], initial: &[(&str, Version)]) -> Verdict {
         let initial = initial.iter().map(|(name, version)| ((*name).to_owned(), version.to_string())).collect();
-        self.send(kind, "", None, Asked::Delta { subscribe: owned(names), unsubscribe: Vec::new(), initial });
+        self.send(kind, "", None, Asked::Delta { subscribe: owned(names), unsubscribe: Vec::new(), initial })
     }
 
     fn unsubscribe(&mut self, kind: ResourceKind, names: &[&str]) {
@@ -207,7 +207,8 @@ fn a_returning_client_is_told_of_endpoints_that_vanished_meanwhile() {
 
 #[test]
 fn endpoints_are_sent_again_after_their_cluster_changed() {
-    let (before, after) = (world(1, &[("db", "c", "e"), ("web", "c1", "e")]), world(2, &[("db", "c", "e"), ("web", "c2", "e")]));
+    let (before, after) =
+        (world(1, &[("db", "c", "e"), ("web", "c1", "e")]), world(2, &[("db", "c", "e"), ("web", "c2", "e")]));
     let mut client = Client::delta();
     client.subscribe(Cluster, &[]);
     client.subscribe(Endpoint, &["db", "web"]);
@@ -216,10 +217,10 @@ fn endpoints_are_sent_again_after_their_cluster_changed() {
     }
     client.is_quiet(&before);
     let pushes = client.pushes(&after);
-    assert_eq!(pushes.iter().map(|push| (push.kind, names(push))).collect::<Vec<_>>(), [
-        (Cluster, vec!["web"]),
-        (Endpoint, vec!["web"]),
-    ]);
+    assert_eq!(
+        pushes.iter().map(|push| (push.kind, names(push))).collect::<Vec<_>>(),
+        [(Cluster, vec!["web"]), (Endpoint, vec!["web"]),]
+    );
     let mut client = Client::sotw();
     client.state(Cluster, "", &[]);
     client.state(Endpoint, "", &["db", "web"]);
@@ -228,10 +229,10 @@ fn endpoints_are_sent_again_after_their_cluster_changed() {
     }
     client.is_quiet(&before);
     let pushes = client.pushes(&after);
-    assert_eq!(pushes.iter().map(|push| (push.kind, names(push))).collect::<Vec<_>>(), [
-        (Cluster, vec!["db", "web"]),
-        (Endpoint, vec!["web"]),
-    ]);
+    assert_eq!(
+        pushes.iter().map(|push| (push.kind, names(push))).collect::<Vec<_>>(),
+        [(Cluster, vec!["db", "web"]), (Endpoint, vec!["web"]),]
+    );
 }
 
 #[test]
@@ -255,7 +256,8 @@ fn a_returning_delta_client_is_sent_the_difference_only() {
     assert_eq!((names(&push), removed(&push)), (vec!["db"], vec!["gone"]));
     let mut client = Client::delta();
     let db = world.services["db"].cluster.version;
-    client.resume(Cluster, &["*"], &[("web", web), ("db", db)]);
+    let accepted = Version::of_set([(&"db".into(), db), (&"web".into(), web)]);
+    assert_eq!(client.resume(Cluster, &["*"], &[("web", web), ("db", db)]), Verdict::Accepted(accepted));
     client.is_quiet(&world);
 }
 

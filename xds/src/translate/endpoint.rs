@@ -9,9 +9,7 @@ use std::{
 
 use envoy_types::pb::envoy::config::{
     core::v3::{HealthStatus, Locality},
-    endpoint::v3::{
-        ClusterLoadAssignment, Endpoint, LbEndpoint, LocalityLbEndpoints, lb_endpoint::HostIdentifier,
-    },
+    endpoint::v3::{ClusterLoadAssignment, Endpoint, LbEndpoint, LocalityLbEndpoints, lb_endpoint::HostIdentifier},
 };
 use muster_catalog::{InstanceEntry, NodeEntry, ServiceSet, Snapshot, Status, Text, health};
 

@@ -2,14 +2,12 @@
 
 use std::{net::SocketAddr, sync::Arc};
 
-use envoy_types::pb::{
-    envoy::{
-        config::listener::v3::{ApiListener, Filter, FilterChain, Listener, filter},
-        extensions::filters::{
-            http::router::v3::Router,
-            network::http_connection_manager::v3::{
-                HttpConnectionManager, HttpFilter, Rds, http_connection_manager::RouteSpecifier, http_filter,
-            },
+use envoy_types::pb::envoy::{
+    config::listener::v3::{ApiListener, Filter, FilterChain, Listener, filter},
+    extensions::filters::{
+        http::router::v3::Router,
+        network::http_connection_manager::v3::{
+            HttpConnectionManager, HttpFilter, Rds, http_connection_manager::RouteSpecifier, http_filter,
         },
     },
 };

@@ -108,9 +108,7 @@ fn endpoints(resources: &Resources, name: &str) -> Vec<(String, HealthStatus, u3
         assert!(locality.locality.is_some() && locality.load_balancing_weight.unwrap().value > 0, "gRPC needs both");
         &locality.lb_endpoints
     });
-    let row = |e: &LbEndpoint| {
-        (address_of(e).to_string(), e.health_status(), e.load_balancing_weight.unwrap().value)
-    };
+    let row = |e: &LbEndpoint| (address_of(e).to_string(), e.health_status(), e.load_balancing_weight.unwrap().value);
     all.map(row).collect()
 }
 
@@ -180,14 +178,17 @@ fn localities_are_grouped_and_weigh_as_much_as_their_healthy_endpoints() {
     let zone = |zone: &str| Some(Locality { region: "eu".into(), zone: zone.into() });
     let weights = Weights { passing: 5, warning: 1 };
     let n2 = Node { locality: zone("b"), ..node("n2", "10.0.0.2") };
-    fold(&mut snapshot, vec![
-        Change::PutNode(Arc::new(n2)),
-        put(Instance { locality: zone("a"), weights, ..instance("n1", "1", "web", 80) }),
-        put(Instance { locality: zone("a"), weights, ..instance("n1", "2", "web", 81) }),
-        put(Instance { locality: zone("a"), weights, draining: true, ..instance("n1", "3", "web", 82) }),
-        put(instance("n2", "4", "web", 80)),
-        put(instance("n3", "5", "web", 80)),
-    ]);
+    fold(
+        &mut snapshot,
+        vec![
+            Change::PutNode(Arc::new(n2)),
+            put(Instance { locality: zone("a"), weights, ..instance("n1", "1", "web", 80) }),
+            put(Instance { locality: zone("a"), weights, ..instance("n1", "2", "web", 81) }),
+            put(Instance { locality: zone("a"), weights, draining: true, ..instance("n1", "3", "web", 82) }),
+            put(instance("n2", "4", "web", 80)),
+            put(instance("n3", "5", "web", 80)),
+        ],
+    );
     let assignment: ClusterLoadAssignment = find(&translate(&snapshot), ResourceKind::Endpoint, "web");
     let localities = assignment.endpoints.iter().map(|locality| {
         let PbLocality { region, zone, .. } = locality.locality.clone().unwrap();
@@ -226,13 +227,16 @@ fn routes_know_every_name_of_a_service_once_and_answer_for_the_rest() {
     let resources = Translator::new(config).translate(&view(&snapshot)).resources;
     let routes: RouteConfiguration = find(&resources, ResourceKind::Route, "mesh.http");
     assert!(routes.ignore_port_in_host_matching);
-    assert_eq!(routes.virtual_hosts[0].domains, [
-        "web",
-        "web.service.consul",
-        "web.service.dc1.consul",
-        "web.service.dc1.mesh.internal",
-        "web.service.mesh.internal",
-    ]);
+    assert_eq!(
+        routes.virtual_hosts[0].domains,
+        [
+            "web",
+            "web.service.consul",
+            "web.service.dc1.consul",
+            "web.service.dc1.mesh.internal",
+            "web.service.mesh.internal",
+        ]
+    );
     let last = routes.virtual_hosts.last().unwrap();
     assert_eq!(last.domains, ["*"]);
     assert!(matches!(&last.routes[0].action, Some(Action::DirectResponse(direct)) if direct.status == 404));
