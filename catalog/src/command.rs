@@ -149,7 +149,7 @@ pub enum Rejection {
         node: Name,
     },
     /// A row that a live agent owns.
-    #[error("{row} belongs to the agent on node {node}, which is alive and would put it back: change it there")]
+    #[error("{row} belongs to the agent on node {node}, which would put it back: change it there")]
     OwnedByAgent {
         /// The row's kind and id.
         row: String,

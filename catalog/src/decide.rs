@@ -86,7 +86,8 @@ fn decide_leave(snapshot: &Snapshot, node: &Name, writer: Writer) -> Result<Vec<
     if newest > writer.incarnation {
         return Err(Rejection::Superseded { node: node.clone(), newest, given: writer.incarnation });
     }
-    Ok(delete_node(snapshot, node))
+    // A start that has not written has nothing here to take along: the node may be another agent's by now.
+    Ok(if newest == writer.incarnation { delete_node(snapshot, node) } else { Vec::new() })
 }
 
 fn decide_liveness(snapshot: &Snapshot, nodes: &[(Name, u64)], status: Status) -> Vec<Change> {
