@@ -78,6 +78,12 @@ fn defaults_are_small() {
 }
 
 #[test]
+fn the_quickstart_is_valid() {
+    let web = parse_text(include_str!("../../../examples/quickstart/web.toml")).unwrap().remove(0);
+    assert_eq!((&*web.id, web.ports[0].number, web.checks.len()), ("web", 8080, 1));
+}
+
+#[test]
 fn a_list_of_services_in_one_file() {
     let both = parse_text("[[services]]\nname = \"a\"\n[[services]]\nname = \"b\"\n").unwrap();
     assert_eq!(both.iter().map(|service| &*service.id).collect::<Vec<_>>(), ["a", "b"]);

@@ -1,0 +1,99 @@
+//! What every handler shares: the ports, the datacenter, and the last write made through here.
+
+use std::{
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
+
+use axum::{
+    body::Bytes,
+    extract::{FromRequest, Request},
+};
+use muster_catalog::{Command, View};
+use tokio_util::sync::CancellationToken;
+
+use crate::{error::HttpError, server::Ports};
+
+/// What every handler shares.
+pub(crate) struct Api {
+    pub(crate) ports: Ports,
+    pub(crate) datacenter: String,
+    pub(crate) limits: Limits,
+    /// Ends parked reads, so that a stop does not wait for them.
+    pub(crate) shutdown: CancellationToken,
+    written: Mutex<WrittenIndex>,
+}
+
+/// What a body may cost.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Limits {
+    pub(crate) max_body: usize,
+    pub(crate) body_timeout: Duration,
+}
+
+/// The newest index that a write through this agent got: its later default reads are not older.
+#[derive(Debug, Clone, Copy, Default)]
+struct WrittenIndex {
+    /// Indexes start anew in another incarnation; an old one must not be waited for then.
+    incarnation: u64,
+    index: u64,
+}
+
+impl Api {
+    pub(crate) fn new(ports: Ports, datacenter: String, limits: Limits, shutdown: CancellationToken) -> Self {
+        Self { ports, datacenter, limits, shutdown, written: Mutex::default() }
+    }
+
+    /// Refuses another datacenter than ours; none, or an empty one, is ours.
+    pub(crate) fn check_datacenter(&self, asked: Option<&str>) -> Result<(), HttpError> {
+        match asked {
+            None | Some("") => Ok(()),
+            Some(asked) if asked.eq_ignore_ascii_case(&self.datacenter) => Ok(()),
+            Some(asked) => Err(HttpError::NoPath { asked: asked.to_owned(), own: self.datacenter.clone() }),
+        }
+    }
+
+    /// Submits a write and keeps its index for the reads that follow.
+    pub(crate) async fn write(&self, command: Command) -> Result<(), HttpError> {
+        let incarnation = self.ports.source.view().local.cluster().incarnation;
+        let written = self.ports.sink.submit(command).await?;
+        let mut last = self.written.lock().unwrap_or_else(PoisonError::into_inner);
+        if last.incarnation == incarnation {
+            last.index = last.index.max(written.index);
+        } else {
+            *last = WrittenIndex { incarnation, index: written.index };
+        }
+        Ok(())
+    }
+
+    /// The index of an own write that this View does not hold yet.
+    pub(crate) fn find_missing_write(&self, view: &View) -> Option<u64> {
+        let last = *self.written.lock().unwrap_or_else(PoisonError::into_inner);
+        let same = view.local.cluster().incarnation == last.incarnation;
+        (same && view.local.index() < last.index).then_some(last.index)
+    }
+}
+
+/// A body, bounded in size and time.
+pub(crate) struct Body(pub(crate) Bytes);
+
+impl FromRequest<Arc<Api>> for Body {
+    type Rejection = HttpError;
+
+    async fn from_request(request: Request, api: &Arc<Api>) -> Result<Self, HttpError> {
+        let Limits { max_body, body_timeout } = api.limits;
+        let read = axum::body::to_bytes(request.into_body(), max_body);
+        match tokio::time::timeout(body_timeout, read).await {
+            Err(_) => Err(HttpError::Slow(body_timeout.as_secs())),
+            Ok(Ok(bytes)) => Ok(Self(bytes)),
+            Ok(Err(error)) => {
+                use std::error::Error as _;
+                let too_large = error.source().is_some_and(|e| e.is::<http_body_util::LengthLimitError>());
+                if too_large {
+                    return Err(HttpError::TooLarge { limit: max_body });
+                }
+                Err(HttpError::BadRequest(format!("Request body broke off: {error}")))
+            }
+        }
+    }
+}

@@ -1,0 +1,126 @@
+//! What goes wrong, and the one function that says which status it is.
+
+use axum::{
+    http::{HeaderValue, StatusCode, header},
+    response::{IntoResponse, Response},
+};
+use muster_catalog::port::{BarrierError, SubmitError};
+
+use crate::port::LocalError;
+
+/// Why a request was not answered with what it asked for. The body is the text, as the v1 dialect has it.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum HttpError {
+    /// The request breaks a rule.
+    #[error("{0}")]
+    BadRequest(String),
+    /// The body is not what the endpoint takes.
+    #[error("Request decode failed: {0}")]
+    Decode(#[from] crate::decode::DecodeError),
+    /// There is no such thing.
+    #[error("{0}")]
+    NotFound(String),
+    /// The path is there, the method is not.
+    #[error("method {method} not allowed")]
+    Method {
+        /// What was tried.
+        method: String,
+        /// What would do.
+        allow: &'static str,
+    },
+    /// The body is larger than the server takes.
+    #[error("Request body too large: at most {limit} bytes are taken")]
+    TooLarge {
+        /// The largest body.
+        limit: usize,
+    },
+    /// The body did not arrive in time.
+    #[error("Request body not received within {0} s")]
+    Slow(u64),
+    /// A required field of a catalog write is missing; the dialect answers these with 500.
+    #[error("{0}")]
+    Missing(&'static str),
+    /// Another datacenter was asked for.
+    #[error("No path to datacenter: {asked:?} is not {own:?}, the datacenter of this agent")]
+    NoPath {
+        /// The one asked for.
+        asked: String,
+        /// This one.
+        own: String,
+    },
+    /// The registry cannot be reached, or has no leader.
+    #[error("No cluster leader: {0}")]
+    NoLeader(String),
+    /// This agent's replica does not hold what is asked.
+    #[error("{0}")]
+    NotHeld(String),
+    /// A write of this agent is not visible here yet.
+    #[error("the write at index {0} has not arrived here yet: ask again, or with ?stale for what is known")]
+    Behind(u64),
+    /// The registry did not do what was asked.
+    #[error(transparent)]
+    Submit(#[from] SubmitError),
+    /// The agent did not do what was asked.
+    #[error(transparent)]
+    Local(#[from] LocalError),
+    /// The answer could not be written as JSON.
+    #[error("the answer could not be encoded: {0}")]
+    Encode(#[from] serde_json::Error),
+}
+
+impl HttpError {
+    /// The one place that maps errors to HTTP.
+    fn status(&self) -> StatusCode {
+        match self {
+            Self::BadRequest(_) | Self::Decode(_) => StatusCode::BAD_REQUEST,
+            Self::NotFound(_) => StatusCode::NOT_FOUND,
+            Self::Method { .. } => StatusCode::METHOD_NOT_ALLOWED,
+            Self::TooLarge { .. } => StatusCode::PAYLOAD_TOO_LARGE,
+            Self::Slow(_) => StatusCode::REQUEST_TIMEOUT,
+            Self::NotHeld(_) | Self::Behind(_) => StatusCode::SERVICE_UNAVAILABLE,
+            Self::Local(error) => match error {
+                LocalError::NotFound(_) => StatusCode::NOT_FOUND,
+                LocalError::Invalid(_) => StatusCode::BAD_REQUEST,
+                LocalError::OwnedByFile(_) => StatusCode::CONFLICT,
+                LocalError::Storage(_) => StatusCode::INTERNAL_SERVER_ERROR,
+            },
+            Self::Submit(error) => match error {
+                SubmitError::Rejected(_) | SubmitError::Refused(_) => StatusCode::CONFLICT,
+                SubmitError::Unavailable(_) | SubmitError::UnknownOutcome(_) => StatusCode::INTERNAL_SERVER_ERROR,
+            },
+            // The dialect says 500 where the fault is not this agent's; its clients try these again.
+            Self::Missing(_) | Self::NoPath { .. } | Self::NoLeader(_) | Self::Encode(_) => {
+                StatusCode::INTERNAL_SERVER_ERROR
+            }
+        }
+    }
+
+    /// The text in the dialect's words: clients look for `No cluster leader`.
+    fn text(&self) -> String {
+        match self {
+            Self::Submit(SubmitError::Unavailable(reason)) => format!("No cluster leader: {reason}"),
+            other => other.to_string(),
+        }
+    }
+}
+
+impl From<BarrierError> for HttpError {
+    fn from(error: BarrierError) -> Self {
+        let BarrierError::NoLeader(reason) = error;
+        Self::NoLeader(format!("{reason}; ask with ?stale for the last known answer"))
+    }
+}
+
+impl IntoResponse for HttpError {
+    fn into_response(self) -> Response {
+        let mut response = (self.status(), self.text()).into_response();
+        let headers = response.headers_mut();
+        if let Self::Method { allow, .. } = self {
+            headers.insert(header::ALLOW, HeaderValue::from_static(allow));
+        }
+        if matches!(self, Self::NoPath { .. } | Self::NoLeader(_)) {
+            headers.insert(crate::reading::KNOWN_LEADER, HeaderValue::from_static("false"));
+        }
+        response
+    }
+}

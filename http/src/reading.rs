@@ -1,0 +1,235 @@
+//! Reads of the catalog: how current they are, how they block, and the headers that say so.
+
+use std::{
+    sync::Arc,
+    time::{Duration, SystemTime, UNIX_EPOCH},
+};
+
+use axum::{
+    http::{HeaderMap, HeaderName, HeaderValue, header},
+    response::{IntoResponse, Response},
+};
+use muster_catalog::{Freshness, Name, Scope, ServiceLookup, Snapshot, Timestamp, Topic, View, port::Consistency};
+use rand::Rng;
+use serde::Serialize;
+use tokio::time::Instant;
+
+use crate::{api::Api, ask::Ask, error::HttpError};
+
+/// The version of the answer, for the next `?index`.
+pub(crate) const INDEX: HeaderName = HeaderName::from_static("x-consul-index");
+/// Whether the registry has a leader, as far as this agent hears.
+pub(crate) const KNOWN_LEADER: HeaderName = HeaderName::from_static("x-consul-knownleader");
+/// How old the answer may be, in milliseconds.
+pub(crate) const LAST_CONTACT: HeaderName = HeaderName::from_static("x-consul-lastcontact");
+/// What consistency the answer has.
+const EFFECTIVE_CONSISTENCY: HeaderName = HeaderName::from_static("x-consul-effective-consistency");
+/// How old the answer is, in milliseconds; only there while the registry cannot be reached.
+pub(crate) const STALE: HeaderName = HeaderName::from_static("x-muster-stale");
+
+/// The wait is lengthened by up to this part of it, so that clients that started together do not return together.
+const JITTER_PART: u32 = 16;
+/// How long a default read waits for an own write to arrive: replication takes milliseconds, so this is an outage.
+const WRITE_WAIT: Duration = Duration::from_secs(5);
+
+/// A consistent View to answer from.
+pub(crate) struct Reading {
+    /// The View.
+    pub(crate) view: Arc<View>,
+    index: u64,
+    consistency: Consistency,
+    parked: bool,
+}
+
+/// Marks an answer that was waited for: its duration says nothing of the server.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Parked;
+
+impl Api {
+    /// Waits for what the request asks for: the consistency, then a version newer than its `?index`.
+    pub(crate) async fn read<F>(&self, ask: &Ask, topic: Topic, index_of: F) -> Result<Reading, HttpError>
+    where
+        F: Fn(&Snapshot) -> u64,
+    {
+        let consistency = self.reach(ask).await?;
+        let (view, parked) = self.park(ask, topic, &index_of).await;
+        if view.freshness == Freshness::Empty {
+            let text = "this agent has not heard of the registry yet, so it knows nothing to answer with; see /readyz";
+            return Err(HttpError::NoLeader(text.into()));
+        }
+        // The registry may have gone while the read was parked.
+        if parked && consistency != Consistency::Stale && view.freshness != Freshness::Live {
+            let text = "the registry was lost while waiting; ask with ?stale for the last known answer";
+            return Err(HttpError::NoLeader(text.into()));
+        }
+        let index = index_of(&view.local).max(1);
+        Ok(Reading { view, index, consistency, parked })
+    }
+
+    /// Like `read`, for the instances of a service, which are fetched when they lie outside the replica's Scope.
+    pub(crate) async fn read_service(&self, ask: &Ask, name: &Name) -> Result<Reading, HttpError> {
+        if let ServiceLookup::NotHeld(_) = self.ports.source.view().local.service(name) {
+            self.ports.source.hold(name).await;
+        }
+        let reading = self.read(ask, Topic::Service(name.clone()), |snapshot| snapshot.service_index(name)).await?;
+        if let ServiceLookup::NotHeld(_) = reading.view.local.service(name) {
+            let text = format!("service {name} exists, but its instances have not arrived here yet: ask again");
+            return Err(HttpError::NotHeld(text));
+        }
+        Ok(reading)
+    }
+
+    /// Waits until the View holds what the consistency promises; returns what it came to.
+    async fn reach(&self, ask: &Ask) -> Result<Consistency, HttpError> {
+        let source = &self.ports.source;
+        if ask.consistency == Consistency::Stale {
+            let age = source.view().freshness.age(now());
+            let fresh_enough = ask.max_stale.is_none_or(|limit| age.is_some_and(|age| age <= limit));
+            if fresh_enough {
+                return Ok(Consistency::Stale);
+            }
+        }
+        let consistency = match ask.consistency {
+            // Older than ?max_stale allows: asked of the leader instead.
+            Consistency::Stale => Consistency::Lease,
+            other => other,
+        };
+        source.barrier(consistency).await?;
+        self.await_own_write().await?;
+        Ok(consistency)
+    }
+
+    /// A client that wrote through this agent sees its write in the reads that follow.
+    async fn await_own_write(&self) -> Result<(), HttpError> {
+        let source = &self.ports.source;
+        let Some(index) = self.find_missing_write(&source.view()) else { return Ok(()) };
+        let arrived = async {
+            loop {
+                let waiter = source.subscribe(Topic::Index);
+                if self.find_missing_write(&source.view()).is_none() {
+                    return;
+                }
+                waiter.await;
+            }
+        };
+        tokio::time::timeout(WRITE_WAIT, arrived).await.map_err(|_| HttpError::Behind(index))
+    }
+
+    /// Waits until the index is beyond the one the client has, or its time is up; says whether it waited.
+    async fn park(&self, ask: &Ask, topic: Topic, index_of: &impl Fn(&Snapshot) -> u64) -> (Arc<View>, bool) {
+        let source = &self.ports.source;
+        let view = source.view();
+        if ask.index == 0 || index_of(&view.local).max(1) > ask.index {
+            return (view, false);
+        }
+        let incarnation = view.local.cluster().clone();
+        drop(view);
+        let _parked = ParkedGauge::new();
+        let deadline = tokio::time::sleep_until(Instant::now() + ask.wait + jitter(ask.wait));
+        tokio::pin!(deadline);
+        loop {
+            let waiter = source.subscribe(topic.clone());
+            let view = source.view();
+            // After a restore indexes start anew: what the client has says nothing any more.
+            let newer = index_of(&view.local).max(1) > ask.index || *view.local.cluster() != incarnation;
+            if newer {
+                return (view, true);
+            }
+            // A parked read must not keep an old Snapshot alive.
+            drop(view);
+            tokio::select! {
+                () = waiter => {}
+                () = &mut deadline => return (source.view(), true),
+                () = self.shutdown.cancelled() => return (source.view(), true),
+            }
+        }
+    }
+}
+
+impl Reading {
+    /// Refuses to answer for a node whose instances lie outside the replica's Scope.
+    pub(crate) fn require_node(&self, name: &Name) -> Result<(), HttpError> {
+        let local = &self.view.local;
+        if local.find_node(name).is_none() || local.scope().holds_node(name) {
+            return Ok(());
+        }
+        let text = format!("this agent does not hold what stands on node {name}: ask the agent there");
+        Err(HttpError::NotHeld(text))
+    }
+
+    /// Refuses to answer for everything where the replica holds a part.
+    pub(crate) fn require_all(&self) -> Result<(), HttpError> {
+        if *self.view.local.scope() == Scope::All {
+            return Ok(());
+        }
+        Err(HttpError::NotHeld("this agent holds a part of the catalog: ask one whose scope is all".into()))
+    }
+
+    /// The answer as JSON, with the headers that say how current it is.
+    pub(crate) fn answer(&self, ask: &Ask, body: &impl Serialize) -> Result<Response, HttpError> {
+        let mut response = json(ask, body)?;
+        self.set_headers(response.headers_mut(), now());
+        if self.parked {
+            response.extensions_mut().insert(Parked);
+        }
+        Ok(response)
+    }
+
+    fn set_headers(&self, headers: &mut HeaderMap, now: Timestamp) {
+        let milliseconds = self.view.freshness.age(now).map_or(u64::MAX, |age| age.as_millis() as u64);
+        let live = self.view.freshness == Freshness::Live;
+        let consistency = match self.consistency {
+            Consistency::Lease => "leader",
+            Consistency::Linearizable => "consistent",
+            Consistency::Stale => "stale",
+        };
+        headers.insert(INDEX, HeaderValue::from(self.index));
+        headers.insert(KNOWN_LEADER, HeaderValue::from_static(if live { "true" } else { "false" }));
+        headers.insert(LAST_CONTACT, HeaderValue::from(milliseconds));
+        headers.insert(EFFECTIVE_CONSISTENCY, HeaderValue::from_static(consistency));
+        if !live {
+            headers.insert(STALE, HeaderValue::from(milliseconds));
+        }
+    }
+}
+
+/// JSON for programs, or for people with `?pretty`.
+pub(crate) fn json(ask: &Ask, body: &impl Serialize) -> Result<Response, HttpError> {
+    let text = if ask.pretty {
+        let mut text = Vec::new();
+        let formatter = serde_json::ser::PrettyFormatter::with_indent(b"    ");
+        body.serialize(&mut serde_json::Serializer::with_formatter(&mut text, formatter))?;
+        text.push(b'\n');
+        text
+    } else {
+        serde_json::to_vec(body)?
+    };
+    Ok(([(header::CONTENT_TYPE, HeaderValue::from_static("application/json"))], text).into_response())
+}
+
+/// The clock, read once per answer: the age of a View is all it is for.
+fn now() -> Timestamp {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    Timestamp(u64::try_from(since.as_millis()).unwrap_or(u64::MAX))
+}
+
+fn jitter(wait: Duration) -> Duration {
+    let most = wait / JITTER_PART;
+    if most.is_zero() { most } else { rand::rng().random_range(Duration::ZERO..most) }
+}
+
+/// Counts a parked read for as long as it lives, also when its client goes away.
+struct ParkedGauge;
+
+impl ParkedGauge {
+    fn new() -> Self {
+        metrics::gauge!("muster_http_blocking_waiters").increment(1.0);
+        Self
+    }
+}
+
+impl Drop for ParkedGauge {
+    fn drop(&mut self) {
+        metrics::gauge!("muster_http_blocking_waiters").decrement(1.0);
+    }
+}

@@ -1,0 +1,180 @@
+//! The server: connections with limits and deadlines, and a stop that lets answers out.
+
+use std::{io, io::Write as _, net::SocketAddr, sync::Arc, time::Duration};
+
+use axum::{Router, body::Body};
+use hyper::{server::conn::http1, service::service_fn};
+use hyper_util::rt::{TokioIo, TokioTimer};
+use muster_catalog::port::{Sink, Source};
+use tokio::{
+    net::{TcpListener, TcpStream},
+    sync::{OwnedSemaphorePermit, Semaphore},
+    task::JoinHandle,
+};
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+use tower::ServiceExt as _;
+
+use crate::{
+    api::{Api, Limits},
+    port::{LocalAgent, Operator, Readiness, RenderMetrics},
+    router::router,
+};
+
+/// A connection's buffers grow no larger: parked reads are many and small, and larger bodies come in pieces.
+const CONNECTION_BUFFER: usize = 16 * 1024;
+/// How long to wait after a failed accept: out of file descriptors, the next one fails as well.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+/// What a client hears that is one too many. Written whole, without reading what it asks.
+const FULL: &[u8] =
+    b"HTTP/1.1 503 Service Unavailable\r\nContent-Type: text/plain; charset=utf-8\r\nConnection: close\r\n\
+Content-Length: 70\r\n\r\ntoo many connections: close idle ones or raise http.max_connections\r\n\n";
+
+/// How the server behaves. The wiring fills it from the configuration.
+#[derive(Debug, Clone)]
+pub struct HttpConfig {
+    /// The datacenter that is answered for.
+    pub datacenter: String,
+    /// How many connections there may be; parked reads hold one each.
+    pub max_connections: usize,
+    /// The largest body in bytes.
+    pub max_body: usize,
+    /// How long a client may take to send a request's head, and how long a connection may be idle.
+    pub header_read_timeout: Duration,
+    /// How long a client may take to send a request's body.
+    pub body_timeout: Duration,
+    /// How long a stop waits for answers that are on their way.
+    pub drain_timeout: Duration,
+}
+
+impl HttpConfig {
+    /// The defaults: room for 10,000 parked reads and as many others, bodies of 512 KiB as in the dialect.
+    pub fn new(datacenter: impl Into<String>) -> Self {
+        Self {
+            datacenter: datacenter.into(),
+            max_connections: 20_000,
+            max_body: 512 * 1024,
+            header_read_timeout: Duration::from_secs(60),
+            body_timeout: Duration::from_secs(30),
+            drain_timeout: Duration::from_secs(5),
+        }
+    }
+}
+
+/// Where the answers come from and where the writes go.
+#[derive(Clone)]
+pub struct Ports {
+    /// The catalog.
+    pub source: Arc<dyn Source>,
+    /// The registry.
+    pub sink: Arc<dyn Sink>,
+    /// The agent on this host.
+    pub local: Arc<dyn LocalAgent>,
+    /// The registry's and the proxies' state.
+    pub operator: Arc<dyn Operator>,
+    /// What the process still waits for.
+    pub readiness: Arc<dyn Readiness>,
+    /// The metrics as text.
+    pub metrics: RenderMetrics,
+}
+
+/// The server.
+#[derive(Debug)]
+pub struct Http;
+
+/// A running server. Dropping it does not stop it; the token does.
+#[derive(Debug)]
+pub struct HttpHandle {
+    /// Where it listens.
+    pub address: SocketAddr,
+    /// Ends after the token was cancelled and the connections are closed; earlier only by a defect.
+    pub task: JoinHandle<()>,
+}
+
+impl Http {
+    /// Serves on a bound listener until the token is cancelled.
+    pub fn start(
+        config: HttpConfig,
+        listener: TcpListener,
+        ports: Ports,
+        shutdown: CancellationToken,
+    ) -> io::Result<HttpHandle> {
+        let address = listener.local_addr()?;
+        let limits = Limits { max_body: config.max_body, body_timeout: config.body_timeout };
+        let api = Arc::new(Api::new(ports, config.datacenter.clone(), limits, shutdown.clone()));
+        let task = tokio::spawn(serve(config, listener, router(api), shutdown));
+        Ok(HttpHandle { address, task })
+    }
+}
+
+async fn serve(config: HttpConfig, listener: TcpListener, router: Router, shutdown: CancellationToken) {
+    let room = Arc::new(Semaphore::new(config.max_connections.min(Semaphore::MAX_PERMITS)));
+    let connections = TaskTracker::new();
+    loop {
+        let accepted = tokio::select! {
+            accepted = listener.accept() => accepted,
+            () = shutdown.cancelled() => break,
+        };
+        let stream = match accepted {
+            Ok((stream, _)) => stream,
+            Err(error) => {
+                tracing::warn!(%error, "http: accept failed, trying again");
+                tokio::time::sleep(ACCEPT_PAUSE).await;
+                continue;
+            }
+        };
+        match room.clone().try_acquire_owned() {
+            Ok(permit) => {
+                connections.spawn(converse(stream, router.clone(), config.clone(), shutdown.clone(), permit));
+            }
+            Err(_) => turn_away(stream),
+        }
+    }
+    drop(listener);
+    connections.close();
+    if tokio::time::timeout(config.drain_timeout, connections.wait()).await.is_err() {
+        tracing::warn!(left = connections.len(), "http: connections were cut off at the end of the drain");
+    }
+}
+
+async fn converse(
+    stream: TcpStream,
+    router: Router,
+    config: HttpConfig,
+    shutdown: CancellationToken,
+    _permit: OwnedSemaphorePermit,
+) {
+    // Answers are small and awaited.
+    let _ = stream.set_nodelay(true);
+    let service = service_fn(move |request: hyper::Request<hyper::body::Incoming>| {
+        router.clone().oneshot(request.map(Body::new))
+    });
+    let connection = http1::Builder::new()
+        .timer(TokioTimer::new())
+        .header_read_timeout(config.header_read_timeout)
+        .max_buf_size(CONNECTION_BUFFER)
+        // `X-Consul-Index` on the wire, as clients of the dialect print it.
+        .title_case_headers(true)
+        .serve_connection(TokioIo::new(stream), service);
+    tokio::pin!(connection);
+    let ended = tokio::select! {
+        ended = connection.as_mut() => ended,
+        () = shutdown.cancelled() => {
+            connection.as_mut().graceful_shutdown();
+            match tokio::time::timeout(config.drain_timeout, connection).await {
+                Ok(ended) => ended,
+                Err(_) => return,
+            }
+        }
+    };
+    if let Err(error) = ended {
+        tracing::debug!(%error, "http: connection ended");
+    }
+}
+
+/// Tells a client that is one too many so, as far as that goes without waiting for it.
+fn turn_away(stream: TcpStream) {
+    metrics::counter!("muster_http_connections_refused_total").increment(1);
+    if let Ok(mut stream) = stream.into_std() {
+        let _ = stream.write_all(FULL);
+    }
+}

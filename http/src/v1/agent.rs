@@ -1,0 +1,62 @@
+//! `agent/self`, `agent/services`, `agent/service/:id`, `agent/checks`, `agent/members`: this agent's own state.
+
+use std::collections::BTreeMap;
+
+use axum::{
+    extract::{Path, State},
+    http::HeaderValue,
+};
+
+use super::{Answer, House};
+use crate::{
+    ask::Ask,
+    error::HttpError,
+    json::{AgentSelf, Member, agent_member, agent_service, content_hash, local_checks, registry_member},
+    reading::json,
+};
+
+/// Who answers here.
+pub(crate) async fn show_self(State(api): House, ask: Ask) -> Answer {
+    let local = &api.ports.local;
+    let identity = local.identity();
+    let name = identity.name.as_str();
+    let member = Member::agent(name, &identity.address, &identity.id, &identity.datacenter, true);
+    json(&ask, &AgentSelf::new(&identity, member, local.instances().len(), local.checks().len()))
+}
+
+/// The agent's instances by id.
+pub(crate) async fn list_services(State(api): House, ask: Ask) -> Answer {
+    let instances = api.ports.local.instances();
+    let by_id: BTreeMap<&str, _> =
+        instances.iter().map(|instance| (&*instance.id, agent_service(instance, &api.datacenter, None))).collect();
+    json(&ask, &by_id)
+}
+
+/// One instance, with its content hash.
+pub(crate) async fn show_service(State(api): House, Path(id): Path<String>, ask: Ask) -> Answer {
+    let instances = api.ports.local.instances();
+    let instance = instances.iter().find(|instance| *instance.id == *id);
+    let instance = instance.ok_or_else(|| HttpError::NotFound(format!("unknown service ID: {id}")))?;
+    let hash = content_hash(instance)?;
+    let mut response = json(&ask, &agent_service(instance, &api.datacenter, Some(hash.clone())))?;
+    if let Ok(value) = HeaderValue::from_str(&hash) {
+        response.headers_mut().insert("x-consul-contenthash", value);
+    }
+    Ok(response)
+}
+
+/// The agent's checks by id.
+pub(crate) async fn list_checks(State(api): House, ask: Ask) -> Answer {
+    let (checks, instances) = (api.ports.local.checks(), api.ports.local.instances());
+    json(&ask, &local_checks(&checks, &instances))
+}
+
+/// The agents that the catalog knows, and the registry's members.
+pub(crate) async fn list_members(State(api): House, ask: Ask) -> Answer {
+    let view = api.ports.source.view();
+    let servers = api.ports.operator.members().await;
+    let agents = view.local.nodes().filter_map(|entry| agent_member(entry, &api.datacenter));
+    let members: Vec<Member> =
+        agents.chain(servers.iter().map(|server| registry_member(server, &api.datacenter))).collect();
+    json(&ask, &members)
+}

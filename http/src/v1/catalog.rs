@@ -1,0 +1,113 @@
+//! `catalog/*`: what the registry knows, and registrations of what has no agent.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use axum::extract::{Path, State};
+use muster_catalog::{Command, Name, NodeEntry, ServiceLookup, Snapshot, Text, Topic};
+use serde::Serialize;
+
+use super::{Answer, House};
+use crate::{
+    api::Body,
+    ask::Ask,
+    decode,
+    json::{CatalogService, Node, NodeService},
+    reading::json,
+};
+
+/// The datacenters that can be asked for: this one.
+pub(crate) async fn list_datacenters(State(api): House, ask: Ask) -> Answer {
+    json(&ask, &[&api.datacenter])
+}
+
+/// All nodes.
+pub(crate) async fn list_nodes(State(api): House, ask: Ask) -> Answer {
+    let reading = api.read(&ask, Topic::Nodes, Snapshot::nodes_index).await?;
+    let nodes = reading.view.local.nodes().filter(|entry| ask.wants_node(&entry.node.value));
+    let nodes: Vec<Node<'_>> = nodes.map(|entry| Node::new(&entry.node, &api.datacenter)).collect();
+    reading.answer(&ask, &nodes)
+}
+
+/// All services with the union of their tags.
+pub(crate) async fn list_services(State(api): House, ask: Ask) -> Answer {
+    let reading = api.read(&ask, Topic::Services, Snapshot::services_index).await?;
+    if !ask.has("node-meta") {
+        let services = reading.view.local.services();
+        let services: BTreeMap<&str, &[Text]> = services.map(|slot| (slot.name.as_str(), &*slot.tags)).collect();
+        return reading.answer(&ask, &services);
+    }
+    reading.require_all()?;
+    let mut services: BTreeMap<&str, BTreeSet<&Text>> = BTreeMap::new();
+    for entry in reading.view.local.nodes().filter(|entry| ask.wants_node(&entry.node.value)) {
+        for instance in entry.instances.iter().map(|entry| &entry.instance.value) {
+            services.entry(instance.service.as_str()).or_default().extend(&instance.tags);
+        }
+    }
+    reading.answer(&ask, &services)
+}
+
+/// The instances of a service, whatever their health.
+pub(crate) async fn list_instances(State(api): House, Path(name): Path<String>, ask: Ask) -> Answer {
+    let name = Name::lookup(&name);
+    let reading = api.read_service(&ask, &name).await?;
+    let local = &reading.view.local;
+    let ServiceLookup::Held(_, set) = local.service(&name) else { return reading.answer(&ask, &[(); 0]) };
+    let instances = set.instances.iter().filter(|entry| ask.wants_tags(&entry.instance.value));
+    let instances: Vec<CatalogService<'_>> = instances
+        .filter_map(|entry| Some((local.find_node(&entry.instance.value.node)?, entry)))
+        .filter(|(node, _)| ask.wants_node(&node.node.value))
+        .map(|(node, entry)| CatalogService::new(&node.node.value, &entry.instance, &api.datacenter))
+        .collect();
+    reading.answer(&ask, &instances)
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "PascalCase")]
+struct NodeServices<'a, S> {
+    node: Option<Node<'a>>,
+    services: S,
+}
+
+/// A node with its instances by id; `null` for one that does not exist.
+pub(crate) async fn show_node(State(api): House, Path(name): Path<String>, ask: Ask) -> Answer {
+    let name = Name::lookup(&name);
+    let reading = api.read(&ask, Topic::Node(name.clone()), |snapshot| snapshot.node_index(&name)).await?;
+    reading.require_node(&name)?;
+    let entry = reading.view.local.find_node(&name);
+    let answer = entry.map(|entry| NodeServices {
+        node: Some(Node::new(&entry.node, &api.datacenter)),
+        services: instances(entry).collect::<BTreeMap<_, _>>(),
+    });
+    reading.answer(&ask, &answer)
+}
+
+/// A node with its instances in a list.
+pub(crate) async fn list_node_services(State(api): House, Path(name): Path<String>, ask: Ask) -> Answer {
+    let name = Name::lookup(&name);
+    let reading = api.read(&ask, Topic::Node(name.clone()), |snapshot| snapshot.node_index(&name)).await?;
+    reading.require_node(&name)?;
+    let entry = reading.view.local.find_node(&name);
+    let services: Vec<_> = entry.into_iter().flat_map(|entry| instances(entry)).map(|(_, service)| service).collect();
+    let node = entry.map(|entry| Node::new(&entry.node, &api.datacenter));
+    reading.answer(&ask, &NodeServices { node, services })
+}
+
+fn instances(entry: &NodeEntry) -> impl Iterator<Item = (&str, NodeService<'_>)> {
+    entry.instances.iter().map(|entry| (&*entry.instance.value.id, NodeService::new(&entry.instance)))
+}
+
+/// Registers a node, an instance, checks: of what has no agent.
+pub(crate) async fn register(State(api): House, ask: Ask, Body(body): Body) -> Answer {
+    let (registration, datacenter) = decode::decode_registration(&body)?;
+    api.check_datacenter(datacenter.as_deref())?;
+    api.write(Command::Register(registration)).await?;
+    json(&ask, &true)
+}
+
+/// Removes a node, an instance or a check.
+pub(crate) async fn deregister(State(api): House, ask: Ask, Body(body): Body) -> Answer {
+    let (removal, datacenter) = decode::decode_deregistration(&body)?;
+    api.check_datacenter(datacenter.as_deref())?;
+    api.write(Command::Deregister(removal)).await?;
+    json(&ask, &true)
+}

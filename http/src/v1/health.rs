@@ -1,0 +1,93 @@
+//! `health/*`: instances and checks by health.
+
+use axum::extract::{Path, State};
+use muster_catalog::{Name, NodeEntry, ServiceLookup, Snapshot, Status, Topic, health};
+use serde::Serialize;
+
+use super::{Answer, House};
+use crate::{
+    ask::Ask,
+    error::HttpError,
+    json::{Check, Node, NodeService, entry_checks, service_checks},
+};
+
+#[derive(Serialize)]
+#[serde(rename_all = "PascalCase")]
+struct ServiceEntry<'a> {
+    node: Node<'a>,
+    service: NodeService<'a>,
+    checks: Vec<Check<'a>>,
+}
+
+/// The instances of a service with their nodes and checks.
+pub(crate) async fn list_instances(State(api): House, Path(name): Path<String>, ask: Ask) -> Answer {
+    let name = Name::lookup(&name);
+    let only_passing = ask.flag("passing")?;
+    let reading = api.read_service(&ask, &name).await?;
+    let local = &reading.view.local;
+    let ServiceLookup::Held(_, set) = local.service(&name) else { return reading.answer(&ask, &[(); 0]) };
+    let entries = set.instances.iter().filter(|entry| ask.wants_tags(&entry.instance.value));
+    let entries: Vec<ServiceEntry<'_>> = entries
+        .filter_map(|entry| Some((local.find_node(&entry.instance.value.node)?, entry)))
+        .filter(|(node, _)| ask.wants_node(&node.node.value))
+        .filter(|(node, entry)| !only_passing || health::is_passing(node, entry))
+        .map(|(node, entry)| ServiceEntry {
+            node: Node::new(&node.node, &api.datacenter),
+            service: NodeService::new(&entry.instance),
+            checks: entry_checks(node, entry),
+        })
+        .collect();
+    reading.answer(&ask, &entries)
+}
+
+/// The checks of a service's instances, without their nodes'.
+pub(crate) async fn list_service_checks(State(api): House, Path(name): Path<String>, ask: Ask) -> Answer {
+    let name = Name::lookup(&name);
+    let reading = api.read_service(&ask, &name).await?;
+    let local = &reading.view.local;
+    let ServiceLookup::Held(_, set) = local.service(&name) else { return reading.answer(&ask, &[(); 0]) };
+    let wanted = |node: &Name| local.find_node(node).is_some_and(|node| ask.wants_node(&node.node.value));
+    let entries = set.instances.iter().filter(|entry| wanted(&entry.instance.value.node));
+    let checks: Vec<Check<'_>> = entries.flat_map(|entry| service_checks(entry)).collect();
+    reading.answer(&ask, &checks)
+}
+
+/// All checks on a node.
+pub(crate) async fn list_node_checks(State(api): House, Path(name): Path<String>, ask: Ask) -> Answer {
+    let name = Name::lookup(&name);
+    let reading = api.read(&ask, Topic::Node(name.clone()), |snapshot| snapshot.node_index(&name)).await?;
+    reading.require_node(&name)?;
+    let checks: Vec<Check<'_>> = reading.view.local.find_node(&name).into_iter().flat_map(|n| node_checks(n)).collect();
+    reading.answer(&ask, &checks)
+}
+
+fn node_checks(node: &NodeEntry) -> impl Iterator<Item = Check<'_>> {
+    let own = node.checks.iter().map(|check| Check::new(check, None));
+    own.chain(node.instances.iter().flat_map(|entry| service_checks(entry)))
+}
+
+/// All checks in a state. Maintenance is no check row, so it does not show here.
+pub(crate) async fn list_state(State(api): House, Path(state): Path<String>, ask: Ask) -> Answer {
+    let wanted = match &*state {
+        "any" => None,
+        other => Some(Status::parse(other).ok_or_else(|| {
+            HttpError::BadRequest(format!("Invalid state {other:?}: it must be any, passing, warning or critical"))
+        })?),
+    };
+    let reading = api.read(&ask, Topic::Checks, Snapshot::checks_index).await?;
+    reading.require_all()?;
+    let nodes = reading.view.local.nodes().filter(|entry| ask.wants_node(&entry.node.value));
+    let rows = nodes.flat_map(|node| {
+        let own = node.checks.iter().map(|check| (check, None));
+        own.chain(
+            node.instances
+                .iter()
+                .flat_map(|entry| entry.checks.iter().map(|check| (check, Some(&*entry.instance.value)))),
+        )
+    });
+    let checks: Vec<Check<'_>> = rows
+        .filter(|(check, _)| wanted.is_none_or(|wanted| check.value.status == wanted))
+        .map(|(check, instance)| Check::new(check, instance))
+        .collect();
+    reading.answer(&ask, &checks)
+}

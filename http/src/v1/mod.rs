@@ -1,0 +1,20 @@
+//! The v1 endpoints, one file per group.
+
+pub(crate) mod agent;
+pub(crate) mod agent_check;
+pub(crate) mod agent_service;
+pub(crate) mod catalog;
+pub(crate) mod health;
+pub(crate) mod muster;
+pub(crate) mod status;
+
+use std::sync::Arc;
+
+use axum::{extract::State, response::Response};
+
+use crate::{api::Api, error::HttpError};
+
+/// Every handler's view of the house.
+pub(crate) type House = State<Arc<Api>>;
+/// Every handler's result.
+pub(crate) type Answer = Result<Response, HttpError>;

@@ -1,0 +1,16 @@
+//! `muster/*`: what the v1 dialect has no words for.
+
+use axum::extract::State;
+
+use super::{Answer, House};
+use crate::{ask::Ask, reading::json};
+
+/// The registry's members with their roles.
+pub(crate) async fn list_members(State(api): House, ask: Ask) -> Answer {
+    json(&ask, &api.ports.operator.members().await)
+}
+
+/// The connected proxies: what each took and what it refused.
+pub(crate) async fn list_proxies(State(api): House, ask: Ask) -> Answer {
+    json(&ask, &api.ports.operator.xds_proxies())
+}

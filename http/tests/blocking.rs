@@ -1,0 +1,80 @@
+//! Blocking reads: who wakes, who does not, and what a stop does to them.
+#![allow(clippy::unwrap_used)]
+
+mod support;
+
+use std::time::{Duration, Instant};
+
+use muster_catalog::Status;
+use support::{House, request};
+
+#[tokio::test]
+async fn a_parked_read_wakes_for_its_own_service_and_not_for_others() {
+    let house = House::start().await;
+    house.catalog.push("n1", "web", &[], Status::Passing);
+    house.catalog.push("n2", "other", &[], Status::Passing);
+    let index = house.get("/v1/health/service/web").await.index();
+    let before = house.subscriptions();
+    let address = house.handle.address;
+    let path = format!("/v1/health/service/web?index={index}&wait=60s");
+    let parked = tokio::spawn(async move { request(address, "GET", &path, "").await });
+    house.until_subscribed(before).await;
+    house.catalog.push("n2", "other", &["new"], Status::Passing);
+    // Another request goes all the way through meanwhile; a wake would have taken a new place among the waiters.
+    assert_eq!(house.get("/v1/catalog/service/other").await.status, 200);
+    assert_eq!(house.subscriptions(), before + 1);
+    assert!(!parked.is_finished());
+    house.catalog.push("n1", "web", &["new"], Status::Passing);
+    let reply = parked.await.unwrap();
+    assert!(reply.index() > index);
+    assert_eq!(reply.json()[0]["Service"]["Tags"][0], "new");
+}
+
+#[tokio::test]
+async fn a_wait_that_ends_gives_the_same_answer_at_the_same_index() {
+    let house = House::start().await;
+    house.catalog.push("n1", "web", &[], Status::Passing);
+    let first = house.get("/v1/health/service/web").await;
+    let started = Instant::now();
+    let path = format!("/v1/health/service/web?index={}&wait=200ms", first.index());
+    let second = house.get(&path).await;
+    assert!(started.elapsed() >= Duration::from_millis(200));
+    assert_eq!((second.index(), second.text), (first.index(), first.text));
+    let ahead = house.get("/v1/health/service/web?index=99999&wait=10ms").await;
+    assert_eq!(ahead.index(), first.index());
+}
+
+#[tokio::test]
+async fn the_index_is_never_zero_and_an_absent_service_can_be_waited_for() {
+    let house = House::start().await;
+    for path in ["/v1/health/service/web", "/v1/catalog/nodes", "/v1/catalog/services", "/v1/health/state/any"] {
+        assert_eq!(house.get(path).await.index(), 1, "{path}");
+    }
+    house.catalog.push("n2", "other", &[], Status::Passing);
+    let before = house.subscriptions();
+    let address = house.handle.address;
+    let parked =
+        tokio::spawn(async move { request(address, "GET", "/v1/health/service/web?index=1&wait=60s", "").await });
+    house.until_subscribed(before).await;
+    house.catalog.push("n1", "web", &[], Status::Passing);
+    assert_eq!(parked.await.unwrap().json().as_array().unwrap().len(), 1);
+}
+
+#[tokio::test]
+async fn a_stop_releases_parked_reads_and_a_client_that_goes_leaves_no_waiter() {
+    let house = House::start().await;
+    house.catalog.push("n1", "web", &[], Status::Passing);
+    let address = house.handle.address;
+    let before = house.subscriptions();
+    let gone = tokio::spawn(async move { request(address, "GET", "/v1/catalog/nodes?index=9", "").await });
+    house.until_subscribed(before).await;
+    assert_eq!(house.catalog.waiters.topic_count(), 1);
+    gone.abort();
+    let _ = gone.await;
+    let parked = tokio::spawn(async move { request(address, "GET", "/v1/catalog/services?index=9", "").await });
+    house.until_subscribed(before + 1).await;
+    house.shutdown.cancel();
+    assert_eq!(parked.await.unwrap().status, 200);
+    house.handle.task.await.unwrap();
+    assert_eq!(house.catalog.waiters.topic_count(), 0);
+}

@@ -1,0 +1,279 @@
+//! The v1 dialect over loopback: requests, statuses, bodies, headers.
+#![allow(clippy::unwrap_used)]
+
+mod support;
+
+use muster_catalog::{Freshness, Status, Timestamp};
+use muster_http::port::Probe;
+use serde_json::json;
+use support::{House, request};
+
+#[tokio::test]
+async fn statuses_and_texts_are_the_dialects() {
+    let house = House::start().await;
+    house.catalog.push("n1", "web", &["a"], Status::Passing);
+    let table = [
+        ("GET", "/v1/health/service/nope", "", 200, "[]"),
+        ("GET", "/v1/catalog/service/nope", "", 200, "[]"),
+        ("GET", "/v1/health/checks/nope", "", 200, "[]"),
+        ("GET", "/v1/health/node/nope", "", 200, "[]"),
+        ("GET", "/v1/health/state/critical", "", 200, "[]"),
+        ("GET", "/v1/health/state/odd", "", 400, "Invalid state"),
+        ("GET", "/v1/catalog/node/nope", "", 200, "null"),
+        ("GET", "/v1/catalog/node-services/nope", "", 200, "{\"Node\":null,\"Services\":[]}"),
+        ("GET", "/v1/catalog/datacenters", "", 200, "[\"dc1\"]"),
+        ("GET", "/v1/catalog/services", "", 200, "{\"web\":[\"a\"]}"),
+        ("GET", "/v1/catalog/services?node-meta=rack:n1", "", 200, "{\"web\":[\"a\"]}"),
+        ("GET", "/v1/catalog/services?node-meta=rack:n2", "", 200, "{}"),
+        ("GET", "/v1/status/leader", "", 200, "\"10.0.0.7:8300\""),
+        ("GET", "/v1/status/peers", "", 200, "[\"10.0.0.7:8300\"]"),
+        ("GET", "/v1/agent/services", "", 200, "{}"),
+        ("GET", "/v1/agent/checks", "", 200, "{}"),
+        ("GET", "/v1/agent/service/nope", "", 404, "unknown service ID: nope"),
+        ("GET", "/v1/muster/xds/proxies", "", 200, "[]"),
+        ("GET", "/v1/foo", "", 404, "Invalid URL path: not a recognized HTTP API endpoint"),
+        ("GET", "/foo", "", 404, "Invalid URL path: if attempting to use the HTTP API"),
+        ("POST", "/v1/catalog/nodes", "", 405, "method POST not allowed"),
+        ("GET", "/v1/agent/service/register", "", 405, "method GET not allowed"),
+        ("GET", "/v1/catalog/nodes?stale&consistent", "", 400, "Cannot specify ?stale with ?consistent"),
+        ("GET", "/v1/catalog/nodes?index=x", "", 400, "Invalid index"),
+        ("GET", "/v1/catalog/nodes?wait=x", "", 400, "Invalid wait time"),
+        ("GET", "/v1/catalog/nodes?filter=Meta.x==y", "", 400, "?filter: filter expressions are not supported yet"),
+        ("GET", "/v1/catalog/nodes?ns=a", "", 400, "?ns: namespaces are not supported yet"),
+        ("GET", "/v1/catalog/nodes?dc=dc2", "", 500, "No path to datacenter"),
+        ("GET", "/v1/health/service/web?passing=odd", "", 400, "Invalid value for ?passing"),
+        ("PUT", "/v1/agent/service/register", "{}", 400, "Request decode failed: Missing service name"),
+        ("PUT", "/v1/agent/service/register", "{", 400, "Request decode failed: EOF"),
+        ("PUT", "/v1/agent/service/register", "[]", 400, "Request decode failed: field \"body\" must be an object"),
+        ("PUT", "/v1/agent/service/register", r#"{"Name":"a","Bogus":1}"#, 400, "json: unknown field \"Bogus\""),
+        ("PUT", "/v1/agent/service/register", r#"{"Name":"a","name":"b"}"#, 400, "is given twice"),
+        ("PUT", "/v1/agent/service/register", r#"{"Name":"a_b"}"#, 400, "'_' at position 2"),
+        ("PUT", "/v1/agent/service/register", r#"{"Name":"a","Address":"0.0.0.0"}"#, 400, "Invalid service address"),
+        ("PUT", "/v1/agent/service/register", r#"{"Name":"a","Port":70000}"#, 400, "field \"Port\": 70000"),
+        (
+            "PUT",
+            "/v1/agent/service/register",
+            r#"{"Name":"a","Check":{"GRPC":"x:1"}}"#,
+            400,
+            "\"Check.GRPC\": gRPC checks are not supported yet",
+        ),
+        (
+            "PUT",
+            "/v1/agent/service/register",
+            r#"{"Name":"a","Checks":[{"TTL":"5s","Odd":1}]}"#,
+            400,
+            "unknown field \"Checks[0].Odd\"",
+        ),
+        (
+            "PUT",
+            "/v1/agent/service/register",
+            r#"{"Name":"a","Check":{"HTTP":"http://x/","TTL":"1s","Interval":"1s"}}"#,
+            400,
+            "Interval and TTL cannot both be specified",
+        ),
+        (
+            "PUT",
+            "/v1/agent/service/register",
+            r#"{"Name":"a","Check":{"HTTP":"http://x/"}}"#,
+            400,
+            "Interval must be > 0",
+        ),
+        (
+            "PUT",
+            "/v1/agent/service/register",
+            r#"{"Name":"a","Connect":{"SidecarService":{"Port":1}}}"#,
+            400,
+            "sidecars are not supported yet",
+        ),
+        ("PUT", "/v1/agent/service/register", r#"{"Name":"from-file"}"#, 409, "defined by a file"),
+        ("PUT", "/v1/agent/service/deregister/nope", "", 404, "Unknown service ID"),
+        ("PUT", "/v1/agent/service/maintenance/nope", "", 400, "Missing value for enable"),
+        ("PUT", "/v1/agent/check/register", r#"{"TTL":"1s"}"#, 400, "Missing check name"),
+        (
+            "PUT",
+            "/v1/agent/check/register",
+            r#"{"Name":"c","TTL":"1s","ServiceID":"x"}"#,
+            404,
+            "ServiceID \"x\" does not exist",
+        ),
+        ("PUT", "/v1/agent/check/pass/nope", "", 404, "Unknown check ID"),
+        ("PUT", "/v1/agent/check/update/nope", r#"{"Status":"fine"}"#, 400, "invalid check status"),
+        ("PUT", "/v1/catalog/register", "{}", 500, "Must provide node"),
+        ("PUT", "/v1/catalog/register", r#"{"Node":"x"}"#, 500, "Must provide address if SkipNodeUpdate is not set"),
+        (
+            "PUT",
+            "/v1/catalog/register",
+            r#"{"Node":"x","Address":"10.1.1.1","Service":{"ID":"a"}}"#,
+            500,
+            "Must provide service name",
+        ),
+        (
+            "PUT",
+            "/v1/catalog/register",
+            r#"{"Node":"x","Address":"10.1.1.1","Datacenter":"dc9"}"#,
+            500,
+            "No path to datacenter",
+        ),
+        ("PUT", "/v1/catalog/register", r#"{"Node":"x","SkipNodeUpdate":true}"#, 409, "node x does not exist"),
+        ("PUT", "/v1/catalog/deregister", r#"{"Node":"n1"}"#, 409, "belongs to the agent on node n1"),
+        ("GET", "/livez", "", 200, "ok"),
+        ("GET", "/metrics", "", 200, "muster_up 1"),
+        ("GET", "/readyz", "", 503, "no complete set yet"),
+    ];
+    for (method, path, body, status, text) in table {
+        let reply = request(house.handle.address, method, path, body).await;
+        assert_eq!(reply.status, status, "{method} {path} {body}: {}", reply.text);
+        assert!(reply.text.contains(text), "{method} {path} {body}: {} has no {text}", reply.text);
+    }
+    house.gate.0.store(true, std::sync::atomic::Ordering::SeqCst);
+    assert_eq!(house.get("/readyz").await.status, 200);
+    let refused = request(house.handle.address, "DELETE", "/v1/catalog/nodes", "").await;
+    assert_eq!(refused.header("allow"), "OPTIONS,GET");
+    let options = request(house.handle.address, "OPTIONS", "/v1/catalog/register", "").await;
+    assert_eq!((options.status, options.header("allow")), (200, "OPTIONS,PUT"));
+}
+
+#[tokio::test]
+async fn an_instance_is_shown_in_the_dialects_fields() {
+    let house = House::start().await;
+    house.catalog.push("n1", "web", &["a", "b"], Status::Passing);
+    let reply = house.get("/v1/health/service/web?passing").await;
+    assert_eq!(reply.header("x-consul-knownleader"), "true");
+    assert_eq!(reply.header("x-consul-lastcontact"), "0");
+    assert_eq!(reply.header("x-consul-effective-consistency"), "leader");
+    assert_eq!(reply.header("content-type"), "application/json");
+    let entry = &reply.json()[0];
+    assert_eq!(entry["Node"]["Node"], "n1");
+    assert_eq!(entry["Node"]["TaggedAddresses"]["lan_ipv4"], "10.0.0.1");
+    assert_eq!(
+        entry["Service"],
+        json!({
+            "ID": "web", "Service": "web", "Tags": ["a", "b"], "Address": "10.0.0.9", "Port": 8080, "Meta": {},
+            "TaggedAddresses": {
+                "lan_ipv4": {"Address": "10.0.0.9", "Port": 8080}, "wan_ipv4": {"Address": "10.0.0.9", "Port": 8080},
+            },
+            "Weights": {"Passing": 1, "Warning": 1}, "EnableTagOverride": false, "Connect": {}, "PeerName": "",
+            "Proxy": {"Mode": "", "MeshGateway": {}, "Expose": {}}, "CreateIndex": 1, "ModifyIndex": 1,
+        })
+    );
+    let checks = entry["Checks"].as_array().unwrap();
+    assert_eq!(checks.len(), 2, "the node's liveness and the instance's own");
+    assert_eq!(checks[1]["CheckID"], "service:web");
+    assert_eq!(checks[1]["ServiceTags"], json!(["a", "b"]));
+    let flat = &house.get("/v1/catalog/service/web?tag=a&tag=B").await.json()[0];
+    assert_eq!(
+        (&flat["ServiceName"], &flat["ServicePort"], &flat["Node"]),
+        (&json!("web"), &json!(8080), &json!("n1"))
+    );
+    assert_eq!(house.get("/v1/catalog/service/web?tag=a&tag=c").await.text, "[]");
+    assert_eq!(house.get("/v1/health/service/web?node-meta=rack:n2").await.text, "[]");
+    assert!(house.get("/v1/catalog/nodes?pretty").await.text.contains("\n    {\n        \"ID\": \"id-n1\""));
+    let members = house.get("/v1/agent/members").await.json();
+    assert_eq!((&members[0]["Name"], &members[0]["Status"]), (&json!("n1"), &json!(1)));
+    assert_eq!((&members[1]["Tags"]["role"], &members[1]["Port"]), (&json!("consul"), &json!(8300)));
+    let own = house.get("/v1/agent/self").await.json();
+    assert_eq!((&own["Config"]["NodeName"], &own["Member"]["Addr"]), (&json!("n1"), &json!("10.0.0.1")));
+}
+
+#[tokio::test]
+async fn a_critical_instance_is_not_passing() {
+    let house = House::start().await;
+    house.catalog.push("n1", "web", &[], Status::Critical);
+    assert_eq!(house.get("/v1/health/service/web?passing").await.text, "[]");
+    assert_eq!(house.get("/v1/health/service/web?passing=0").await.json().as_array().unwrap().len(), 1);
+    assert_eq!(house.get("/v1/health/state/critical").await.json()[0]["CheckID"], "service:web");
+}
+
+#[tokio::test]
+async fn a_definition_reaches_the_agent_whole() {
+    let house = House::start().await;
+    let body = json!({
+        "name": "Web", "id": "web-1", "tags": ["a", "a", "b"], "address": "10.0.0.5", "meta": {"k": "v"},
+        "Ports": [{"Name": "admin", "Port": 9000}, {"Name": "http", "Port": 8080, "Default": true}],
+        "Weights": {"Passing": 10, "Warning": 0}, "enable_tag_override": true,
+        "Checks": [
+            {"http": "http://127.0.0.1:8080/health", "interval": "10s", "timeout": 2_000_000_000_u64,
+             "Header": {"X": ["1"]}, "success_before_passing": 2, "FailuresBeforeCritical": 3,
+             "DeregisterCriticalServiceAfter": "90m"},
+            {"TCP": "127.0.0.1:9000", "Interval": "100ms"},
+            {"TTL": "30s", "CheckID": "beat", "Status": "passing"},
+        ],
+    });
+    let reply = house.put("/v1/agent/service/register?replace-existing-checks", &body.to_string()).await;
+    assert_eq!((reply.status, &*reply.text), (200, ""));
+    let taken = house.agent.registrations.lock().unwrap().remove(0);
+    assert!(taken.replace_existing_checks);
+    assert_eq!((taken.instance.default_port(), taken.instance.find_port("admin")), (Some(8080), Some(9000)));
+    assert_eq!((taken.instance.tags.len(), taken.instance.enable_tag_override), (2, true));
+    let [http, tcp, ttl] = &*taken.checks else { panic!("{:?}", taken.checks) };
+    assert_eq!((&*http.id, &*http.name), ("service:web-1:1", "Service 'Web' check"));
+    assert_eq!((http.rise, http.fall, http.failures_before_warning), (2, 3, 3));
+    assert_eq!((http.interval.as_secs(), http.timeout.as_secs()), (10, 2));
+    assert_eq!(http.deregister_critical_after.unwrap().as_secs(), 5400);
+    assert!(matches!(&http.probe, Probe::Http { url, method, .. } if url.ends_with("/health") && &**method == "GET"));
+    assert_eq!((tcp.interval.as_secs(), tcp.timeout.as_secs()), (1, 10));
+    assert_eq!((&*ttl.id, ttl.initial), ("beat", Some(Status::Passing)));
+
+    let shown = house.get("/v1/agent/service/web-1").await;
+    assert_eq!(shown.json()["Port"], 8080);
+    assert_eq!(shown.json()["Ports"][0], json!({"Name": "http", "Port": 8080, "Default": true}));
+    assert_eq!(shown.json()["ContentHash"], shown.header("x-consul-contenthash"));
+    assert_eq!(house.put("/v1/agent/check/warn/beat?note=slow", "").await.status, 200);
+    let beat = house.get("/v1/agent/checks").await.json()["beat"].clone();
+    assert_eq!((&beat["Status"], &beat["Output"]), (&json!("warning"), &json!("slow")));
+    let url = "/v1/agent/service/maintenance/web-1?enable=true&reason=disk";
+    assert_eq!(house.put(url, "").await.status, 200);
+    let checks = house.get("/v1/agent/checks").await.json();
+    assert_eq!(checks["_service_maintenance:web-1"]["Status"], "critical");
+    assert_eq!(house.put("/v1/agent/service/deregister/web-1", "").await.status, 200);
+    assert_eq!(house.get("/v1/agent/services").await.text, "{}");
+}
+
+#[tokio::test]
+async fn a_catalog_write_is_there_in_the_next_read() {
+    let house = House::start().await;
+    let body = json!({
+        "Node": "db1", "Address": "10.2.0.1", "NodeMeta": {"external": "yes"},
+        "Service": {"Service": "postgres", "Port": 5432, "Tags": null},
+        "Check": {"Name": "up", "Status": "passing", "ServiceID": "postgres", "Definition": {"TCP": "10.2.0.1:5432"}},
+    });
+    let reply = house.put("/v1/catalog/register", &body.to_string()).await;
+    assert_eq!((reply.status, &*reply.text), (200, "true"));
+    let node = house.get("/v1/catalog/node/DB1").await.json();
+    assert_eq!(node["Services"]["postgres"]["Port"], 5432);
+    let check = house.get("/v1/health/checks/postgres").await.json()[0].clone();
+    assert_eq!((&check["Status"], &check["Definition"]["TCP"]), (&json!("passing"), &json!("10.2.0.1:5432")));
+    let body = r#"{"Node":"db1","ServiceID":"postgres"}"#;
+    assert_eq!(house.put("/v1/catalog/deregister", body).await.text, "true");
+    assert_eq!(house.get("/v1/catalog/services").await.text, "{}");
+}
+
+#[tokio::test]
+async fn without_a_leader_only_stale_reads_answer_and_say_how_old_they_are() {
+    let house = House::start().await;
+    house.catalog.push("n1", "web", &[], Status::Passing);
+    house.catalog.set_freshness(Freshness::Stale { since: Timestamp(1) });
+    for path in ["/v1/health/service/web", "/v1/catalog/nodes?consistent", "/v1/catalog/services?max_stale=10s"] {
+        let refused = house.get(path).await;
+        assert_eq!((refused.status, refused.header("x-consul-knownleader")), (500, "false"), "{path}");
+        assert!(refused.text.starts_with("No cluster leader"), "{}", refused.text);
+        assert!(refused.text.contains("?stale"), "{}", refused.text);
+    }
+    let stale = house.get("/v1/health/service/web?stale").await;
+    assert_eq!((stale.status, stale.json().as_array().unwrap().len()), (200, 1));
+    assert_eq!(stale.header("x-consul-knownleader"), "false");
+    assert_eq!(stale.header("x-consul-effective-consistency"), "stale");
+    assert!(stale.header("x-consul-lastcontact").parse::<u64>().unwrap() > 1_000_000);
+    assert_eq!(stale.header("x-consul-lastcontact"), stale.header("x-muster-stale"));
+    house.catalog.set_freshness(Freshness::Empty);
+    assert_eq!(house.get("/v1/catalog/nodes?stale").await.status, 500, "an empty View is no empty catalog");
+    assert_eq!(house.get("/v1/agent/services").await.status, 200, "the agent's own state needs no registry");
+}
+
+#[tokio::test]
+async fn bodies_and_connections_are_bounded() {
+    let house = House::start_with(|config| config.max_body = 1024).await;
+    let big = format!("{{\"Name\":\"{}\"}}", "a".repeat(2048));
+    let reply = house.put("/v1/agent/service/register", &big).await;
+    assert_eq!((reply.status, &*reply.text), (413, "Request body too large: at most 1024 bytes are taken"));
+}

@@ -1,0 +1,369 @@
+//! A server over loopback with a catalog, an agent and an operator that the test holds in its hands.
+#![allow(dead_code, clippy::unwrap_used)]
+
+use std::{
+    net::SocketAddr,
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicBool, AtomicU64, Ordering},
+    },
+};
+
+use bytes::Bytes;
+use http_body_util::{BodyExt, Full};
+use hyper_util::rt::TokioIo;
+use muster_catalog::{
+    Address, Check, CheckId, CheckKind, Command, Entry, Freshness, Instance, InstanceId, Meta, Name, Node, NodeSync,
+    Origin, Port, Proposal, Snapshot, Status, Text, Timestamp, Topic, View, Waiter, Waiters, Weights, Writer, decide,
+    port::{BarrierError, BoxFuture, Consistency, Sink, Source, SubmitError, Written},
+};
+use muster_http::{
+    Http, HttpConfig, HttpHandle, Ports,
+    port::{
+        CheckDefinition, Identity, LocalAgent, LocalError, MemberInfo, MemberRole, Operator, Pending, ProxyStatus,
+        Readiness, ServiceRegistration,
+    },
+};
+use serde_json::Value;
+use tokio::net::{TcpListener, TcpStream};
+use tokio_util::sync::CancellationToken;
+
+/// A catalog of one, deciding and folding as a registry does.
+pub struct Catalog {
+    view: Mutex<Arc<View>>,
+    pub waiters: Arc<Waiters>,
+    sequence: AtomicU64,
+    leader: AtomicBool,
+    pub subscriptions: AtomicU64,
+}
+
+impl Catalog {
+    fn new() -> Self {
+        let view = View::new(Arc::new(Snapshot::default()), Freshness::Live);
+        Self {
+            view: Mutex::new(Arc::new(view)),
+            waiters: Arc::default(),
+            sequence: AtomicU64::new(0),
+            leader: AtomicBool::new(true),
+            subscriptions: AtomicU64::new(0),
+        }
+    }
+
+    pub fn set_freshness(&self, freshness: Freshness) {
+        let mut view = self.view.lock().unwrap();
+        *view = Arc::new(View { freshness, ..(**view).clone() });
+        self.leader.store(freshness == Freshness::Live, Ordering::SeqCst);
+    }
+
+    pub fn apply(&self, command: Command) -> Result<u64, SubmitError> {
+        let (index, topics) = {
+            let mut view = self.view.lock().unwrap();
+            let mut local = (*view.local).clone();
+            let index = local.index() + 1;
+            let at = Timestamp(index);
+            let changes = decide(&local, &Proposal { at, command })?;
+            let topics = local.fold(&Entry { index, at, changes });
+            *view = Arc::new(View { local: Arc::new(local), ..(**view).clone() });
+            (index, topics)
+        };
+        self.waiters.wake(&topics);
+        Ok(index)
+    }
+
+    /// An agent's push of one instance with one check.
+    pub fn push(&self, node: &str, service: &str, tags: &[&str], status: Status) {
+        let sequence = self.sequence.fetch_add(1, Ordering::SeqCst) + 1;
+        let mut check = check(node, &format!("service:{service}"), Some(service));
+        check.status = status;
+        let sync = NodeSync {
+            writer: Writer { incarnation: 1, sequence },
+            node: self::node(node),
+            complete: false,
+            instances: vec![instance(node, service, tags)],
+            checks: vec![check],
+            removed_instances: Vec::new(),
+            removed_checks: Vec::new(),
+        };
+        self.apply(Command::Sync(sync)).unwrap();
+    }
+}
+
+impl Source for Catalog {
+    fn view(&self) -> Arc<View> {
+        self.view.lock().unwrap().clone()
+    }
+
+    fn subscribe(&self, topic: Topic) -> Waiter {
+        self.subscriptions.fetch_add(1, Ordering::SeqCst);
+        self.waiters.subscribe(topic)
+    }
+
+    fn barrier(&self, _: Consistency) -> BoxFuture<'_, Result<(), BarrierError>> {
+        let leads = self.leader.load(Ordering::SeqCst);
+        Box::pin(async move { if leads { Ok(()) } else { Err(BarrierError::NoLeader("no member answered".into())) } })
+    }
+
+    fn hold(&self, _: &Name) -> BoxFuture<'_, ()> {
+        Box::pin(async {})
+    }
+}
+
+impl Sink for Catalog {
+    fn submit(&self, command: Command) -> BoxFuture<'_, Result<Written, SubmitError>> {
+        Box::pin(async move { Ok(Written { index: self.apply(command)? }) })
+    }
+}
+
+pub fn node(name: &str) -> Node {
+    Node {
+        name: Name::lookup(name),
+        id: format!("id-{name}").into(),
+        address: Address::parse("10.0.0.1").unwrap(),
+        tagged_addresses: Meta::new(),
+        meta: Meta::from([("rack".into(), name.into())]),
+        locality: None,
+        origin: Origin::Agent,
+    }
+}
+
+pub fn instance(node: &str, service: &str, tags: &[&str]) -> Instance {
+    Instance {
+        node: Name::lookup(node),
+        id: service.into(),
+        service: Name::lookup(service),
+        tags: tags.iter().map(|tag| Text::from(*tag)).collect(),
+        address: Address::parse("10.0.0.9"),
+        tagged_addresses: Default::default(),
+        ports: vec![Port { name: "default".into(), number: 8080 }],
+        meta: Meta::new(),
+        weights: Weights::default(),
+        locality: None,
+        draining: false,
+        maintenance: None,
+        enable_tag_override: false,
+        origin: Origin::Agent,
+    }
+}
+
+pub fn check(node: &str, id: &str, instance: Option<&str>) -> Check {
+    Check {
+        node: Name::lookup(node),
+        id: id.into(),
+        instance: instance.map(Text::from),
+        name: id.into(),
+        status: Status::Passing,
+        notes: "".into(),
+        output: "fine".into(),
+        kind: CheckKind { kind: "ttl".into(), ..CheckKind::default() },
+        origin: Origin::Agent,
+    }
+}
+
+/// An agent that keeps what it is told.
+#[derive(Default)]
+pub struct Agent {
+    pub instances: Mutex<Vec<Arc<Instance>>>,
+    pub checks: Mutex<Vec<Arc<Check>>>,
+    pub registrations: Mutex<Vec<ServiceRegistration>>,
+    pub definitions: Mutex<Vec<CheckDefinition>>,
+}
+
+impl LocalAgent for Agent {
+    fn identity(&self) -> Arc<Identity> {
+        Arc::new(Identity {
+            name: Name::lookup("n1"),
+            id: "id-n1".into(),
+            address: Address::parse("10.0.0.1").unwrap(),
+            datacenter: "dc1".into(),
+            version: "0.1.0".into(),
+            meta: Meta::new(),
+        })
+    }
+
+    fn instances(&self) -> Vec<Arc<Instance>> {
+        self.instances.lock().unwrap().clone()
+    }
+
+    fn checks(&self) -> Vec<Arc<Check>> {
+        self.checks.lock().unwrap().clone()
+    }
+
+    fn register_service(&self, registration: ServiceRegistration) -> BoxFuture<'_, Result<(), LocalError>> {
+        Box::pin(async move {
+            if &*registration.instance.id == "from-file" {
+                return Err(LocalError::OwnedByFile("instance from-file is defined by a file: change it there".into()));
+            }
+            self.instances.lock().unwrap().push(Arc::new(registration.instance.clone()));
+            for definition in &registration.checks {
+                let row = check("n1", &definition.id, definition.instance.as_deref());
+                self.checks.lock().unwrap().push(Arc::new(row));
+            }
+            self.registrations.lock().unwrap().push(registration);
+            Ok(())
+        })
+    }
+
+    fn deregister_service(&self, id: InstanceId) -> BoxFuture<'_, Result<(), LocalError>> {
+        Box::pin(async move {
+            let mut instances = self.instances.lock().unwrap();
+            let before = instances.len();
+            instances.retain(|instance| instance.id != id);
+            if instances.len() < before { Ok(()) } else { Err(unknown("service", &id)) }
+        })
+    }
+
+    fn register_check(&self, check: CheckDefinition) -> BoxFuture<'_, Result<(), LocalError>> {
+        Box::pin(async move {
+            self.definitions.lock().unwrap().push(check);
+            Ok(())
+        })
+    }
+
+    fn deregister_check(&self, id: CheckId) -> BoxFuture<'_, Result<(), LocalError>> {
+        Box::pin(async move { Err(unknown("check", &id)) })
+    }
+
+    fn update_ttl(&self, id: CheckId, status: Status, output: Text) -> BoxFuture<'_, Result<(), LocalError>> {
+        Box::pin(async move {
+            let mut checks = self.checks.lock().unwrap();
+            let found = checks.iter_mut().find(|check| check.id == id).ok_or_else(|| unknown("check", &id))?;
+            *found = Arc::new(Check { status, output, ..(**found).clone() });
+            Ok(())
+        })
+    }
+
+    fn set_maintenance(&self, id: InstanceId, reason: Option<Text>) -> BoxFuture<'_, Result<(), LocalError>> {
+        Box::pin(async move {
+            let mut instances = self.instances.lock().unwrap();
+            let found = instances.iter_mut().find(|instance| instance.id == id);
+            let found = found.ok_or_else(|| unknown("service", &id))?;
+            *found = Arc::new(Instance { maintenance: reason, ..(**found).clone() });
+            Ok(())
+        })
+    }
+}
+
+fn unknown(what: &str, id: &str) -> LocalError {
+    LocalError::NotFound(format!("Unknown {what} ID {id:?}"))
+}
+
+struct Facts;
+
+impl Operator for Facts {
+    fn leader(&self) -> BoxFuture<'_, Option<String>> {
+        Box::pin(async { Some("10.0.0.7:8300".to_owned()) })
+    }
+
+    fn peers(&self) -> BoxFuture<'_, Vec<String>> {
+        Box::pin(async { vec!["10.0.0.7:8300".to_owned()] })
+    }
+
+    fn members(&self) -> BoxFuture<'_, Vec<MemberInfo>> {
+        let (name, address) = ("r1".to_owned(), "10.0.0.7:8300".to_owned());
+        Box::pin(async {
+            vec![MemberInfo { name, address, role: MemberRole::Leader, alive: true, version: "0.1.0".into() }]
+        })
+    }
+
+    fn xds_proxies(&self) -> Vec<ProxyStatus> {
+        Vec::new()
+    }
+}
+
+#[derive(Default)]
+pub struct Gate(pub AtomicBool);
+
+impl Readiness for Gate {
+    fn pending(&self) -> Vec<Pending> {
+        if self.0.load(Ordering::SeqCst) {
+            return Vec::new();
+        }
+        vec![Pending { part: "replica".into(), reason: "no complete set yet".into() }]
+    }
+}
+
+/// A running server with all that stands behind it.
+pub struct House {
+    pub catalog: Arc<Catalog>,
+    pub agent: Arc<Agent>,
+    pub gate: Arc<Gate>,
+    pub shutdown: CancellationToken,
+    pub handle: HttpHandle,
+}
+
+/// An answer, read whole.
+#[derive(Debug)]
+pub struct Reply {
+    pub status: u16,
+    pub headers: hyper::HeaderMap,
+    pub text: String,
+}
+
+impl Reply {
+    pub fn json(&self) -> Value {
+        serde_json::from_str(&self.text).unwrap_or_else(|error| panic!("{error}: {}", self.text))
+    }
+
+    pub fn header(&self, name: &str) -> &str {
+        self.headers.get(name).map_or("", |value| value.to_str().unwrap())
+    }
+
+    pub fn index(&self) -> u64 {
+        self.header("x-consul-index").parse().unwrap()
+    }
+}
+
+impl House {
+    pub async fn start() -> Self {
+        Self::start_with(|_| {}).await
+    }
+
+    pub async fn start_with(adjust: impl FnOnce(&mut HttpConfig)) -> Self {
+        let (catalog, agent, gate) = (Arc::new(Catalog::new()), Arc::new(Agent::default()), Arc::new(Gate::default()));
+        let ports = Ports {
+            source: catalog.clone(),
+            sink: catalog.clone(),
+            local: agent.clone(),
+            operator: Arc::new(Facts),
+            readiness: gate.clone(),
+            metrics: Arc::new(|| "muster_up 1\n".to_owned()),
+        };
+        let mut config = HttpConfig::new("dc1");
+        adjust(&mut config);
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let shutdown = CancellationToken::new();
+        let handle = Http::start(config, listener, ports, shutdown.clone()).unwrap();
+        Self { catalog, agent, gate, shutdown, handle }
+    }
+
+    pub async fn get(&self, path: &str) -> Reply {
+        request(self.handle.address, "GET", path, "").await
+    }
+
+    pub async fn put(&self, path: &str, body: &str) -> Reply {
+        request(self.handle.address, "PUT", path, body).await
+    }
+
+    /// Returns once so many places among waiters were taken since `before`.
+    pub async fn until_subscribed(&self, before: u64) {
+        while self.catalog.subscriptions.load(Ordering::SeqCst) <= before {
+            tokio::task::yield_now().await;
+        }
+    }
+
+    pub fn subscriptions(&self) -> u64 {
+        self.catalog.subscriptions.load(Ordering::SeqCst)
+    }
+}
+
+pub async fn request(address: SocketAddr, method: &str, path: &str, body: &str) -> Reply {
+    let stream = TcpStream::connect(address).await.unwrap();
+    let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.unwrap();
+    tokio::spawn(connection);
+    let request = hyper::Request::builder().method(method).uri(path).header("host", "localhost");
+    let request = request.body(Full::new(Bytes::from(body.to_owned()))).unwrap();
+    let response = sender.send_request(request).await.unwrap();
+    let (status, headers) = (response.status().as_u16(), response.headers().clone());
+    let bytes = response.into_body().collect().await.unwrap().to_bytes();
+    Reply { status, headers, text: String::from_utf8(bytes.to_vec()).unwrap() }
+}
