@@ -245,6 +245,11 @@ impl<M: Machine> Consensus<M> {
         self.leadership.borrow().members.clone()
     }
 
+    #[cfg(test)]
+    pub(crate) fn raft(&self) -> &Raft<M> {
+        &self.raft
+    }
+
     /// Hands the lead to the follower that is furthest, so that a planned stop costs no election timeout. Best effort.
     pub async fn hand_over(&self) -> Result<(), Fatal<Types>> {
         let next = self.members().into_iter().find(|member| member.voter && member.id != self.node_id);
