@@ -5,10 +5,7 @@ use std::{net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
 use muster_catalog::{Locality, Node, Origin, Text};
 use muster_dns::{Dns, DnsConfig};
 use muster_http::{Http, HttpConfig, Ports};
-use muster_registry::{
-    Registry, RegistryConfig,
-    client::{Client, ClientConfig},
-};
+use muster_registry::{LeaseConfig, Registry, RegistryConfig, client::{Client, ClientConfig}, raft::ConsensusConfig};
 use muster_xds::{Xds, XdsConfig};
 use tokio::{
     net::{TcpListener, UdpSocket},
@@ -163,24 +160,20 @@ impl App {
     async fn start_registry(&mut self, config: &Config, listener: TcpListener, members: Vec<String>) -> Result<(), StartError> {
         let (name, _) = config.node()?;
         let advertise = config.registry.advertise.clone().unwrap_or_else(|| config.registry.listen.to_string());
-        let registry = RegistryConfig {
-            name: name.to_string(),
-            advertise,
+        let consensus = ConsensusConfig {
             members,
-            data_dir: config.node.data_dir.join("registry"),
-            lease_ttl: config.registry.lease_ttl.0,
-            lease_grace: config.registry.lease_grace.0,
             election_timeout_min: config.registry.election_timeout_min.0,
             election_timeout_max: config.registry.election_timeout_max.0,
-            ..RegistryConfig::default()
+            ..ConsensusConfig::new(name.to_string(), advertise, config.node.data_dir.join("registry"))
         };
+        let leases = LeaseConfig { ttl: config.registry.lease_ttl.0, grace: config.registry.lease_grace.0, ..LeaseConfig::default() };
+        let registry = RegistryConfig { leases, ..RegistryConfig::new(consensus) };
         let started = Registry::start(registry, listener, self.ending.child_token()).await;
         let registry = started.map_err(|error| StartError::Room(error.into()))?;
         self.bound.registry = Some(registry.address());
         self.supervisor.spawn("registry", async move {
-            if let Err(error) = registry.stopped().await {
-                tracing::error!(%error, "the registry ended");
-            }
+            let reason = registry.stopped().await;
+            tracing::debug!(%reason, "the registry member has stopped");
         });
         Ok(())
     }
@@ -192,7 +185,10 @@ impl App {
         let identity = Identity::load(&data_dir, now())?;
         let node = node_row(config, &identity)?;
 
-        let client = Arc::new(Client::new(ClientConfig::new(members)));
+        let mut client_config = ClientConfig::new(members);
+        // A renewal unacknowledged for a third of the lease goes to another member.
+        client_config.request_timeout = client_config.request_timeout.min(config.registry.lease_ttl.0 / 3);
+        let client = Arc::new(Client::new(client_config));
         let replica_config = ReplicaConfig {
             node: node.name.clone(),
             incarnation: identity.incarnation,

@@ -118,7 +118,7 @@ fn service_definition(instance: Instance, checks: Vec<HttpCheck>) -> Result<Serv
 
 fn check_definition(check: HttpCheck) -> Result<CheckDefinition, HttpError> {
     let probe = match check.probe {
-        HttpProbeKind::Tcp { address } => Probe::Tcp { address },
+        HttpProbeKind::Tcp { address } => Probe::Tcp { target: address },
         HttpProbeKind::Ttl { ttl } => Probe::Ttl { ttl },
         HttpProbeKind::Http { url, method, headers, body, disable_redirects, tls_server_name, tls_skip_verify } => {
             if !tls_server_name.is_empty() {

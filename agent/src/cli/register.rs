@@ -79,7 +79,7 @@ fn check_to_v1(check: &CheckDefinition) -> Value {
             let headers = http.headers.iter().map(|(name, value)| (name.to_string(), json!([value])));
             set(&mut body, "Header", Some(headers.collect::<Map<_, _>>()));
         }
-        Probe::Tcp { address } => set(&mut body, "TCP", Some(address)),
+        Probe::Tcp { target } => set(&mut body, "TCP", Some(target)),
         Probe::Ttl { ttl } => set(&mut body, "TTL", Some(format_duration(*ttl))),
     }
     if !matches!(check.probe, Probe::Ttl { .. }) {

@@ -39,14 +39,11 @@ impl LeaseTask {
                 () = stop.cancelled() => return,
             }
             let node = &self.pusher.node;
-            let renewal = self.client.renew(&node.name, &node.id, self.pusher.incarnation);
-            match tokio::time::timeout(third, renewal).await {
-                Ok(Ok(answer)) if !answer.known => self.unknown.notify_one(),
-                Ok(Ok(_)) => {}
-                // The client has gone to another member by itself.
-                Ok(Err(error)) => tracing::debug!(%error, "the lease was not renewed"),
-                // Unacknowledged for a third of the time to live: this member may be cut off from the leader.
-                Err(_) => self.client.change_member().await,
+            match self.client.renew(&node.name, &node.id, self.pusher.incarnation).await {
+                Ok(answer) if answer.known => {}
+                Ok(_) => self.unknown.notify_one(),
+                // The client goes to another member by itself.
+                Err(error) => tracing::debug!(%error, "the lease was not renewed"),
             }
         }
     }
