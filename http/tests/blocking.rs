@@ -39,7 +39,7 @@ async fn a_wait_that_ends_gives_the_same_answer_at_the_same_index() {
     let path = format!("/v1/health/service/web?index={}&wait=200ms", first.index());
     let second = house.get(&path).await;
     assert!(started.elapsed() >= Duration::from_millis(200));
-    assert_eq!((second.index(), second.text), (first.index(), first.text));
+    assert_eq!((second.index(), second.text), (first.index(), first.text.clone()));
     let ahead = house.get("/v1/health/service/web?index=99999&wait=10ms").await;
     assert_eq!(ahead.index(), first.index());
 }
