@@ -3,6 +3,8 @@
 
 mod support;
 
+use std::time::Duration;
+
 use muster_catalog::{Freshness, Status, Timestamp};
 use muster_http::port::Probe;
 use serde_json::json;
@@ -296,6 +298,26 @@ async fn bodies_and_connections_are_bounded() {
     assert!(refusal.starts_with("HTTP/1.1 503 "), "{refusal}");
     let (head, body) = refusal.split_once("\r\n\r\n").unwrap();
     assert!(head.contains(&format!("Content-Length: {}", body.len())), "{refusal}");
+}
+
+#[tokio::test]
+async fn a_client_that_sends_slowly_is_let_go() {
+    let house = House::start_with(|config| {
+        config.body_timeout = Duration::from_millis(50);
+        config.header_read_timeout = Duration::from_millis(50);
+    })
+    .await;
+    let table = [
+        ("PUT /v1/catalog/register HTTP/1.1\r\nHost: a\r\nContent-Length: 9\r\n\r\n{", "HTTP/1.1 408 "),
+        ("GET /v1/catalog/nodes HTTP/1.1\r\nHost: a", ""),
+    ];
+    for (half, expected) in table {
+        let mut stream = tokio::net::TcpStream::connect(house.handle.address).await.unwrap();
+        stream.write_all(half.as_bytes()).await.unwrap();
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).await.unwrap();
+        assert!(answer.starts_with(expected), "{half}: {answer}");
+    }
 }
 
 #[tokio::test]
