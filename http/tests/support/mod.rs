@@ -1,5 +1,5 @@
 //! A server over loopback with a catalog, an agent and an operator that the test holds in its hands.
-#![allow(dead_code, clippy::unwrap_used)]
+#![allow(dead_code, clippy::unwrap_used, clippy::expect_used)]
 
 use std::{
     net::SocketAddr,
@@ -7,6 +7,7 @@ use std::{
         Arc, Mutex,
         atomic::{AtomicBool, AtomicU64, Ordering},
     },
+    time::Duration,
 };
 
 use bytes::Bytes;
@@ -27,6 +28,9 @@ use muster_http::{
 use serde_json::Value;
 use tokio::net::{TcpListener, TcpStream};
 use tokio_util::sync::CancellationToken;
+
+/// How long a condition may take to come true before a test gives up.
+const PATIENCE: Duration = Duration::from_secs(10);
 
 /// A catalog of one, deciding and folding as a registry does.
 pub(crate) struct Catalog {
@@ -374,9 +378,12 @@ impl House {
 
     /// Returns once so many places among waiters were taken since `before`.
     pub(crate) async fn until_subscribed(&self, before: u64) {
-        while self.catalog.subscriptions.load(Ordering::SeqCst) <= before {
-            tokio::task::yield_now().await;
-        }
+        let subscribed = async {
+            while self.catalog.subscriptions.load(Ordering::SeqCst) <= before {
+                tokio::task::yield_now().await;
+            }
+        };
+        tokio::time::timeout(PATIENCE, subscribed).await.expect("nobody took a place among the waiters");
     }
 
     pub(crate) fn subscriptions(&self) -> u64 {
