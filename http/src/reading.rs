@@ -176,7 +176,8 @@ impl Reading {
     }
 
     fn set_headers(&self, headers: &mut HeaderMap, now: Timestamp) {
-        let milliseconds = self.view.freshness.age(now).map_or(u64::MAX, |age| age.as_millis() as u64);
+        let age = self.view.freshness.age(now).unwrap_or(Duration::MAX);
+        let milliseconds = u64::try_from(age.as_millis()).unwrap_or(u64::MAX);
         let live = self.view.freshness == Freshness::Live;
         let consistency = match self.consistency {
             Consistency::Lease => "leader",

@@ -98,6 +98,7 @@ async fn observe(request: Request, next: Next) -> Response {
     let method = known_method(request.method());
     let mut response = next.run(request).await;
     let status = response.status().as_str().to_owned();
+    tracing::debug!(endpoint, method, status, "http: answered");
     metrics::counter!("muster_http_requests_total", "endpoint" => endpoint.clone(), "method" => method, "status" => status)
         .increment(1);
     if response.extensions().get::<Parked>().is_none() {

@@ -25,9 +25,8 @@ const CONNECTION_BUFFER: usize = 16 * 1024;
 /// How long to wait after a failed accept: out of file descriptors, the next one fails as well.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 /// What a client hears that is one too many. Written whole, without reading what it asks.
-const FULL: &[u8] =
-    b"HTTP/1.1 503 Service Unavailable\r\nContent-Type: text/plain; charset=utf-8\r\nConnection: close\r\n\
-Content-Length: 70\r\n\r\ntoo many connections: close idle ones or raise http.max_connections\r\n\n";
+const FULL: &[u8] = b"HTTP/1.1 503 Service Unavailable\r\nContent-Type: text/plain; charset=utf-8\r\n\
+Connection: close\r\nContent-Length: 68\r\n\r\ntoo many connections: close idle ones or raise http.max_connections\n";
 
 /// How the server behaves. The wiring fills it from the configuration.
 #[derive(Debug, Clone)]

@@ -3,10 +3,13 @@
 
 mod support;
 
+use std::time::Duration;
+
 use muster_catalog::{Freshness, Status, Timestamp};
 use muster_http::port::Probe;
 use serde_json::json;
 use support::{House, request};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
 #[tokio::test]
 async fn statuses_and_texts_are_the_dialects() {
@@ -246,6 +249,17 @@ async fn a_catalog_write_is_there_in_the_next_read() {
     let body = r#"{"Node":"db1","ServiceID":"postgres"}"#;
     assert_eq!(house.put("/v1/catalog/deregister", body).await.text, "true");
     assert_eq!(house.get("/v1/catalog/services").await.text, "{}");
+
+    // The registry acknowledges before the replica hears of it: default reads wait, stale ones do not.
+    house.catalog.hold_back();
+    let body = r#"{"Node":"db2","Address":"10.2.0.2"}"#;
+    assert_eq!(house.put("/v1/catalog/register", body).await.text, "true");
+    assert_eq!(house.get("/v1/catalog/nodes?stale").await.json().as_array().unwrap().len(), 1);
+    let (address, before) = (house.handle.address, house.subscriptions());
+    let read = tokio::spawn(async move { request(address, "GET", "/v1/catalog/nodes", "").await });
+    house.until_subscribed(before).await;
+    house.catalog.catch_up();
+    assert_eq!(read.await.unwrap().json().as_array().unwrap().len(), 2);
 }
 
 #[tokio::test]
@@ -276,4 +290,44 @@ async fn bodies_and_connections_are_bounded() {
     let big = format!("{{\"Name\":\"{}\"}}", "a".repeat(2048));
     let reply = house.put("/v1/agent/service/register", &big).await;
     assert_eq!((reply.status, &*reply.text), (413, "Request body too large: at most 1024 bytes are taken"));
+
+    let house = House::start_with(|config| config.max_connections = 0).await;
+    let mut stream = tokio::net::TcpStream::connect(house.handle.address).await.unwrap();
+    let mut refusal = String::new();
+    stream.read_to_string(&mut refusal).await.unwrap();
+    assert!(refusal.starts_with("HTTP/1.1 503 "), "{refusal}");
+    let (head, body) = refusal.split_once("\r\n\r\n").unwrap();
+    assert!(head.contains(&format!("Content-Length: {}", body.len())), "{refusal}");
+}
+
+#[tokio::test]
+async fn a_client_that_sends_slowly_is_let_go() {
+    let house = House::start_with(|config| {
+        config.body_timeout = Duration::from_millis(50);
+        config.header_read_timeout = Duration::from_millis(50);
+    })
+    .await;
+    let table = [
+        ("PUT /v1/catalog/register HTTP/1.1\r\nHost: a\r\nContent-Length: 9\r\n\r\n{", "HTTP/1.1 408 "),
+        ("GET /v1/catalog/nodes HTTP/1.1\r\nHost: a", ""),
+    ];
+    for (half, expected) in table {
+        let mut stream = tokio::net::TcpStream::connect(house.handle.address).await.unwrap();
+        stream.write_all(half.as_bytes()).await.unwrap();
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).await.unwrap();
+        assert!(answer.starts_with(expected), "{half}: {answer}");
+    }
+}
+
+#[tokio::test]
+async fn header_names_are_written_as_clients_print_them() {
+    let house = House::start().await;
+    let mut stream = tokio::net::TcpStream::connect(house.handle.address).await.unwrap();
+    stream.write_all(b"GET /v1/catalog/nodes HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n").await.unwrap();
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).await.unwrap();
+    for header in ["X-Consul-Index: 1\r\n", "X-Consul-Knownleader: true\r\n", "X-Consul-Lastcontact: 0\r\n"] {
+        assert!(answer.contains(header), "{answer}");
+    }
 }

@@ -1,5 +1,5 @@
 //! A server over loopback with a catalog, an agent and an operator that the test holds in its hands.
-#![allow(dead_code, clippy::unwrap_used)]
+#![allow(dead_code, clippy::unwrap_used, clippy::expect_used)]
 
 use std::{
     net::SocketAddr,
@@ -7,6 +7,7 @@ use std::{
         Arc, Mutex,
         atomic::{AtomicBool, AtomicU64, Ordering},
     },
+    time::Duration,
 };
 
 use bytes::Bytes;
@@ -28,13 +29,19 @@ use serde_json::Value;
 use tokio::net::{TcpListener, TcpStream};
 use tokio_util::sync::CancellationToken;
 
+/// How long a condition may take to come true before a test gives up.
+const PATIENCE: Duration = Duration::from_secs(10);
+
 /// A catalog of one, deciding and folding as a registry does.
-pub struct Catalog {
+pub(crate) struct Catalog {
     view: Mutex<Arc<View>>,
-    pub waiters: Arc<Waiters>,
+    pub(crate) waiters: Arc<Waiters>,
     sequence: AtomicU64,
     leader: AtomicBool,
-    pub subscriptions: AtomicU64,
+    pub(crate) subscriptions: AtomicU64,
+    /// While set, what is decided is acknowledged but does not show.
+    held: Mutex<Option<Vec<Topic>>>,
+    decided: Mutex<Arc<Snapshot>>,
 }
 
 impl Catalog {
@@ -46,32 +53,57 @@ impl Catalog {
             sequence: AtomicU64::new(0),
             leader: AtomicBool::new(true),
             subscriptions: AtomicU64::new(0),
+            held: Mutex::new(None),
+            decided: Mutex::default(),
         }
     }
 
-    pub fn set_freshness(&self, freshness: Freshness) {
-        let mut view = self.view.lock().unwrap();
-        *view = Arc::new(View { freshness, ..(**view).clone() });
+    pub(crate) fn set_freshness(&self, freshness: Freshness) {
+        {
+            let mut view = self.view.lock().unwrap();
+            *view = Arc::new(View { freshness, ..(**view).clone() });
+        }
         self.leader.store(freshness == Freshness::Live, Ordering::SeqCst);
+        self.waiters.wake_all();
     }
 
-    pub fn apply(&self, command: Command) -> Result<u64, SubmitError> {
-        let (index, topics) = {
-            let mut view = self.view.lock().unwrap();
-            let mut local = (*view.local).clone();
-            let index = local.index() + 1;
-            let at = Timestamp(index);
-            let changes = decide(&local, &Proposal { at, command })?;
-            let topics = local.fold(&Entry { index, at, changes });
-            *view = Arc::new(View { local: Arc::new(local), ..(**view).clone() });
-            (index, topics)
-        };
-        self.waiters.wake(&topics);
+    pub(crate) fn apply(&self, command: Command) -> Result<u64, SubmitError> {
+        let mut decided = self.decided.lock().unwrap();
+        let mut local = (**decided).clone();
+        let index = local.index() + 1;
+        let at = Timestamp(index);
+        let changes = decide(&local, &Proposal { at, command })?;
+        let topics = local.fold(&Entry { index, at, changes });
+        *decided = Arc::new(local);
+        if let Some(held) = &mut *self.held.lock().unwrap() {
+            held.extend(topics);
+        } else {
+            self.publish(&decided, &topics);
+        }
         Ok(index)
     }
 
+    fn publish(&self, local: &Arc<Snapshot>, topics: &[Topic]) {
+        {
+            let mut view = self.view.lock().unwrap();
+            *view = Arc::new(View { local: local.clone(), ..(**view).clone() });
+        }
+        self.waiters.wake(topics);
+    }
+
+    /// Acknowledges writes without showing them, as a replica that lags does.
+    pub(crate) fn hold_back(&self) {
+        *self.held.lock().unwrap() = Some(Vec::new());
+    }
+
+    /// Shows what was held back.
+    pub(crate) fn catch_up(&self) {
+        let topics = self.held.lock().unwrap().take().unwrap_or_default();
+        self.publish(&self.decided.lock().unwrap().clone(), &topics);
+    }
+
     /// An agent's push of one instance with one check.
-    pub fn push(&self, node: &str, service: &str, tags: &[&str], status: Status) {
+    pub(crate) fn push(&self, node: &str, service: &str, tags: &[&str], status: Status) {
         let sequence = self.sequence.fetch_add(1, Ordering::SeqCst) + 1;
         let mut check = check(node, &format!("service:{service}"), Some(service));
         check.status = status;
@@ -114,7 +146,7 @@ impl Sink for Catalog {
     }
 }
 
-pub fn node(name: &str) -> Node {
+pub(crate) fn node(name: &str) -> Node {
     Node {
         name: Name::lookup(name),
         id: format!("id-{name}").into(),
@@ -126,7 +158,7 @@ pub fn node(name: &str) -> Node {
     }
 }
 
-pub fn instance(node: &str, service: &str, tags: &[&str]) -> Instance {
+pub(crate) fn instance(node: &str, service: &str, tags: &[&str]) -> Instance {
     Instance {
         node: Name::lookup(node),
         id: service.into(),
@@ -145,7 +177,7 @@ pub fn instance(node: &str, service: &str, tags: &[&str]) -> Instance {
     }
 }
 
-pub fn check(node: &str, id: &str, instance: Option<&str>) -> Check {
+pub(crate) fn check(node: &str, id: &str, instance: Option<&str>) -> Check {
     Check {
         node: Name::lookup(node),
         id: id.into(),
@@ -161,11 +193,11 @@ pub fn check(node: &str, id: &str, instance: Option<&str>) -> Check {
 
 /// An agent that keeps what it is told.
 #[derive(Default)]
-pub struct Agent {
-    pub instances: Mutex<Vec<Arc<Instance>>>,
-    pub checks: Mutex<Vec<Arc<Check>>>,
-    pub registrations: Mutex<Vec<ServiceRegistration>>,
-    pub definitions: Mutex<Vec<CheckDefinition>>,
+pub(crate) struct Agent {
+    pub(crate) instances: Mutex<Vec<Arc<Instance>>>,
+    pub(crate) checks: Mutex<Vec<Arc<Check>>>,
+    pub(crate) registrations: Mutex<Vec<ServiceRegistration>>,
+    pub(crate) definitions: Mutex<Vec<CheckDefinition>>,
 }
 
 impl LocalAgent for Agent {
@@ -271,7 +303,7 @@ impl Operator for Facts {
 }
 
 #[derive(Default)]
-pub struct Gate(pub AtomicBool);
+pub(crate) struct Gate(pub(crate) AtomicBool);
 
 impl Readiness for Gate {
     fn pending(&self) -> Vec<Pending> {
@@ -283,42 +315,42 @@ impl Readiness for Gate {
 }
 
 /// A running server with all that stands behind it.
-pub struct House {
-    pub catalog: Arc<Catalog>,
-    pub agent: Arc<Agent>,
-    pub gate: Arc<Gate>,
-    pub shutdown: CancellationToken,
-    pub handle: HttpHandle,
+pub(crate) struct House {
+    pub(crate) catalog: Arc<Catalog>,
+    pub(crate) agent: Arc<Agent>,
+    pub(crate) gate: Arc<Gate>,
+    pub(crate) shutdown: CancellationToken,
+    pub(crate) handle: HttpHandle,
 }
 
 /// An answer, read whole.
 #[derive(Debug)]
-pub struct Reply {
-    pub status: u16,
-    pub headers: hyper::HeaderMap,
-    pub text: String,
+pub(crate) struct Reply {
+    pub(crate) status: u16,
+    pub(crate) headers: hyper::HeaderMap,
+    pub(crate) text: String,
 }
 
 impl Reply {
-    pub fn json(&self) -> Value {
+    pub(crate) fn json(&self) -> Value {
         serde_json::from_str(&self.text).unwrap_or_else(|error| panic!("{error}: {}", self.text))
     }
 
-    pub fn header(&self, name: &str) -> &str {
+    pub(crate) fn header(&self, name: &str) -> &str {
         self.headers.get(name).map_or("", |value| value.to_str().unwrap())
     }
 
-    pub fn index(&self) -> u64 {
+    pub(crate) fn index(&self) -> u64 {
         self.header("x-consul-index").parse().unwrap()
     }
 }
 
 impl House {
-    pub async fn start() -> Self {
+    pub(crate) async fn start() -> Self {
         Self::start_with(|_| {}).await
     }
 
-    pub async fn start_with(adjust: impl FnOnce(&mut HttpConfig)) -> Self {
+    pub(crate) async fn start_with(adjust: impl FnOnce(&mut HttpConfig)) -> Self {
         let (catalog, agent, gate) = (Arc::new(Catalog::new()), Arc::new(Agent::default()), Arc::new(Gate::default()));
         let ports = Ports {
             source: catalog.clone(),
@@ -336,27 +368,30 @@ impl House {
         Self { catalog, agent, gate, shutdown, handle }
     }
 
-    pub async fn get(&self, path: &str) -> Reply {
+    pub(crate) async fn get(&self, path: &str) -> Reply {
         request(self.handle.address, "GET", path, "").await
     }
 
-    pub async fn put(&self, path: &str, body: &str) -> Reply {
+    pub(crate) async fn put(&self, path: &str, body: &str) -> Reply {
         request(self.handle.address, "PUT", path, body).await
     }
 
     /// Returns once so many places among waiters were taken since `before`.
-    pub async fn until_subscribed(&self, before: u64) {
-        while self.catalog.subscriptions.load(Ordering::SeqCst) <= before {
-            tokio::task::yield_now().await;
-        }
+    pub(crate) async fn until_subscribed(&self, before: u64) {
+        let subscribed = async {
+            while self.catalog.subscriptions.load(Ordering::SeqCst) <= before {
+                tokio::task::yield_now().await;
+            }
+        };
+        tokio::time::timeout(PATIENCE, subscribed).await.expect("nobody took a place among the waiters");
     }
 
-    pub fn subscriptions(&self) -> u64 {
+    pub(crate) fn subscriptions(&self) -> u64 {
         self.catalog.subscriptions.load(Ordering::SeqCst)
     }
 }
 
-pub async fn request(address: SocketAddr, method: &str, path: &str, body: &str) -> Reply {
+pub(crate) async fn request(address: SocketAddr, method: &str, path: &str, body: &str) -> Reply {
     let stream = TcpStream::connect(address).await.unwrap();
     let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.unwrap();
     tokio::spawn(connection);
