@@ -14,9 +14,10 @@ pub fn is_serving(node: &NodeEntry, entry: &InstanceEntry) -> bool {
     !instance.draining && instance.maintenance.is_none() && weight(node, entry) > 0
 }
 
-/// Whether every check passes and it is not in maintenance: what `?passing` asks.
+/// Whether clients that accept no warning should be sent there: every check passes, no maintenance, no draining.
 pub fn is_passing(node: &NodeEntry, entry: &InstanceEntry) -> bool {
-    entry.instance.value.maintenance.is_none() && status(node, entry) == Status::Passing
+    let instance = &entry.instance.value;
+    !instance.draining && instance.maintenance.is_none() && status(node, entry) == Status::Passing
 }
 
 /// How much traffic it should take: by its weights and status, 0 when critical.
