@@ -1,1 +1,4 @@
-//! placeholder
+//! The registry.
+mod convert;
+mod proto;
+pub use convert::ConvertError;
