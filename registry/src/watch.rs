@@ -1,0 +1,3 @@
+//! Streaming the catalog: the ring of what happened lately, and a stream that follows it at its reader's pace.
+
+pub(crate) mod ring;
