@@ -106,21 +106,25 @@ impl LeaseTable {
     /// Follows the catalog: new nodes get a term, gone ones are forgotten, verdicts are taken note of.
     pub(crate) fn reconcile(&mut self, now: Instant, snapshot: &Snapshot) {
         self.leases.retain(|name, _| snapshot.find_writer(name).is_some());
-        let ends = now + self.config.ttl;
-        for (name, writer) in snapshot.writers() {
-            let liveness = snapshot.find_node(name).and_then(|node| node.liveness());
-            let Some(liveness) = liveness else { continue };
-            let lost = liveness.value.status != Status::Passing;
-            match self.leases.get_mut(name) {
-                Some(lease) if lease.incarnation >= writer.incarnation => {
-                    lease.heard &= lease.lost == lost;
-                    lease.lost = lost;
-                }
-                // A push of a new start of the agent is a sign of life.
-                _ => {
-                    let incarnation = writer.incarnation;
-                    self.leases.insert(name.clone(), Lease { incarnation, ends, lost, heard: false, stream: 0 });
-                }
+        for (name, _) in snapshot.writers() {
+            self.learn(now, snapshot, name);
+        }
+    }
+
+    /// Follows the catalog in one node.
+    pub(crate) fn learn(&mut self, now: Instant, snapshot: &Snapshot, node: &Name) {
+        let liveness = snapshot.find_node(node).and_then(|entry| entry.liveness());
+        let (Some(writer), Some(liveness)) = (snapshot.find_writer(node), liveness) else { return };
+        let lost = liveness.value.status != Status::Passing;
+        match self.leases.get_mut(node) {
+            Some(lease) if lease.incarnation == writer.incarnation => {
+                lease.heard &= lease.lost == lost;
+                lease.lost = lost;
+            }
+            // A push of a new start of the agent is a sign of life.
+            _ => {
+                let (incarnation, ends) = (writer.incarnation, now + self.config.ttl);
+                self.leases.insert(node.clone(), Lease { incarnation, ends, lost, heard: false, stream: 0 });
             }
         }
     }

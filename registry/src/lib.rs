@@ -1,9 +1,12 @@
 //! The registry.
+mod client;
 mod codec;
 mod convert;
+mod leader;
 mod leases;
 mod log;
 mod machine;
 mod proto;
+mod service;
 mod watch;
 pub use convert::ConvertError;

@@ -32,7 +32,7 @@ pub trait Machine: Send + Sync + 'static {
 }
 
 /// A server of the registry.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Member {
     /// Random, kept on its disk.
     pub id: u64,
@@ -40,6 +40,10 @@ pub struct Member {
     pub name: String,
     /// Where other members and agents reach it, `host:port`.
     pub address: String,
+    /// Whether it counts for the quorum.
+    pub voter: bool,
+    /// Whether it leads, as far as this member knows.
+    pub is_leader: bool,
 }
 
 /// Who leads, as one member knows it.
@@ -101,8 +105,8 @@ pub(crate) trait Log: Send + Sync + 'static {
     fn read_index(&self, policy: ReadPolicy) -> BoxFuture<'_, Result<u64, ReadError>>;
     /// Who leads, and every change of it.
     fn leadership(&self) -> watch::Receiver<Leadership>;
-    /// All members; those that vote are marked.
-    fn members(&self) -> Vec<(Member, bool)>;
+    /// All members.
+    fn members(&self) -> Vec<Member>;
     /// This member's id.
     fn id(&self) -> u64;
 }
