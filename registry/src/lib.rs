@@ -7,6 +7,7 @@ mod leases;
 mod log;
 mod machine;
 mod proto;
+mod server;
 mod service;
 mod watch;
 pub use convert::ConvertError;

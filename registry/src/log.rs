@@ -10,6 +10,9 @@ use tokio::sync::watch;
 
 use crate::machine::Answer;
 
+#[cfg(test)]
+pub(crate) mod memory;
+
 /// A log entry that a quorum has.
 #[derive(Debug, Clone)]
 pub struct Committed {
@@ -55,6 +58,8 @@ pub struct Leadership {
     pub leader: Option<Member>,
     /// The term.
     pub term: u64,
+    /// Whether this member has again what it had before its start: earlier, it may know less than it served already.
+    pub recovered: bool,
 }
 
 /// Why an entry was not acknowledged.
@@ -69,9 +74,9 @@ pub(crate) enum ProposeError {
     /// It may or may not be committed.
     #[error("{0}")]
     UnknownOutcome(String),
-    /// This member is stopping; nothing was proposed.
-    #[error("this member is stopping: {0}")]
-    Stopped(String),
+    /// The log takes nothing at this time; nothing was proposed.
+    #[error("{0}")]
+    Refused(String),
 }
 
 /// Why there is no index to read at.

@@ -149,3 +149,6 @@ impl Registry for RegistryService {
         Ok(Response::new(self.0.status()))
     }
 }
+
+#[cfg(test)]
+mod tests;

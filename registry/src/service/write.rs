@@ -72,7 +72,7 @@ impl Core {
             Err(ProposeError::NotLeader { leader }) if !request.forwarded => self.forward(leader, encoded).await,
             Err(ProposeError::NotLeader { .. }) => Reply::NotProposed("the leader just changed".to_owned()),
             Err(ProposeError::UnknownOutcome(why)) => Reply::UnknownOutcome(why),
-            Err(error @ ProposeError::Stopped(_)) => Reply::NotProposed(error.to_string()),
+            Err(error @ ProposeError::Refused(_)) => Reply::NotProposed(error.to_string()),
         }
     }
 

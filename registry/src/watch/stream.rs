@@ -132,7 +132,7 @@ impl Feed {
     ) -> Result<Self, Status> {
         let snapshots = core.catalog.snapshot.clone();
         let cluster = snapshots.borrow().cluster().clone();
-        if cluster.uuid.is_empty() {
+        if cluster.uuid.is_empty() || !core.log.leadership().borrow().recovered {
             return Err(Status::unavailable("this member has no catalog yet: it waits for a leader, or to catch up"));
         }
         let scope = scope(hello.scope.as_ref())?;
