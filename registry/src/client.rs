@@ -16,9 +16,9 @@ pub use connection::ConnectError;
 pub use watch::{Hello, WatchError, WatchEvent, WatchSender, WatchStream};
 
 use crate::{
-    convert::required,
-    log::Member,
+    convert::{ConvertError, required},
     proto::registry as pb,
+    raft::Member,
 };
 use connection::{Backoff, Connection, Connections};
 
@@ -131,7 +131,7 @@ impl Client {
         let connection = self.connections.connection().await?;
         let mut client = connection.client.clone();
         let reply = self.call(&connection, client.members(pb::MembersRequest {})).await?;
-        status(reply).map_err(|error| connection.failed(error.to_string()))
+        RegistryStatus::try_from(reply).map_err(|error| connection.failed(error.to_string()))
     }
 
     /// One call within the request timeout; a failure makes the next call go elsewhere.
@@ -151,21 +151,44 @@ impl Client {
     }
 }
 
-/// A member's words as the catalog's.
-pub(crate) fn status(reply: pb::MembersReply) -> Result<RegistryStatus, crate::ConvertError> {
-    let members = reply.members.into_iter().map(|member| Member {
-        id: member.id,
-        name: member.name,
-        address: member.address,
-        voter: member.voter,
-        is_leader: member.leader,
-    });
-    Ok(RegistryStatus {
-        members: members.collect(),
-        answered_by: reply.answered_by,
-        term: reply.term,
-        index: reply.index,
-        cluster: required("members.cluster", reply.cluster)?.into(),
-        held_expiries: reply.held_expiries,
-    })
+impl From<&RegistryStatus> for pb::MembersReply {
+    fn from(status: &RegistryStatus) -> Self {
+        let members = status.members.iter().map(|member| pb::Member {
+            id: member.id,
+            name: member.name.clone(),
+            address: member.address.clone(),
+            leader: member.is_leader,
+            voter: member.voter,
+        });
+        Self {
+            members: members.collect(),
+            answered_by: status.answered_by,
+            term: status.term,
+            index: status.index,
+            cluster: Some((&status.cluster).into()),
+            held_expiries: status.held_expiries,
+        }
+    }
+}
+
+impl TryFrom<pb::MembersReply> for RegistryStatus {
+    type Error = ConvertError;
+
+    fn try_from(reply: pb::MembersReply) -> Result<Self, ConvertError> {
+        let members = reply.members.into_iter().map(|member| Member {
+            id: member.id,
+            name: member.name,
+            address: member.address,
+            voter: member.voter,
+            is_leader: member.leader,
+        });
+        Ok(Self {
+            members: members.collect(),
+            answered_by: reply.answered_by,
+            term: reply.term,
+            index: reply.index,
+            cluster: required("members.cluster", reply.cluster)?.into(),
+            held_expiries: reply.held_expiries,
+        })
+    }
 }

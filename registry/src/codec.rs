@@ -105,7 +105,8 @@ pub fn decode_snapshot(from: &mut dyn Read, scope: Scope) -> Result<Snapshot, Sn
         }
         buffer.resize(length as usize, 0);
         input.fill(&mut buffer)?;
-        let decoded = pb::SnapshotRow::decode(buffer.as_slice()).map_err(|source| SnapshotError::Row { row, source })?;
+        let decoded =
+            pb::SnapshotRow::decode(buffer.as_slice()).map_err(|source| SnapshotError::Row { row, source })?;
         builder.push(SnapshotRow::try_from(decoded).map_err(|source| SnapshotError::Convert { row, source })?);
     }
     let found = input.sum.clone().finalize();

@@ -17,6 +17,7 @@ use tonic::Status;
 use crate::{
     leases::{LeaseConfig, LeaseTable, Verdicts},
     proto::registry as pb,
+    raft::Leadership,
     service::{Core, renewals::Signs},
 };
 
@@ -78,7 +79,7 @@ struct Reign {
 }
 
 impl Leader {
-    fn follow(&mut self, leadership: &crate::log::Leadership) {
+    fn follow(&mut self, leadership: &Leadership) {
         if !leadership.is_leader {
             self.reign = None;
             self.show_held(0);
@@ -87,6 +88,8 @@ impl Leader {
             tracing::info!(term = leadership.term, "this member leads");
             let table = LeaseTable::new(self.config.clone(), Instant::now(), &self.core.catalog.now());
             self.reign = Some(Reign { term: leadership.term, table });
+            // A new registry gets its identity at once.
+            self.tick();
         }
     }
 

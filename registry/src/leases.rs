@@ -179,7 +179,11 @@ impl LeaseTable {
         let late = now.saturating_duration_since(self.last_tick).saturating_sub(interval);
         self.last_tick = now;
         if late > interval {
-            tracing::warn!(?late, leases = self.leases.len(), "the lease clock was late, all leases are extended by it");
+            tracing::warn!(
+                ?late,
+                leases = self.leases.len(),
+                "the lease clock was late, all leases are extended by it"
+            );
             self.leases.values_mut().for_each(|lease| lease.ends += late);
         }
     }

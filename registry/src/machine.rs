@@ -13,8 +13,8 @@ use tokio::sync::watch;
 use crate::{
     codec::{decode_snapshot, encode_snapshot},
     convert::ConvertError,
-    log::{Committed, Machine},
     proto::catalog as pb,
+    raft::{Committed, Machine},
     watch::ring::{Record, Ring},
 };
 

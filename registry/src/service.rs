@@ -23,9 +23,11 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tonic::{Request, Response, Status, Streaming};
 
 use crate::{
-    log::{Log, ReadError},
+    client::RegistryStatus,
+    log::Log,
     machine::Catalog,
     proto::registry::{self as pb, registry_server::Registry},
+    raft::{Dial, ReadError},
     watch::stream::follow,
 };
 use peers::Peers;
@@ -61,12 +63,12 @@ pub(crate) struct Queues {
 
 impl Core {
     /// A member over its log.
-    pub(crate) fn new(log: Arc<dyn Log>, catalog: Catalog, stop: CancellationToken) -> (Arc<Self>, Queues) {
+    pub(crate) fn new(log: Arc<dyn Log>, catalog: Catalog, dial: Dial, stop: CancellationToken) -> (Arc<Self>, Queues) {
         let (pulses, pulses_receiver) = mpsc::channel(renewals::MAX_WAITING);
         // One batch of each other member, and the own.
         let (signs, signs_receiver) = mpsc::channel(16);
         let (held_sender, held) = watch::channel(0);
-        let (peers, tasks, stamped) = (Peers::default(), TaskTracker::new(), AtomicU64::new(0));
+        let (peers, tasks, stamped) = (Peers::new(dial), TaskTracker::new(), AtomicU64::new(0));
         let core = Self { log, catalog, peers, pulses, signs, held, stop, tasks, stamped };
         (Arc::new(core), Queues { pulses: pulses_receiver, signs: signs_receiver, held: held_sender })
     }
@@ -79,21 +81,14 @@ impl Core {
     }
 
     /// Who the members are.
-    pub(crate) fn status(&self) -> pb::MembersReply {
-        let members = self.log.members().into_iter().map(|member| pb::Member {
-            id: member.id,
-            name: member.name,
-            address: member.address,
-            leader: member.is_leader,
-            voter: member.voter,
-        });
+    pub(crate) fn status(&self) -> RegistryStatus {
         let snapshot = self.catalog.now();
-        pb::MembersReply {
-            members: members.collect(),
+        RegistryStatus {
+            members: self.log.members(),
             answered_by: self.log.id(),
             term: self.log.leadership().borrow().term,
             index: snapshot.index(),
-            cluster: Some(snapshot.cluster().into()),
+            cluster: snapshot.cluster().clone(),
             held_expiries: *self.held.borrow() as u64,
         }
     }
@@ -133,20 +128,17 @@ impl Registry for RegistryService {
         self.0.hear(request.into_inner()).await.map(Response::new)
     }
 
-    async fn read_index(
-        &self,
-        request: Request<pb::ReadIndexRequest>,
-    ) -> Result<Response<pb::ReadIndexReply>, Status> {
+    async fn read_index(&self, request: Request<pb::ReadIndexRequest>) -> Result<Response<pb::ReadIndexReply>, Status> {
         let policy = reads::policy(request.into_inner().consistency());
         match self.0.log.read_index(policy).await {
             Ok(index) => Ok(Response::new(pb::ReadIndexReply { index })),
             Err(error @ ReadError::NotLeader { .. }) => Err(Status::failed_precondition(error.to_string())),
-            Err(error @ ReadError::Unavailable(_)) => Err(Status::unavailable(error.to_string())),
+            Err(error) => Err(Status::unavailable(error.to_string())),
         }
     }
 
     async fn members(&self, _: Request<pb::MembersRequest>) -> Result<Response<pb::MembersReply>, Status> {
-        Ok(Response::new(self.0.status()))
+        Ok(Response::new((&self.0.status()).into()))
     }
 }
 

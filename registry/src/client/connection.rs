@@ -1,24 +1,13 @@
 //! One connection to some member, found anew whenever it fails.
 
-use std::{
-    collections::BTreeSet,
-    net::SocketAddr,
-    time::Duration,
-};
+use std::{collections::BTreeSet, net::SocketAddr, time::Duration};
 
 use rand::{Rng, seq::SliceRandom};
-use tokio::{
-    net::lookup_host,
-    sync::Mutex,
-    time::timeout,
-};
+use tokio::{net::lookup_host, sync::Mutex, time::timeout};
 use tonic::transport::Channel;
 
 use super::{CallError, ClientConfig};
-use crate::{
-    proto::registry::registry_client::RegistryClient,
-    service::peers::{client, endpoint},
-};
+use crate::{proto::registry::registry_client::RegistryClient, raft, service::peers::client};
 
 /// The first pause after a failure: an election is over in a few of them.
 const FIRST_PAUSE: Duration = Duration::from_millis(50);
@@ -130,7 +119,7 @@ impl Connections {
     }
 
     async fn connect(&self, address: SocketAddr) -> Result<Channel, String> {
-        let endpoint = endpoint(&address.to_string()).map_err(|status| status.message().to_owned())?;
+        let endpoint = raft::endpoint(format!("http://{address}")).map_err(|error| root_cause(&error))?;
         match timeout(self.config.connect_timeout, endpoint.connect()).await {
             Ok(Ok(channel)) => Ok(channel),
             Ok(Err(error)) => Err(root_cause(&error)),

@@ -53,7 +53,11 @@ impl Client {
             let delay = backoff.next_delay();
             if Instant::now() + delay >= deadline {
                 let unknown = maybe_proposed;
-                return Err(if unknown { SubmitError::UnknownOutcome(reason) } else { SubmitError::Unavailable(reason) });
+                return Err(if unknown {
+                    SubmitError::UnknownOutcome(reason)
+                } else {
+                    SubmitError::Unavailable(reason)
+                });
             }
             sleep(delay).await;
         }

@@ -86,9 +86,10 @@ impl TryFrom<pb::Instance> for Instance {
             let port = short("instance.tagged_addresses.port", tagged.port)?;
             Ok((text(&tagged.label), ServiceAddress { address: text(&tagged.address), port }))
         });
-        let ports = instance.ports.iter().map(|port| {
-            Ok(Port { name: text(&port.name), number: short("instance.ports.number", port.number)? })
-        });
+        let ports = instance
+            .ports
+            .iter()
+            .map(|port| Ok(Port { name: text(&port.name), number: short("instance.ports.number", port.number)? }));
         let weights = required("instance.weights", instance.weights)?;
         Ok(Self {
             node: name("instance.node", &instance.node)?,

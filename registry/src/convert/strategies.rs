@@ -120,15 +120,7 @@ fn sync() -> impl Strategy<Value = Command> {
         ((1..4_u64, 1..20_u64), node(Just(name)), any::<bool>(), rows, removed).prop_map(
             |((incarnation, sequence), node, complete, (instances, checks), (removed_instances, removed_checks))| {
                 let writer = Writer { incarnation, sequence };
-                Command::Sync(NodeSync {
-                    writer,
-                    node,
-                    complete,
-                    instances,
-                    checks,
-                    removed_instances,
-                    removed_checks,
-                })
+                Command::Sync(NodeSync { writer, node, complete, instances, checks, removed_instances, removed_checks })
             },
         )
     })

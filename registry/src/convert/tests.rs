@@ -1,6 +1,6 @@
 use muster_catalog::{Change, Command, DirectoryRow, Entry, Proposal, Snapshot, SnapshotRow, decide};
-use prost::Message;
 use proptest::{collection::vec, prelude::*};
+use prost::Message;
 
 use super::{strategies::command, *};
 

@@ -6,8 +6,11 @@ use bytes::Bytes;
 use muster_catalog::port::BoxFuture;
 use tokio::sync::watch;
 
-use super::{Committed, Leadership, Log, Machine, Member, ProposeError, ReadError, ReadPolicy};
-use crate::machine::{Answer, CatalogMachine};
+use super::Log;
+use crate::{
+    machine::{Answer, CatalogMachine},
+    raft::{Committed, Leadership, Machine, Member, ProposeError, ReadError, ReadPolicy},
+};
 
 /// The members of a registry in one process.
 #[derive(Default)]
@@ -60,7 +63,13 @@ impl MemoryCluster {
         for seat in &inner.seats {
             let is_leader = Some(seat.member.id) == leader;
             let leader = found.clone();
-            seat.leadership.send_replace(Leadership { is_leader, leader, term, recovered: true });
+            seat.leadership.send_replace(Leadership {
+                is_leader,
+                leader,
+                term,
+                recovered: true,
+                ..Leadership::default()
+            });
         }
     }
 

@@ -83,10 +83,7 @@ fn time_does_not_run_back_and_readers_see_whole_batches() {
         let proposal = Proposal { at: Timestamp(at), command: Command::SetFormat(format) };
         Some(encode_proposal(&proposal))
     };
-    machine.apply(vec![
-        Committed { index: 1, payload: at(500, 2) },
-        Committed { index: 2, payload: at(100, 3) },
-    ]);
+    machine.apply(vec![Committed { index: 1, payload: at(500, 2) }, Committed { index: 2, payload: at(100, 3) }]);
     assert_eq!(readers.borrow_and_update().at(), Timestamp(500));
     assert!(!readers.has_changed().unwrap());
     assert_eq!(catalog.now().format(), 3);

@@ -6,8 +6,8 @@ use tokio::time::{Instant, sleep_until, timeout_at};
 
 use super::Core;
 use crate::{
-    log::{Member, ReadError, ReadPolicy},
     proto::registry as pb,
+    raft::{Member, ReadError, ReadPolicy},
 };
 
 /// How long a barrier looks for a leader: an election takes about a second.
@@ -43,7 +43,7 @@ impl Core {
             Ok(index) => Ok(index),
             Err(ReadError::NotLeader { leader: Some(leader) }) => self.ask_leader(leader, policy).await,
             Err(ReadError::NotLeader { leader: None }) => Err("no member leads at the moment".to_owned()),
-            Err(error @ ReadError::Unavailable(_)) => Err(error.to_string()),
+            Err(error) => Err(error.to_string()),
         }
     }
 
@@ -54,7 +54,8 @@ impl Core {
         };
         let mut client = self.peers.client(&leader.address).map_err(|status| status.message().to_owned())?;
         let reply = client.read_index(pb::ReadIndexRequest { consistency: consistency.into() }).await;
-        let reply = reply.map_err(|status| format!("leader {} at {}: {}", leader.name, leader.address, status.message()));
+        let reply =
+            reply.map_err(|status| format!("leader {} at {}: {}", leader.name, leader.address, status.message()));
         Ok(reply?.into_inner().index)
     }
 }

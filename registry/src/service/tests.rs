@@ -3,8 +3,8 @@
 use std::time::Duration;
 
 use muster_catalog::{
-    Address, Entry, Name, Node, NodeSync, Origin, Port, Scope, Snapshot, SnapshotBuilder, SnapshotRow, Status as Health,
-    Weights, Writer,
+    Address, Entry, Name, Node, NodeSync, Origin, Port, Scope, Snapshot, SnapshotBuilder, SnapshotRow,
+    Status as Health, Weights, Writer,
     port::{Consistency, Sink, SubmitError},
 };
 use muster_catalog::{Command, Instance, NODE_LIVENESS_CHECK};
@@ -17,6 +17,7 @@ use crate::{
     leases::LeaseConfig,
     log::memory::MemoryCluster,
     machine::CatalogMachine,
+    raft::plaintext,
     server,
 };
 
@@ -45,7 +46,7 @@ impl TestRegistry {
             let (machine, catalog) = CatalogMachine::new();
             let log = cluster.join(address.clone(), machine);
             let stop = CancellationToken::new();
-            let (core, queues) = Core::new(log, catalog.clone(), stop.clone());
+            let (core, queues) = Core::new(log, catalog.clone(), plaintext(), stop.clone());
             let leases = LeaseConfig {
                 ttl: Duration::from_secs(1),
                 grace: Duration::from_millis(200),
@@ -189,7 +190,8 @@ async fn a_write_at_any_member_is_seen_by_a_watcher_at_any_other() {
     let mut replica = Replica::open(&registry.client([2]), all(), Snapshot::default()).await;
     for (sequence, member) in [(1, 0), (2, 1), (3, 2)] {
         let services = ["web", "db", "cache"];
-        let written = registry.client([member]).submit(push("a", sequence, &services[..sequence as usize])).await.unwrap();
+        let written =
+            registry.client([member]).submit(push("a", sequence, &services[..sequence as usize])).await.unwrap();
         replica.until_index(written.index).await;
         assert_eq!(replica.snapshot.instance_count(), sequence as usize);
     }
@@ -250,7 +252,10 @@ async fn a_barrier_comes_after_all_that_was_committed_before_it_was_asked() {
     assert_eq!((replica.snapshot.index(), replica.heard.len()), (index, 0));
     registry.cluster.lag(2, false);
     replica.until(|replica| replica.heard.len() == 4).await;
-    assert_eq!(replica.heard, [format!("entry {}", written.index), "barrier 1".into(), "barrier 2".into(), "barrier 3".into()]);
+    assert_eq!(
+        replica.heard,
+        [format!("entry {}", written.index), "barrier 1".into(), "barrier 2".into(), "barrier 3".into()]
+    );
 }
 
 #[tokio::test]
@@ -346,9 +351,7 @@ async fn a_broken_watch_loses_its_node_within_the_grace_and_another_one_saves_it
 #[tokio::test]
 async fn an_entry_is_told_apart_by_the_kinds_that_the_watcher_knows() {
     let registry = TestRegistry::start(1).await;
-    let mut raw = peers::client(
-        peers::endpoint(&registry.members[0].address).unwrap().connect().await.unwrap(),
-    );
+    let mut raw = peers::client(plaintext()(&registry.members[0].address).unwrap());
     let hello = pb::Hello {
         scope: Some(pb::Scope { all: true, ..Default::default() }),
         // Nodes, but neither instances nor checks.

@@ -8,12 +8,12 @@ use prost::Message;
 
 use super::{Core, door, peers::surely_not_sent, renewals::Pulse};
 use crate::{
-    log::{Member, ProposeError},
     machine::{Answer, Outcome, encode_proposal},
     proto::{
         catalog,
         registry::{self as pb, write_reply::Outcome as Reply},
     },
+    raft::{Member, ProposeError},
 };
 
 /// How long a member waits for the leader's answer to what it handed on.
@@ -72,6 +72,7 @@ impl Core {
             Err(ProposeError::NotLeader { leader }) if !request.forwarded => self.forward(leader, encoded).await,
             Err(ProposeError::NotLeader { .. }) => Reply::NotProposed("the leader just changed".to_owned()),
             Err(ProposeError::UnknownOutcome(why)) => Reply::UnknownOutcome(why),
+            Err(error @ ProposeError::Stopped(_)) => Reply::UnknownOutcome(error.to_string()),
             Err(error @ ProposeError::Refused(_)) => Reply::NotProposed(error.to_string()),
         }
     }

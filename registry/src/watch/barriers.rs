@@ -6,7 +6,7 @@ use muster_catalog::port::BoxFuture;
 use tokio::time::{Instant, timeout_at};
 
 use crate::{
-    log::ReadPolicy,
+    raft::ReadPolicy,
     service::{Core, reads::BARRIER_TIMEOUT},
 };
 
@@ -67,7 +67,8 @@ impl Barriers {
             State::Reaching(index, deadline) => {
                 let wait = timeout_at(*deadline, pending::<()>()).await;
                 debug_assert!(wait.is_err());
-                self.state = State::Failed(format!("this member did not reach index {index} within {BARRIER_TIMEOUT:?}"));
+                self.state =
+                    State::Failed(format!("this member did not reach index {index} within {BARRIER_TIMEOUT:?}"));
             }
             State::Idle | State::Failed(_) => pending().await,
         }

@@ -6,9 +6,7 @@
 use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
 use futures_util::{Stream, StreamExt};
-use muster_catalog::{
-    ClusterId, Entry, Name, Scope, Snapshot, project_changes, project_snapshot,
-};
+use muster_catalog::{ClusterId, Entry, Name, Scope, Snapshot, project_changes, project_snapshot};
 use prost::Message;
 use tokio::{
     sync::{mpsc, watch},
@@ -137,7 +135,8 @@ impl Feed {
         }
         let scope = scope(hello.scope.as_ref())?;
         let resume = hello.resume.map(|resume| (ClusterId::from(resume.cluster.unwrap_or_default()), resume.index));
-        if let Some((other, _)) = resume.as_ref().filter(|(other, _)| !other.uuid.is_empty() && other.uuid != cluster.uuid)
+        if let Some((other, _)) =
+            resume.as_ref().filter(|(other, _)| !other.uuid.is_empty() && other.uuid != cluster.uuid)
             && !hello.accept_new_cluster
         {
             return Err(Status::failed_precondition(format!(
@@ -146,7 +145,8 @@ impl Feed {
                 cluster.uuid, other.uuid
             )));
         }
-        let resumed = resume.filter(|(theirs, index)| *theirs == cluster && core.catalog.ring.after(*index, 0).is_some());
+        let resumed =
+            resume.filter(|(theirs, index)| *theirs == cluster && core.catalog.ring.after(*index, 0).is_some());
         let cursor = resumed.map(|(_, index)| index);
         let known = hello.known_changes.into_iter().collect();
         let barriers = Barriers::default();

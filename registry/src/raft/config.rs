@@ -1,0 +1,139 @@
+//! What a member is told at start, and why it may refuse to start.
+
+use std::io;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use super::network::{Dial, SNAPSHOT_TIMEOUT, plaintext};
+use crate::store::directory::DirectoryError;
+use crate::store::{Fault, abort_on_fault};
+
+/// Members of one registry. Each write goes to every one of them: more than seven make it slower, not safer.
+const MAX_MEMBERS: usize = 7;
+
+/// Everything a member of the replicated log is configured with.
+#[derive(Clone)]
+pub struct ConsensusConfig {
+    /// This member's name, as shown to people.
+    pub name: String,
+    /// `host:port` at which the other members reach this one; one of `members`.
+    pub address: String,
+    /// Every member's `host:port`, the same list at all of them. Empty, or only this one: a registry of one.
+    pub members: Vec<String>,
+    /// Where log, snapshots and identity are kept.
+    pub data_dir: PathBuf,
+    /// Least silence after which a follower stands for election. Default 300 ms.
+    pub election_timeout_min: Duration,
+    /// Most silence; also the leader's lease, which is why a follower waits that long before it starts to count.
+    /// Default 600 ms.
+    pub election_timeout_max: Duration,
+    /// How often a leader says that it is there. Default 100 ms: three may be lost before anybody stands.
+    pub heartbeat_interval: Duration,
+    /// Entries after which the state is written as a snapshot. Default 20,000: at most so many are replayed at start.
+    pub snapshot_entries: u64,
+    /// Entries kept behind a snapshot, for followers that are a little behind. Default 5,000.
+    pub kept_entries: u64,
+    /// How long a proposal may stay without an answer before its outcome is called unknown. Default 5 s.
+    pub propose_timeout: Duration,
+    /// Bytes kept free on the disk; with less, writes are refused. Default 128 MiB: the disk is looked at every second.
+    pub disk_reserve: u64,
+    /// How to reach another member. Default plaintext.
+    pub dial: Dial,
+    /// What to do when the disk fails. Default: end the process.
+    pub fault: Fault,
+}
+
+impl ConsensusConfig {
+    /// The defaults, for a registry of one.
+    pub fn new(name: impl Into<String>, address: impl Into<String>, data_dir: impl Into<PathBuf>) -> Self {
+        Self {
+            name: name.into(),
+            address: address.into(),
+            members: Vec::new(),
+            data_dir: data_dir.into(),
+            election_timeout_min: Duration::from_millis(300),
+            election_timeout_max: Duration::from_millis(600),
+            heartbeat_interval: Duration::from_millis(100),
+            snapshot_entries: 20_000,
+            kept_entries: 5_000,
+            propose_timeout: Duration::from_secs(5),
+            disk_reserve: 128 * 1024 * 1024,
+            dial: plaintext(),
+            fault: abort_on_fault(),
+        }
+    }
+
+    /// Checks what openraft does not, and puts the members in their one order.
+    pub(super) fn validated(mut self) -> Result<Self, StartError> {
+        self.members.sort();
+        self.members.dedup();
+        if self.members.is_empty() {
+            self.members.push(self.address.clone());
+        }
+        if !self.members.contains(&self.address) {
+            let members = self.members.join(", ");
+            return Err(StartError::NotListed { address: self.address, members });
+        }
+        if self.members.len() > MAX_MEMBERS {
+            return Err(StartError::TooMany(self.members.len()));
+        }
+        Ok(self)
+    }
+
+    pub(super) fn openraft(&self) -> Result<openraft::Config, StartError> {
+        let milliseconds = |duration: Duration| u64::try_from(duration.as_millis()).unwrap_or(u64::MAX);
+        let config = openraft::Config {
+            cluster_name: "muster".into(),
+            election_timeout_min: milliseconds(self.election_timeout_min),
+            election_timeout_max: milliseconds(self.election_timeout_max),
+            heartbeat_interval: milliseconds(self.heartbeat_interval),
+            enable_pre_vote: Some(true),
+            snapshot_policy: openraft::SnapshotPolicy::LogsSinceLast(self.snapshot_entries),
+            max_in_snapshot_log_to_keep: self.kept_entries,
+            // A follower further behind than this is sent a snapshot; less would race with the snapshots themselves.
+            replication_lag_threshold: self.snapshot_entries.saturating_add(self.kept_entries),
+            // Purging is a write: a batch of entries each.
+            purge_batch_size: 256,
+            install_snapshot_timeout: milliseconds(SNAPSHOT_TIMEOUT),
+            // First retries come fast, for a member that just restarts; later ones spare a dead one's address.
+            backoff: "20ms 50ms 100ms ...1s".into(),
+            ..Default::default()
+        };
+        config.validate().map_err(|error| StartError::Timing(error.to_string()))
+    }
+}
+
+/// Why a member does not start.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// The address is not in the list.
+    #[error("`address` {address:?} is not among `members` ({members}): list this member as the others know it")]
+    NotListed {
+        /// What this member calls itself.
+        address: String,
+        /// The list.
+        members: String,
+    },
+    /// Too long a list.
+    #[error("`members` lists {0} addresses, at most {MAX_MEMBERS} are possible: three or five serve any registry")]
+    TooMany(usize),
+    /// Election and heartbeat times that cannot work together.
+    #[error("election and heartbeat times: {0}: keep heartbeat < election minimum < election maximum")]
+    Timing(String),
+    /// The data folder.
+    #[error(transparent)]
+    Directory(#[from] DirectoryError),
+    /// Log or snapshot cannot be read.
+    #[error(
+        "{what} in the data folder: {source}: restore it, or empty the whole data folder to rejoin as a new member"
+    )]
+    Storage {
+        /// Log or snapshots.
+        what: &'static str,
+        /// What is wrong with it.
+        source: io::Error,
+    },
+    /// openraft refused.
+    #[error("the log did not start: {0}")]
+    Raft(String),
+}

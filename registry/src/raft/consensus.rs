@@ -1,0 +1,297 @@
+//! The handle of the replicated log.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use openraft::errors::{ClientWriteError, Fatal, ForwardToLeader, LinearizableReadError, RaftError};
+use tokio::sync::watch;
+use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
+use tracing::warn;
+
+use super::apply::Applier;
+use super::bootstrap::Membership;
+use super::config::{ConsensusConfig, StartError};
+use super::leadership::{self, Leadership};
+use super::log::Log;
+use super::network::{MESSAGE_BYTES, Network};
+use super::service::{LogService, Receiver};
+use super::snapshot::SnapshotStore;
+use super::wire::proto::raft_server::RaftServer;
+use super::{Machine, Member, Payload, Peer, Raft, Types};
+use crate::store::directory::DataDirectory;
+use crate::store::{DiskGuard, LogSettings, RaftLogEngine};
+
+/// Largest proposal. A quarter of a message, so that an entry and its frame always fit one.
+pub const MAX_PAYLOAD_BYTES: usize = MESSAGE_BYTES / 4;
+/// How often the room on the disk is looked at.
+const DISK_INTERVAL: Duration = Duration::from_secs(1);
+/// How long a stopped log may take to let go of its folder.
+const RELEASE_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// How sure a read must be that nobody else leads.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ReadPolicy {
+    /// A quorum answered within the leader's lease: as right as the members' clocks run at the same speed.
+    Lease,
+    /// A quorum answers now.
+    Quorum,
+}
+
+/// Why a proposal has no answer.
+#[derive(Debug, thiserror::Error)]
+pub enum ProposeError {
+    /// Nothing was written: ask the leader, or, where none is known, again in a moment.
+    #[error("this member does not lead: {}", describe(leader))]
+    NotLeader {
+        /// Where known.
+        leader: Option<Member>,
+    },
+    /// It may be written, now or later, or not. Only a proposal that may happen twice may be sent again.
+    #[error("the outcome of the write is unknown: {0}")]
+    UnknownOutcome(String),
+    /// Nothing was written: the log takes no proposal of this kind or at this time.
+    #[error("the write was refused: {0}")]
+    Refused(String),
+    /// The log of this member has ended; what it was doing has an unknown outcome.
+    #[error("the log of this member has stopped: {0}")]
+    Stopped(String),
+}
+
+/// Why a read has no index.
+#[derive(Debug, thiserror::Error)]
+pub enum ReadError {
+    /// Ask the leader, or, where none is known, again in a moment.
+    #[error("this member does not lead: {}", describe(leader))]
+    NotLeader {
+        /// Where known.
+        leader: Option<Member>,
+    },
+    /// This member led a moment ago and hears no quorum now.
+    #[error("no quorum of members answers: {0}")]
+    NoQuorum(String),
+    /// The index was not applied here in time.
+    #[error("index {index} was not applied within {timeout:?}")]
+    Late {
+        /// Waited for.
+        index: u64,
+        /// So long.
+        timeout: Duration,
+    },
+    /// The log of this member has ended.
+    #[error("the log of this member has stopped: {0}")]
+    Stopped(String),
+}
+
+fn describe(leader: &Option<Member>) -> String {
+    match leader {
+        Some(leader) => format!("{} at {} does", leader.name, leader.address),
+        None => "nobody does, as far as it knows; try again".into(),
+    }
+}
+
+/// A member of the replicated log.
+pub struct Consensus<M: Machine> {
+    raft: Raft<M>,
+    node_id: u64,
+    snapshots: SnapshotStore,
+    membership: Membership<M>,
+    disk: DiskGuard,
+    propose_timeout: Duration,
+    leadership: watch::Receiver<Leadership>,
+    applied: watch::Receiver<u64>,
+    released: watch::Receiver<()>,
+    stop: CancellationToken,
+}
+
+impl<M: Machine> Consensus<M> {
+    /// Opens log and snapshot, puts `machine` where they left it, and begins to take part. The caller mounts
+    /// [`service`](Self::service) and then calls [`bootstrap_or_join`](Self::bootstrap_or_join).
+    pub async fn start(config: ConsensusConfig, machine: M) -> Result<Self, StartError> {
+        let config = config.validated()?;
+        let openraft = Arc::new(config.openraft()?);
+        let data_dir = config.data_dir.clone();
+        let opened = tokio::task::spawn_blocking(move || open(&data_dir)).await;
+        let (directory, engine, snapshots) = opened.map_err(|error| StartError::Raft(error.to_string()))??;
+        let (node_id, released) = (directory.node_id(), directory.lock().watch_release());
+        drop(directory);
+
+        let log = Log::new(Arc::new(engine), Arc::clone(&config.fault));
+        let log = log.map_err(|source| StartError::Storage { what: "the log", source })?;
+        let network = Network::new(Arc::clone(&config.dial));
+        let (applied_sender, applied) = watch::channel(0);
+        let applier = Applier::new(machine, snapshots.clone(), applied_sender);
+        let raft = Raft::<M>::new(node_id, openraft, network.clone(), log, applier).await;
+        let raft = raft.map_err(|error| StartError::Raft(error.to_string()))?;
+
+        let stop = CancellationToken::new();
+        let (leadership_sender, leadership) = watch::channel(Leadership::default());
+        tokio::spawn(leadership::follow(raft.clone(), leadership_sender, stop.clone(), config.fault));
+        let disk = DiskGuard::new(&config.data_dir, config.disk_reserve);
+        tokio::spawn(watch_disk(disk.clone(), stop.clone()));
+        let me = Peer { name: config.name, address: config.address };
+        let membership = Membership::new(raft.clone(), network, node_id, me, config.members);
+        let propose_timeout = config.propose_timeout;
+        Ok(Self { raft, node_id, snapshots, membership, disk, propose_timeout, leadership, applied, released, stop })
+    }
+
+    /// This member's id.
+    pub fn node_id(&self) -> u64 {
+        self.node_id
+    }
+
+    /// What the other members talk to.
+    pub fn service(&self) -> LogService<M> {
+        let receiver = Receiver {
+            node_id: self.node_id,
+            raft: self.raft.clone(),
+            snapshots: self.snapshots.clone(),
+            membership: self.membership.clone(),
+            disk: self.disk.clone(),
+        };
+        RaftServer::new(receiver).max_decoding_message_size(MESSAGE_BYTES).max_encoding_message_size(MESSAGE_BYTES)
+    }
+
+    /// Begins the registry or comes into it, in the background and for as long as it takes. The task ends when this
+    /// member belongs to a registry.
+    pub fn bootstrap_or_join(&self) -> JoinHandle<()> {
+        let (membership, stop) = (self.membership.clone(), self.stop.clone());
+        tokio::spawn(async move { membership.settle(stop).await })
+    }
+
+    /// Writes `payload` to the log and gives its index and the machine's answer once a quorum has it on disk and this
+    /// member has applied it.
+    pub async fn propose(&self, payload: Bytes) -> Result<(u64, M::Answer), ProposeError> {
+        if payload.len() > MAX_PAYLOAD_BYTES {
+            let message = format!("it has {} bytes, at most {MAX_PAYLOAD_BYTES} are possible", payload.len());
+            return Err(ProposeError::Refused(message));
+        }
+        if self.disk.is_full() {
+            return Err(ProposeError::Refused(self.disk.to_string()));
+        }
+        let write = self.raft.client_write(Payload(payload));
+        let written = match tokio::time::timeout(self.propose_timeout, write).await {
+            Ok(written) => written.map_err(|error| self.propose_error(error))?,
+            Err(_) => {
+                let message = format!("no quorum of members has it on disk after {:?}", self.propose_timeout);
+                return Err(ProposeError::UnknownOutcome(message));
+            }
+        };
+        let answer = written.data.0.and_then(|answer| answer.downcast::<M::Answer>().ok());
+        match answer {
+            Some(answer) => Ok((written.log_id.index, *answer)),
+            None => Err(ProposeError::UnknownOutcome("the machine gave no answer".into())),
+        }
+    }
+
+    fn propose_error(&self, error: RaftError<Types, ClientWriteError<Types>>) -> ProposeError {
+        match error {
+            RaftError::APIError(ClientWriteError::ForwardToLeader(forward)) => {
+                ProposeError::NotLeader { leader: hint(forward) }
+            }
+            RaftError::APIError(other) => ProposeError::UnknownOutcome(other.to_string()),
+            RaftError::Fatal(fatal) => ProposeError::Stopped(fatal.to_string()),
+        }
+    }
+
+    /// The index up to which a member has to be to serve a read that begins now. The leader alone can say.
+    pub async fn read_index(&self, policy: ReadPolicy) -> Result<u64, ReadError> {
+        let policy = match policy {
+            ReadPolicy::Lease => openraft::ReadPolicy::LeaseRead,
+            ReadPolicy::Quorum => openraft::ReadPolicy::ReadIndex,
+        };
+        let linearizer = self.raft.get_read_linearizer(policy).await.map_err(|error| match error {
+            RaftError::APIError(LinearizableReadError::ForwardToLeader(forward)) => {
+                ReadError::NotLeader { leader: hint(forward) }
+            }
+            RaftError::APIError(LinearizableReadError::QuorumNotEnough(error)) => {
+                ReadError::NoQuorum(error.to_string())
+            }
+            RaftError::Fatal(fatal) => ReadError::Stopped(fatal.to_string()),
+        })?;
+        Ok(linearizer.read_log_id().index())
+    }
+
+    /// Returns once this member's machine has applied `index`.
+    pub async fn wait_applied(&self, index: u64, timeout: Duration) -> Result<(), ReadError> {
+        let mut applied = self.applied.clone();
+        match tokio::time::timeout(timeout, applied.wait_for(|next| *next > index)).await {
+            Ok(Ok(_)) => Ok(()),
+            Ok(Err(_)) => Err(ReadError::Stopped("it was shut down".into())),
+            Err(_) => Err(ReadError::Late { index, timeout }),
+        }
+    }
+
+    /// The last index applied here, where there is one.
+    pub fn last_applied(&self) -> Option<u64> {
+        self.applied.borrow().checked_sub(1)
+    }
+
+    /// Returns once everything this member held before its start is applied again. Until then no read may be served
+    /// from it, not even a stale one: it could be older than one served before the restart.
+    pub async fn wait_recovered(&self, timeout: Duration) -> Result<(), ReadError> {
+        let late = |_| ReadError::Stopped(format!("no leader has confirmed this member's log within {timeout:?}"));
+        self.raft.wait_for_recovery(Some(timeout)).await.map(drop).map_err(late)
+    }
+
+    /// Who leads, as it changes.
+    pub fn leadership(&self) -> watch::Receiver<Leadership> {
+        self.leadership.clone()
+    }
+
+    /// The members, as this one knows them.
+    pub fn members(&self) -> Vec<Member> {
+        self.leadership.borrow().members.clone()
+    }
+
+    /// Hands the lead to the follower that is furthest, so that a planned stop costs no election timeout. Best effort.
+    pub async fn hand_over(&self) -> Result<(), Fatal<Types>> {
+        let next = self.members().into_iter().find(|member| member.voter && member.id != self.node_id);
+        match next.filter(|_| self.raft.is_leader()) {
+            Some(next) => self.raft.trigger().transfer_leader(next.id).await,
+            None => Ok(()),
+        }
+    }
+
+    /// Stops taking part and returns once the data folder is free again.
+    pub async fn shutdown(&self) {
+        self.stop.cancel();
+        if let Err(error) = self.raft.shutdown().await {
+            warn!(%error, "the log did not stop cleanly");
+        }
+        // An error is the expected end: the lock, and with it the sender, is gone.
+        let mut released = self.released.clone();
+        if tokio::time::timeout(RELEASE_TIMEOUT, released.changed()).await.is_err() {
+            warn!("the data folder is still held {RELEASE_TIMEOUT:?} after the log stopped");
+        }
+    }
+}
+
+fn open(data_dir: &std::path::Path) -> Result<(DataDirectory, RaftLogEngine, SnapshotStore), StartError> {
+    let directory = DataDirectory::open(data_dir)?;
+    let engine = RaftLogEngine::open(&LogSettings::new(directory.log()), Some(directory.lock()));
+    let engine = engine.map_err(|source| StartError::Storage { what: "the log", source })?;
+    let snapshots = SnapshotStore::open(directory.snapshots());
+    let snapshots = snapshots.map_err(|source| StartError::Storage { what: "the snapshot", source })?;
+    Ok((directory, engine, snapshots))
+}
+
+async fn watch_disk(disk: DiskGuard, stop: CancellationToken) {
+    let mut ticks = tokio::time::interval(DISK_INTERVAL);
+    loop {
+        tokio::select! {
+            () = stop.cancelled() => return,
+            _ = ticks.tick() => {}
+        }
+        let looked = disk.clone();
+        if tokio::task::spawn_blocking(move || looked.look()).await.is_err() {
+            return;
+        }
+    }
+}
+
+fn hint(forward: ForwardToLeader<Types>) -> Option<Member> {
+    let (id, peer) = forward.leader_id.zip(forward.leader_node)?;
+    Some(Member { id, name: peer.name, address: peer.address, voter: true, is_leader: true })
+}

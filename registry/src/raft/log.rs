@@ -1,0 +1,146 @@
+//! openraft's log storage on any [`Engine`], with group commit.
+
+use std::fmt::Debug;
+use std::future::Future;
+use std::io;
+use std::ops::{Bound, Range, RangeBounds};
+use std::sync::Arc;
+
+use openraft::storage::{IOFlushed, LogState, RaftLogReader, RaftLogStorage};
+use openraft::{OptionalSend, RaftTypeConfig};
+use tokio::sync::oneshot;
+
+use super::{Entry, LogId, Types, Vote, wire};
+use crate::store::{Engine, Fault, Flusher};
+
+/// Most payload bytes of one append to a follower: far below the message limit, and short enough that one batch does
+/// not hold up the next heartbeat on a slow link.
+const READ_BYTES: usize = 1024 * 1024;
+/// Entries this close to the end are in the engine's cache; older ones may need the disk, which is no place for a
+/// thread of the runtime.
+const CACHED_TAIL: u64 = 4096;
+
+/// The log of this member. Clones share it.
+#[derive(Clone)]
+pub(crate) struct Log {
+    engine: Arc<dyn Engine>,
+    flusher: Flusher,
+}
+
+impl Log {
+    /// A log on `engine`; `fault` is told when a flush fails.
+    pub(crate) fn new(engine: Arc<dyn Engine>, fault: Fault) -> io::Result<Self> {
+        let flusher = Flusher::start(Arc::clone(&engine), fault)?;
+        Ok(Self { engine, flusher })
+    }
+
+    /// Waits until everything written so far is on disk.
+    async fn flushed(&self) -> io::Result<()> {
+        let (done, wait) = oneshot::channel();
+        self.flusher.enqueue(Box::new(move |result| drop(done.send(result)))).await?;
+        wait.await.map_err(|_| io::Error::other("the flushing thread stopped before the write was on disk"))?
+    }
+
+    async fn read(&self, range: Range<u64>, max_bytes: usize) -> io::Result<Vec<Entry>> {
+        if range.is_empty() {
+            return Ok(Vec::new());
+        }
+        let last = self.engine.bounds().last.map_or(0, |last| last.index);
+        let records = if range.start.saturating_add(CACHED_TAIL) >= last {
+            self.engine.read(range, max_bytes)?
+        } else {
+            let engine = Arc::clone(&self.engine);
+            tokio::task::spawn_blocking(move || engine.read(range, max_bytes)).await.map_err(io::Error::other)??
+        };
+        records.into_iter().map(|record| wire::record_from(record).map_err(io::Error::from)).collect()
+    }
+}
+
+fn range(bounds: &impl RangeBounds<u64>) -> Range<u64> {
+    let start = match bounds.start_bound() {
+        Bound::Included(start) => *start,
+        Bound::Excluded(before) => before.saturating_add(1),
+        Bound::Unbounded => 0,
+    };
+    let end = match bounds.end_bound() {
+        Bound::Included(last) => last.saturating_add(1),
+        Bound::Excluded(end) => *end,
+        Bound::Unbounded => u64::MAX,
+    };
+    start..end
+}
+
+impl RaftLogReader<Types> for Log {
+    async fn try_get_log_entries<RB: RangeBounds<u64> + Clone + Debug + OptionalSend>(
+        &mut self,
+        bounds: RB,
+    ) -> Result<Vec<Entry>, io::Error> {
+        self.read(range(&bounds), usize::MAX).await
+    }
+
+    async fn limited_get_log_entries(&mut self, start: u64, end: u64) -> Result<Vec<Entry>, io::Error> {
+        self.read(start..end, READ_BYTES).await
+    }
+
+    async fn read_vote(&mut self) -> Result<Option<Vote>, io::Error> {
+        Ok(self.engine.bounds().vote.map(wire::vote))
+    }
+}
+
+impl RaftLogStorage<Types> for Log {
+    type LogReader = Self;
+
+    async fn get_log_state(&mut self) -> Result<LogState<Types>, io::Error> {
+        let bounds = self.engine.bounds();
+        Ok(LogState { last_purged_log_id: bounds.purged.map(wire::log_id), last_log_id: bounds.last.map(wire::log_id) })
+    }
+
+    async fn get_log_reader(&mut self) -> Self {
+        self.clone()
+    }
+
+    async fn save_vote(&mut self, vote: &Vote) -> Result<(), io::Error> {
+        self.engine.save_vote(wire::ballot(vote))?;
+        self.flushed().await
+    }
+
+    async fn save_committed(&mut self, committed: Option<LogId>) -> Result<(), io::Error> {
+        match committed {
+            Some(committed) => self.engine.save_committed(wire::position(&committed)),
+            None => Ok(()),
+        }
+    }
+
+    async fn read_committed(&mut self) -> Result<Option<LogId>, io::Error> {
+        Ok(self.engine.bounds().committed.map(wire::log_id))
+    }
+
+    fn append<I>(
+        &mut self,
+        entries: I,
+        callback: IOFlushed<Types>,
+    ) -> impl Future<Output = Result<(), io::Error>> + Send
+    where
+        I: IntoIterator<Item = <Types as RaftTypeConfig>::Entry> + OptionalSend,
+        I::IntoIter: OptionalSend,
+    {
+        // Encoded here, so that the iterator need not live across an await. Readable once this line is done.
+        let appended = self.engine.append(entries.into_iter().map(|entry| wire::record_to(&entry)).collect());
+        async move {
+            appended?;
+            self.flusher.enqueue(Box::new(move |result| callback.io_completed(result))).await
+        }
+    }
+
+    async fn truncate_after(&mut self, keep: Option<LogId>) -> Result<(), io::Error> {
+        // Need not be durable now: the next append's flush covers it, and until then the old tail was never
+        // acknowledged to this leader.
+        self.engine.truncate_after(keep.as_ref().map(wire::position))
+    }
+
+    async fn purge(&mut self, upto: LogId) -> Result<(), io::Error> {
+        self.engine.purge(wire::position(&upto))?;
+        // The files go away after a flush; nobody waits for it.
+        self.flusher.enqueue(Box::new(|_| ())).await
+    }
+}

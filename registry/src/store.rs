@@ -1,0 +1,96 @@
+//! The log on disk: what a storage engine must do, and the default one.
+//!
+//! An [`Engine`] knows positions, votes and opaque bytes, nothing of Raft's rules. Writes become readable at once and
+//! durable at the next [`Engine::flush`]; one thread calls that for everything that gathered meanwhile, which is what
+//! makes sixty-four writers share one `fdatasync`. Every engine passes the contract suite in `store/tests.rs` and
+//! openraft's own.
+
+pub mod directory;
+mod flusher;
+mod raft_log;
+mod space;
+
+use std::io;
+use std::ops::Range;
+
+use bytes::Bytes;
+
+pub use flusher::{Completion, Fault, Flusher, abort_on_fault};
+pub use raft_log::{LogSettings, RaftLogEngine};
+pub use space::DiskGuard;
+
+/// Where an entry stands in the log, and by whose leadership it came there.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Position {
+    /// Term of the leader that proposed the entry.
+    pub term: u64,
+    /// That leader.
+    pub node: u64,
+    /// Place in the log.
+    pub index: u64,
+}
+
+/// The vote a member has cast, in the order in which votes may only grow.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Ballot {
+    /// Term voted in.
+    pub term: u64,
+    /// The candidate.
+    pub node: u64,
+    /// Whether a quorum granted it.
+    pub committed: bool,
+}
+
+/// One entry as an engine stores it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Record {
+    /// Where it stands.
+    pub position: Position,
+    /// The encoded payload.
+    pub payload: Bytes,
+}
+
+/// What an engine knows about itself, read once at start and whenever asked.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct LogBounds {
+    /// The last vote saved.
+    pub vote: Option<Ballot>,
+    /// The last commit position saved; may trail the true one.
+    pub committed: Option<Position>,
+    /// Everything up to here is gone.
+    pub purged: Option<Position>,
+    /// The last entry, or the purge position when there is none.
+    pub last: Option<Position>,
+}
+
+/// A log on disk. Calls come from several threads; writes come from one at a time.
+///
+/// Every write is readable when the call returns and durable when the next [`flush`](Engine::flush) returns.
+pub trait Engine: Send + Sync + 'static {
+    /// Vote, committed, purged and last.
+    fn bounds(&self) -> LogBounds;
+
+    /// Adds consecutive records after the last one.
+    fn append(&self, records: Vec<Record>) -> io::Result<()>;
+
+    /// The records of `range` in order, as many as fit in `max_bytes` but at least one where there is one.
+    fn read(&self, range: Range<u64>, max_bytes: usize) -> io::Result<Vec<Record>>;
+
+    /// Forgets everything after `keep`; `None` forgets all.
+    fn truncate_after(&self, keep: Option<Position>) -> io::Result<()>;
+
+    /// Forgets everything up to and including `upto`, which may lie beyond the last record.
+    fn purge(&self, upto: Position) -> io::Result<()>;
+
+    /// Records a vote.
+    fn save_vote(&self, vote: Ballot) -> io::Result<()>;
+
+    /// Records how far the log is known to be committed. Need not survive a power loss.
+    fn save_committed(&self, committed: Position) -> io::Result<()>;
+
+    /// Blocks until every write before this call is on stable storage. An error is final: what is on disk is unknown.
+    fn flush(&self) -> io::Result<()>;
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,175 @@
+//! The data folder of a member: its format, its lock and its node id.
+
+use std::fs::{self, File, OpenOptions, TryLockError};
+use std::io::{self, Write};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use tokio::sync::watch;
+
+/// First line of every data folder. A change that older versions cannot read raises the number.
+const FORMAT: &str = "muster registry data, format 1\n";
+const FORMAT_FILE: &str = "FORMAT";
+const LOCK_FILE: &str = "LOCK";
+const NODE_ID_FILE: &str = "node-id";
+
+/// Why a data folder cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum DirectoryError {
+    /// Another process has it.
+    #[error("data folder {0:?} is in use by another process: stop that process, or give this one its own `data_dir`")]
+    Locked(PathBuf),
+    /// Something else lies there.
+    #[error("data folder {0:?} is not empty and not a registry's: give an empty or new `data_dir`")]
+    Foreign(PathBuf),
+    /// Written by another version.
+    #[error(
+        "data folder {path:?} has the format {found:?}, this version reads {FORMAT:?}: run the version that wrote it"
+    )]
+    Format {
+        /// The folder.
+        path: PathBuf,
+        /// What its marker says.
+        found: String,
+    },
+    /// The identity is unreadable. It is never made up anew for a log that exists: that would be a second vote.
+    #[error(
+        "{path:?} holds {found:?} instead of a node id: restore the file, or empty the whole data folder to rejoin as a new member"
+    )]
+    NodeId {
+        /// The file.
+        path: PathBuf,
+        /// Its content.
+        found: String,
+    },
+    /// The disk said no.
+    #[error("data folder {path:?}: {source}")]
+    Io {
+        /// What was touched.
+        path: PathBuf,
+        /// What the system answered.
+        source: io::Error,
+    },
+}
+
+/// Holds the folder against a second process for as long as it lives.
+#[derive(Debug)]
+pub struct DirectoryLock {
+    _file: File,
+    // After the file: whoever waits on this may open the folder again.
+    released: watch::Sender<()>,
+}
+
+impl DirectoryLock {
+    /// Ends (with an error) when the folder is free again.
+    pub fn watch_release(&self) -> watch::Receiver<()> {
+        self.released.subscribe()
+    }
+}
+
+/// An opened data folder.
+#[derive(Clone, Debug)]
+pub struct DataDirectory {
+    path: PathBuf,
+    node_id: u64,
+    lock: Arc<DirectoryLock>,
+}
+
+impl DataDirectory {
+    /// Opens `path` and locks it; makes it, with a random node id, where there is nothing yet.
+    pub fn open(path: &Path) -> Result<Self, DirectoryError> {
+        let at = |path: &Path| {
+            let path = path.to_path_buf();
+            move |source| DirectoryError::Io { path, source }
+        };
+        fs::create_dir_all(path).map_err(at(path))?;
+        let lock = lock(path)?;
+        let marker = path.join(FORMAT_FILE);
+        let node_file = path.join(NODE_ID_FILE);
+        match fs::read_to_string(&marker) {
+            Ok(found) if found == FORMAT => {}
+            Ok(found) => {
+                return Err(DirectoryError::Format {
+                    path: path.to_path_buf(),
+                    found: found.chars().take(64).collect(),
+                });
+            }
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                refuse_foreign(path)?;
+                let id: u64 = rand::random_range(1..u64::MAX);
+                write_durably(&node_file, format!("{id}\n").as_bytes()).map_err(at(&node_file))?;
+                // Last, so that a crash before it leaves a folder which the next start may begin again.
+                write_durably(&marker, FORMAT.as_bytes()).map_err(at(&marker))?;
+            }
+            Err(error) => return Err(at(&marker)(error)),
+        }
+        let found = fs::read_to_string(&node_file).map_err(at(&node_file))?;
+        let node_id = match found.trim().parse() {
+            Ok(id) if id != 0 => id,
+            _ => return Err(DirectoryError::NodeId { path: node_file, found: found.chars().take(64).collect() }),
+        };
+        Ok(Self { path: path.to_path_buf(), node_id, lock: Arc::new(lock) })
+    }
+
+    /// This member's id, drawn once per disk: a wiped disk is a new member.
+    pub fn node_id(&self) -> u64 {
+        self.node_id
+    }
+
+    /// Keeps the folder locked for as long as it is held.
+    pub fn lock(&self) -> Arc<DirectoryLock> {
+        Arc::clone(&self.lock)
+    }
+
+    /// Where the log lies.
+    pub fn log(&self) -> PathBuf {
+        self.path.join("log")
+    }
+
+    /// Where snapshots lie.
+    pub fn snapshots(&self) -> PathBuf {
+        self.path.join("snapshots")
+    }
+}
+
+fn lock(path: &Path) -> Result<DirectoryLock, DirectoryError> {
+    let file = path.join(LOCK_FILE);
+    let opened = OpenOptions::new().create(true).truncate(false).write(true).open(&file);
+    let opened = opened.map_err(|source| DirectoryError::Io { path: file.clone(), source })?;
+    match opened.try_lock() {
+        Ok(()) => Ok(DirectoryLock { _file: opened, released: watch::Sender::new(()) }),
+        Err(TryLockError::WouldBlock) => Err(DirectoryError::Locked(path.to_path_buf())),
+        Err(TryLockError::Error(source)) => Err(DirectoryError::Io { path: file, source }),
+    }
+}
+
+/// Only what an interrupted first start can leave may lie in a folder without a marker.
+fn refuse_foreign(path: &Path) -> Result<(), DirectoryError> {
+    let io = |source| DirectoryError::Io { path: path.to_path_buf(), source };
+    for entry in fs::read_dir(path).map_err(io)? {
+        let name = entry.map_err(io)?.file_name();
+        let ours = [LOCK_FILE, NODE_ID_FILE].iter().any(|known| name == *known);
+        if !ours && !name.to_string_lossy().ends_with(".tmp") {
+            return Err(DirectoryError::Foreign(path.to_path_buf()));
+        }
+    }
+    Ok(())
+}
+
+/// Writes a file so that after a crash it is there whole or not at all.
+fn write_durably(path: &Path, content: &[u8]) -> io::Result<()> {
+    let temporary = path.with_extension("tmp");
+    let mut file = File::create(&temporary)?;
+    file.write_all(content)?;
+    file.sync_all()?;
+    rename_durably(&temporary, path)
+}
+
+/// Renames, then syncs the folder: only then does the new name survive a power loss.
+pub fn rename_durably(from: &Path, to: &Path) -> io::Result<()> {
+    fs::rename(from, to)?;
+    match to.parent() {
+        Some(parent) => File::open(parent)?.sync_all(),
+        None => Ok(()),
+    }
+}
