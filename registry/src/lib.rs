@@ -1,4 +1,39 @@
-//! The servers that replicate the catalog.
+//! The servers that replicate the catalog, and the client that agents use.
+//!
+//! **Owns**: the replicated log and its disk ([`raft`], [`store`]), the catalog as the machine that the log drives, the
+//! gRPC service of a member, leases and their verdicts, watch streams, and the [`client`]; the wire and disk formats
+//! under `proto/`.
+//!
+//! **Deliberately does not**: know DNS, xDS or HTTP, decide what a Command does (`muster_catalog::decide`), or read
+//! the environment: it takes a bound socket, a [`RegistryConfig`] and a cancellation token.
+//!
+//! The flow:
+//!
+//! ```text
+//! Client::submit ─Write─▶ any member ─(forwarded once)─▶ leader: door, stamp, propose
+//!        ─▶ log (quorum on disk) ─▶ every member: decide, fold ─▶ one Snapshot for each batch ─▶ ring
+//!        ─▶ watch streams, each at its own cursor, barriers in-band ─▶ Client::watch ─▶ an agent's replica
+//! Client::renew ─▶ any member ─(gathered)─▶ leader: leases ─▶ only a loss or return is proposed
+//! ```
 
+pub mod client;
+mod codec;
+mod convert;
+mod leader;
+mod leases;
+mod log;
+mod machine;
+mod proto;
 pub mod raft;
+mod registry;
+mod server;
+mod service;
 pub mod store;
+mod watch;
+
+pub use client::{Client, ClientConfig, Hello, WatchError, WatchEvent, WatchSender, WatchStream};
+pub use codec::{SnapshotError, decode_snapshot, encode_snapshot};
+pub use convert::ConvertError;
+pub use leases::{LeaseConfig, MassExpiry};
+pub use machine::Fault;
+pub use registry::{Registry, RegistryConfig, StartError, StopReason};

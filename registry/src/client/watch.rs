@@ -1,0 +1,253 @@
+//! Watching: the catalog's own types in and out, protobuf stops here.
+
+use std::{collections::VecDeque, pin::Pin, sync::Arc, time::Duration};
+
+use futures_util::{Stream, stream};
+use muster_catalog::{ClusterId, Entry, FORMAT, Name, Scope, SnapshotRow, Timestamp, port::Consistency};
+use tokio::{sync::mpsc, time::timeout};
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::{Code, Streaming};
+
+use super::{
+    CallError, Client, ConnectError,
+    connection::{Connection, Connections},
+};
+use crate::{
+    convert::{ConvertError, KNOWN_CHANGES, timestamp},
+    proto::registry::{self as pb, watch_event::Kind, watch_request::Kind as Asked},
+};
+
+/// A member says something at least twice a second; one that is silent for so long is gone.
+const SILENCE: Duration = Duration::from_secs(3);
+/// Barriers and Scope changes on their way.
+const ASKING: usize = 1024;
+
+/// What a watcher wants and has.
+#[derive(Debug, Clone)]
+pub struct Hello {
+    /// What to stream.
+    pub scope: Scope,
+    /// What it holds already, of the same Scope.
+    pub resume: Option<(ClusterId, u64)>,
+    /// Its node and the incarnation of its agent: suspected when the stream breaks.
+    pub watcher: Option<(Name, u64)>,
+    /// Take whatever registry answers (development only).
+    pub accept_new_cluster: bool,
+}
+
+/// What a member streams.
+#[derive(Debug, Clone, PartialEq)]
+pub enum WatchEvent {
+    /// First, and once.
+    Hello {
+        /// The registry.
+        cluster: ClusterId,
+        /// Whether entries follow what the watcher holds; rows come otherwise.
+        resumed: bool,
+    },
+    /// A row. One with the header starts a load anew, at any time: the watcher was too slow, or the registry restored.
+    Row(SnapshotRow),
+    /// The rows are complete.
+    Loaded {
+        /// Up to this index.
+        index: u64,
+    },
+    /// What happened.
+    Entry(Entry),
+    /// Nothing that concerns this watcher happened up to this index; at least once a second.
+    Advance {
+        /// The index.
+        index: u64,
+        /// The time of the last entry that the member applied.
+        at: Timestamp,
+    },
+    /// All that was committed before the barrier was asked for has been streamed.
+    Barrier {
+        /// As it was asked.
+        id: u64,
+        /// The index, or why there is none.
+        result: Result<u64, String>,
+    },
+}
+
+/// Why a watch ended, or did not begin.
+#[derive(Debug, Clone, thiserror::Error)]
+pub enum WatchError {
+    /// Watch again: the next one goes to another member.
+    #[error(transparent)]
+    Call(#[from] CallError),
+    /// Another registry than the one resumed from; an operator has to look.
+    #[error("{0}")]
+    OtherRegistry(String),
+    /// The member said what this build does not understand.
+    #[error("the registry sent what this build cannot read: {0}")]
+    Convert(#[from] ConvertError),
+    /// Too much was asked at once.
+    #[error("{ASKING} questions wait on this watch")]
+    Busy,
+    /// The stream has ended.
+    #[error("the watch has ended")]
+    Ended,
+}
+
+impl From<ConnectError> for WatchError {
+    fn from(error: ConnectError) -> Self {
+        Self::Call(error.into())
+    }
+}
+
+/// Asks on a watch. Dropping it ends the watch.
+#[derive(Debug, Clone)]
+pub struct WatchSender {
+    asking: mpsc::Sender<pb::WatchRequest>,
+}
+
+/// The events of a watch; ends after its first error.
+pub type WatchStream = Pin<Box<dyn Stream<Item = Result<WatchEvent, WatchError>> + Send>>;
+
+impl WatchSender {
+    /// Asks for a barrier; [`Consistency::Stale`] needs none.
+    pub fn barrier(&self, id: u64, consistency: Consistency) -> Result<(), WatchError> {
+        let consistency = match consistency {
+            Consistency::Linearizable => pb::Consistency::Linearizable,
+            Consistency::Lease | Consistency::Stale => pb::Consistency::Lease,
+        };
+        self.ask(Asked::Barrier(pb::Barrier { id, consistency: consistency.into() }))
+    }
+
+    /// Widens the Scope; the rows come anew.
+    pub fn add_services(&self, services: &[Name]) -> Result<(), WatchError> {
+        self.ask(Asked::AddServices(names(services)))
+    }
+
+    /// Narrows the Scope; the rows come anew.
+    pub fn remove_services(&self, services: &[Name]) -> Result<(), WatchError> {
+        self.ask(Asked::RemoveServices(names(services)))
+    }
+
+    fn ask(&self, kind: Asked) -> Result<(), WatchError> {
+        self.asking.try_send(pb::WatchRequest { kind: Some(kind) }).map_err(|error| match error {
+            mpsc::error::TrySendError::Full(_) => WatchError::Busy,
+            mpsc::error::TrySendError::Closed(_) => WatchError::Ended,
+        })
+    }
+}
+
+fn names(services: &[Name]) -> pb::ServiceNames {
+    pb::ServiceNames { names: services.iter().map(ToString::to_string).collect() }
+}
+
+impl Client {
+    /// Opens a watch at some member. The first event is [`WatchEvent::Hello`].
+    pub async fn watch(&self, hello: Hello) -> Result<(WatchSender, WatchStream), WatchError> {
+        let connection = self.connections.connection().await?;
+        let (asking, asked) = mpsc::channel(ASKING);
+        let sender = WatchSender { asking };
+        sender.ask(Asked::Hello(hello_message(&hello)))?;
+        let mut client = connection.client.clone();
+        let limit = self.connections.config.request_timeout;
+        let message = match timeout(limit, client.watch(ReceiverStream::new(asked))).await {
+            Ok(Ok(events)) => {
+                let inner = events.into_inner();
+                let connections = self.connections.clone();
+                let watch = Watch { inner, connections, connection, ready: VecDeque::new(), ended: false };
+                return Ok((sender, Box::pin(stream::unfold(watch, Watch::next))));
+            }
+            Ok(Err(status)) => status.message().to_owned(),
+            Err(_) => format!("no answer within {limit:?}"),
+        };
+        self.connections.leave(&connection).await;
+        Err(connection.failed(message).into())
+    }
+}
+
+fn hello_message(hello: &Hello) -> pb::Hello {
+    let scope = match &hello.scope {
+        Scope::All => pb::Scope { all: true, services: Vec::new(), node: None },
+        Scope::Services { names, node } => pb::Scope {
+            all: false,
+            services: names.iter().map(ToString::to_string).collect(),
+            node: node.as_ref().map(ToString::to_string),
+        },
+    };
+    let resume = hello.resume.as_ref();
+    let watcher = hello.watcher.as_ref();
+    pb::Hello {
+        scope: Some(scope),
+        resume: resume.map(|(cluster, index)| pb::Resume { cluster: Some(cluster.into()), index: *index }),
+        known_changes: KNOWN_CHANGES.to_vec(),
+        format: FORMAT,
+        watcher: watcher.map(|(node, incarnation)| pb::Watcher { node: node.to_string(), incarnation: *incarnation }),
+        accept_new_cluster: hello.accept_new_cluster,
+    }
+}
+
+struct Watch {
+    inner: Streaming<pb::WatchEvent>,
+    connections: Arc<Connections>,
+    connection: Connection,
+    ready: VecDeque<WatchEvent>,
+    ended: bool,
+}
+
+impl Watch {
+    async fn next(mut self) -> Option<(Result<WatchEvent, WatchError>, Self)> {
+        if self.ended {
+            return None;
+        }
+        loop {
+            if let Some(event) = self.ready.pop_front() {
+                return Some((Ok(event), self));
+            }
+            if let Err(error) = self.receive().await {
+                self.ended = true;
+                self.connections.leave(&self.connection).await;
+                return Some((Err(error), self));
+            }
+        }
+    }
+
+    async fn receive(&mut self) -> Result<(), WatchError> {
+        let failed = |message: String| Err(self.connection.failed(message).into());
+        match timeout(SILENCE, self.inner.message()).await {
+            Ok(Ok(Some(event))) => Ok(take(event, &mut self.ready)?),
+            Ok(Ok(None)) => failed("it ended the watch".to_owned()),
+            Ok(Err(status)) if status.code() == Code::FailedPrecondition => {
+                Err(WatchError::OtherRegistry(status.message().to_owned()))
+            }
+            Ok(Err(status)) => failed(status.message().to_owned()),
+            Err(_) => failed(format!("nothing was heard for {SILENCE:?}")),
+        }
+    }
+}
+
+/// A message as events; what a newer member adds is passed over.
+fn take(event: pb::WatchEvent, ready: &mut VecDeque<WatchEvent>) -> Result<(), ConvertError> {
+    match event.kind {
+        Some(Kind::Hello(hello)) => ready.push_back(WatchEvent::Hello {
+            cluster: hello.cluster.map(Into::into).unwrap_or_default(),
+            resumed: hello.resumed,
+        }),
+        Some(Kind::Rows(rows)) => {
+            for row in rows.rows {
+                ready.push_back(WatchEvent::Row(row.try_into()?));
+            }
+        }
+        Some(Kind::Loaded(loaded)) => ready.push_back(WatchEvent::Loaded { index: loaded.index }),
+        Some(Kind::Entry(entry)) => ready.push_back(WatchEvent::Entry(entry.try_into()?)),
+        Some(Kind::Advance(advance)) => {
+            let at = timestamp(advance.at_milliseconds);
+            ready.push_back(WatchEvent::Advance { index: advance.index, at });
+        }
+        Some(Kind::Barrier(barrier)) => {
+            let result = match barrier.result {
+                Some(pb::barrier_reached::Result::Index(index)) => Ok(index),
+                Some(pb::barrier_reached::Result::Error(error)) => Err(error),
+                None => Err("the member gave no result".to_owned()),
+            };
+            ready.push_back(WatchEvent::Barrier { id: barrier.id, result });
+        }
+        None => {}
+    }
+    Ok(())
+}

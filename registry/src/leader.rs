@@ -1,0 +1,183 @@
+//! What only the leader does, in one task that every member runs: leases and their verdicts, and the first bootstrap.
+
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use muster_catalog::{ClusterId, Command, Name, Status as CheckStatus};
+use tokio::{
+    sync::{mpsc, watch},
+    task::JoinSet,
+    time::{MissedTickBehavior, interval},
+};
+use tokio_util::sync::CancellationToken;
+use tonic::Status;
+
+use crate::{
+    leases::{LeaseConfig, LeaseTable, Verdicts},
+    proto::registry as pb,
+    raft::Leadership,
+    service::{Core, renewals::Signs},
+};
+
+/// How long nothing is proposed after a proposal of this task failed: the log is asked again, not stormed.
+const RETRY: Duration = Duration::from_millis(200);
+
+/// Runs until the member stops.
+pub(crate) async fn run(
+    core: Arc<Core>,
+    config: LeaseConfig,
+    mut signs: mpsc::Receiver<Signs>,
+    held: watch::Sender<usize>,
+    stop: CancellationToken,
+) {
+    let mut leadership = core.log.leadership();
+    let mut ticks = interval(LeaseTable::tick_interval(&config));
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut leader = Leader { core, config, reign: None, proposing: JoinSet::new(), held };
+    leader.follow(&leadership.borrow_and_update().clone());
+    loop {
+        tokio::select! {
+            () = stop.cancelled() => return,
+            changed = leadership.changed() => {
+                if changed.is_err() {
+                    return;
+                }
+                leader.follow(&leadership.borrow_and_update().clone());
+            }
+            signs = signs.recv() => match signs {
+                Some(Signs { batch, reply }) => {
+                    // The asker may have given up.
+                    reply.send(leader.hear(&batch)).ok();
+                }
+                None => return,
+            },
+            Some(done) = leader.proposing.join_next() => {
+                if let (Ok(Ok(lost)), Some(reign)) = (done, &mut leader.reign) {
+                    reign.table.committed(Instant::now(), lost);
+                }
+            }
+            _ = ticks.tick() => leader.tick(),
+        }
+    }
+}
+
+struct Leader {
+    core: Arc<Core>,
+    config: LeaseConfig,
+    reign: Option<Reign>,
+    /// The proposal in flight; one at a time. Yields how many losses it committed.
+    proposing: JoinSet<Result<usize, ()>>,
+    held: watch::Sender<usize>,
+}
+
+/// One term as the leader.
+struct Reign {
+    term: u64,
+    table: LeaseTable,
+}
+
+impl Leader {
+    fn follow(&mut self, leadership: &Leadership) {
+        if !leadership.is_leader {
+            self.reign = None;
+            self.show_held(0);
+            metrics::gauge!("muster_registry_leases").set(0.0);
+        } else if self.reign.as_ref().is_none_or(|reign| reign.term != leadership.term) {
+            tracing::info!(term = leadership.term, "this member leads");
+            let table = LeaseTable::new(self.config.clone(), Instant::now(), &self.core.catalog.now());
+            self.reign = Some(Reign { term: leadership.term, table });
+            // A new registry gets its identity at once.
+            self.tick();
+        }
+    }
+
+    fn hear(&mut self, batch: &pb::RenewBatchRequest) -> Result<pb::RenewBatchReply, Status> {
+        let Some(reign) = &mut self.reign else {
+            return Err(Status::failed_precondition("this member does not lead: ask the leader"));
+        };
+        let (now, snapshot) = (Instant::now(), self.core.catalog.now());
+        let renewals = batch.renewals.iter().map(|renewal| {
+            let node = Name::lookup(&renewal.node);
+            let owner = snapshot.find_node(&node).map(|entry| &entry.node.value.id);
+            if !renewal.agent.is_empty() && owner.is_none_or(|owner| **owner != *renewal.agent) {
+                return false;
+            }
+            let table = &mut reign.table;
+            if !table.renew(now, &node, renewal.incarnation, renewal.stream) {
+                // It may have pushed since the last tick.
+                table.learn(now, &snapshot, &node);
+                return table.renew(now, &node, renewal.incarnation, renewal.stream);
+            }
+            true
+        });
+        let known = renewals.collect();
+        for suspicion in &batch.suspicions {
+            reign.table.suspect(now, &Name::lookup(&suspicion.node), suspicion.incarnation, suspicion.stream);
+        }
+        Ok(pb::RenewBatchReply { known, term: reign.term })
+    }
+
+    fn tick(&mut self) {
+        let Some(reign) = &mut self.reign else { return };
+        let (now, snapshot) = (Instant::now(), self.core.catalog.now());
+        reign.table.reconcile(now, &snapshot);
+        metrics::gauge!("muster_registry_leases").set(reign.table.len() as f64);
+        let verdicts = reign.table.tick(now);
+        self.show_held(verdicts.held);
+        if !self.proposing.is_empty() {
+            return;
+        }
+        if snapshot.cluster().uuid.is_empty() {
+            let uuid = uuid::Uuid::new_v4().to_string().into();
+            return self.propose(vec![Command::Bootstrap(ClusterId { uuid, incarnation: 1 })], 0);
+        }
+        let Verdicts { lost, returned, .. } = verdicts;
+        let count = lost.len();
+        let commands = [(lost, CheckStatus::Critical), (returned, CheckStatus::Passing)];
+        let commands = commands.into_iter().filter(|(nodes, _)| !nodes.is_empty());
+        let commands: Vec<Command> = commands.map(|(nodes, status)| Command::Liveness { nodes, status }).collect();
+        if !commands.is_empty() {
+            self.propose(commands, count);
+        }
+    }
+
+    fn propose(&mut self, commands: Vec<Command>, lost: usize) {
+        let core = self.core.clone();
+        self.proposing.spawn(async move {
+            for command in commands {
+                log_verdict(&command);
+                if let Err(error) = core.propose(command).await {
+                    tracing::warn!(%error, "a proposal of the leader failed; it is made again while this member leads");
+                    tokio::time::sleep(RETRY).await;
+                    return Err(());
+                }
+            }
+            metrics::counter!("muster_registry_lease_expiries_total").increment(lost as u64);
+            Ok(lost)
+        });
+    }
+
+    fn show_held(&self, held: usize) {
+        metrics::gauge!("muster_registry_lease_mass_held").set(held as f64);
+        let before = self.held.send_replace(held);
+        if before == 0 && held > 0 {
+            let hold = self.config.mass.hold;
+            tracing::warn!(nodes = held, ?hold, "many nodes went silent at once: their loss is held back for now");
+        } else if before > 0 && held == 0 {
+            tracing::warn!("no loss of nodes is held back any more");
+        }
+    }
+}
+
+fn log_verdict(command: &Command) {
+    match command {
+        Command::Liveness { nodes, status } => {
+            let names: Vec<&str> = nodes.iter().take(10).map(|(name, _)| name.as_str()).collect();
+            tracing::info!(count = nodes.len(), %status, first = ?names, "nodes change their liveness");
+        }
+        Command::Bootstrap(cluster) => tracing::info!(uuid = %cluster.uuid, "a new registry begins"),
+        _ => {}
+    }
+}

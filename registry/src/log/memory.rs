@@ -1,0 +1,146 @@
+//! A log in memory that several members share, for tests of all that stands on the log.
+
+use std::sync::{Arc, Mutex};
+
+use bytes::Bytes;
+use muster_catalog::port::BoxFuture;
+use tokio::sync::watch;
+
+use super::Log;
+use crate::{
+    machine::{Answer, CatalogMachine},
+    raft::{Committed, Leadership, Machine, Member, ProposeError, ReadError, ReadPolicy},
+};
+
+/// The members of a registry in one process.
+#[derive(Default)]
+pub(crate) struct MemoryCluster {
+    inner: Mutex<Inner>,
+}
+
+#[derive(Default)]
+struct Inner {
+    index: u64,
+    term: u64,
+    leader: Option<u64>,
+    seats: Vec<Seat>,
+}
+
+struct Seat {
+    member: Member,
+    machine: CatalogMachine,
+    leadership: watch::Sender<Leadership>,
+    /// Committed but not applied: this member lags.
+    lagging: Option<Vec<Committed>>,
+}
+
+/// One member's log.
+pub(crate) struct MemoryLog {
+    cluster: Arc<MemoryCluster>,
+    id: u64,
+}
+
+impl MemoryCluster {
+    /// Gives a member its seat.
+    pub(crate) fn join(self: &Arc<Self>, address: String, machine: CatalogMachine) -> Arc<MemoryLog> {
+        let mut inner = self.inner.lock().unwrap();
+        let id = inner.seats.len() as u64 + 1;
+        let member = Member { id, name: format!("member-{id}"), address, voter: true, is_leader: false };
+        let (leadership, _) = watch::channel(Leadership { recovered: true, ..Leadership::default() });
+        inner.seats.push(Seat { member, machine, leadership, lagging: None });
+        Arc::new(MemoryLog { cluster: self.clone(), id })
+    }
+
+    /// Makes a member the leader, or nobody.
+    pub(crate) fn elect(&self, leader: Option<u64>) {
+        let mut inner = self.inner.lock().unwrap();
+        (inner.term, inner.leader) = (inner.term + 1, leader);
+        if leader.is_some() {
+            inner.commit(None);
+        }
+        let term = inner.term;
+        let found = inner.seats.iter().find(|seat| Some(seat.member.id) == leader).map(|seat| seat.member.clone());
+        for seat in &inner.seats {
+            let is_leader = Some(seat.member.id) == leader;
+            let leader = found.clone();
+            seat.leadership.send_replace(Leadership {
+                is_leader,
+                leader,
+                term,
+                recovered: true,
+                ..Leadership::default()
+            });
+        }
+    }
+
+    /// Stops a member from applying, or lets it catch up.
+    pub(crate) fn lag(&self, id: u64, lag: bool) {
+        let mut inner = self.inner.lock().unwrap();
+        let seat = inner.seats.iter_mut().find(|seat| seat.member.id == id).unwrap();
+        if lag {
+            seat.lagging.get_or_insert_default();
+        } else if let Some(missed) = seat.lagging.take() {
+            seat.machine.apply(missed);
+        }
+    }
+}
+
+impl Inner {
+    fn commit(&mut self, payload: Option<Bytes>) -> (u64, Answer) {
+        self.index += 1;
+        let committed = Committed { index: self.index, payload };
+        let mut answer = Answer::default();
+        for seat in &mut self.seats {
+            match &mut seat.lagging {
+                Some(missed) => missed.push(committed.clone()),
+                None => {
+                    let answers = seat.machine.apply(vec![committed.clone()]);
+                    if Some(seat.member.id) == self.leader {
+                        answer = answers.into_iter().next().unwrap();
+                    }
+                }
+            }
+        }
+        (self.index, answer)
+    }
+
+    fn led_by(&self, id: u64) -> Result<(), Option<Member>> {
+        if self.leader == Some(id) {
+            return Ok(());
+        }
+        Err(self.seats.iter().find(|seat| Some(seat.member.id) == self.leader).map(|seat| seat.member.clone()))
+    }
+}
+
+impl Log for MemoryLog {
+    fn propose(&self, payload: Bytes) -> BoxFuture<'_, Result<(u64, Answer), ProposeError>> {
+        Box::pin(async move {
+            let mut inner = self.cluster.inner.lock().unwrap();
+            inner.led_by(self.id).map_err(|leader| ProposeError::NotLeader { leader })?;
+            Ok(inner.commit(Some(payload)))
+        })
+    }
+
+    fn read_index(&self, _: ReadPolicy) -> BoxFuture<'_, Result<u64, ReadError>> {
+        Box::pin(async move {
+            let inner = self.cluster.inner.lock().unwrap();
+            inner.led_by(self.id).map_err(|leader| ReadError::NotLeader { leader })?;
+            Ok(inner.index)
+        })
+    }
+
+    fn leadership(&self) -> watch::Receiver<Leadership> {
+        let inner = self.cluster.inner.lock().unwrap();
+        inner.seats.iter().find(|seat| seat.member.id == self.id).unwrap().leadership.subscribe()
+    }
+
+    fn members(&self) -> Vec<Member> {
+        let inner = self.cluster.inner.lock().unwrap();
+        let members = inner.seats.iter().map(|seat| seat.member.clone());
+        members.map(|member| Member { is_leader: inner.leader == Some(member.id), ..member }).collect()
+    }
+
+    fn id(&self) -> u64 {
+        self.id
+    }
+}

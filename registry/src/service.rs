@@ -1,0 +1,146 @@
+//! The gRPC service of a member. Thin: requests come in, [`Core`] knows what to do, replies go out.
+
+pub(crate) mod door;
+pub(crate) mod peers;
+pub(crate) mod reads;
+pub(crate) mod renewals;
+mod write;
+
+use std::{
+    pin::Pin,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::{SystemTime, UNIX_EPOCH},
+};
+
+use futures_util::Stream;
+use muster_catalog::Timestamp;
+use tokio::sync::{mpsc, watch};
+use tokio_stream::wrappers::ReceiverStream;
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+use tonic::{Request, Response, Status, Streaming};
+
+use crate::{
+    client::RegistryStatus,
+    log::Log,
+    machine::Catalog,
+    proto::registry::{self as pb, registry_server::Registry},
+    raft::{Dial, ReadError},
+    watch::stream::follow,
+};
+use peers::Peers;
+use renewals::{Pulse, Signs};
+
+/// The largest message: a Command at its largest and the frame around it.
+pub(crate) const MAX_MESSAGE_BYTES: usize = 4 * 1024 * 1024;
+/// Events ready for a watcher that is not reading; the rest waits in the ring.
+const WATCH_QUEUE: usize = 64;
+
+/// What one member is made of, shared by its calls and tasks.
+pub(crate) struct Core {
+    pub(crate) log: Arc<dyn Log>,
+    pub(crate) catalog: Catalog,
+    pub(crate) peers: Peers,
+    /// Signs of life on their way to the leader.
+    pub(crate) pulses: mpsc::Sender<Pulse>,
+    /// Signs of life for this member, should it lead.
+    pub(crate) signs: mpsc::Sender<Signs>,
+    /// How many losses are held back.
+    pub(crate) held: watch::Receiver<usize>,
+    pub(crate) stop: CancellationToken,
+    pub(crate) tasks: TaskTracker,
+    stamped: AtomicU64,
+}
+
+/// What the tasks of a member receive from.
+pub(crate) struct Queues {
+    pub(crate) pulses: mpsc::Receiver<Pulse>,
+    pub(crate) signs: mpsc::Receiver<Signs>,
+    pub(crate) held: watch::Sender<usize>,
+}
+
+impl Core {
+    /// A member over its log.
+    pub(crate) fn new(log: Arc<dyn Log>, catalog: Catalog, dial: Dial, stop: CancellationToken) -> (Arc<Self>, Queues) {
+        let (pulses, pulses_receiver) = mpsc::channel(renewals::MAX_WAITING);
+        // One batch of each other member, and the own.
+        let (signs, signs_receiver) = mpsc::channel(16);
+        let (held_sender, held) = watch::channel(0);
+        let (peers, tasks, stamped) = (Peers::new(dial), TaskTracker::new(), AtomicU64::new(0));
+        let core = Self { log, catalog, peers, pulses, signs, held, stop, tasks, stamped };
+        (Arc::new(core), Queues { pulses: pulses_receiver, signs: signs_receiver, held: held_sender })
+    }
+
+    /// The time of a proposal: the clock's, but never before the last one's.
+    fn stamp(&self) -> Timestamp {
+        let clock = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_millis();
+        let clock = u64::try_from(clock).unwrap_or(u64::MAX).max(self.catalog.snapshot.borrow().at().0);
+        Timestamp(self.stamped.fetch_max(clock, Ordering::Relaxed).max(clock))
+    }
+
+    /// Who the members are.
+    pub(crate) fn status(&self) -> RegistryStatus {
+        let snapshot = self.catalog.now();
+        RegistryStatus {
+            members: self.log.members(),
+            answered_by: self.log.id(),
+            term: self.log.leadership().borrow().term,
+            index: snapshot.index(),
+            cluster: snapshot.cluster().clone(),
+            held_expiries: *self.held.borrow() as u64,
+        }
+    }
+}
+
+/// The gRPC face of a [`Core`].
+pub(crate) struct RegistryService(pub(crate) Arc<Core>);
+
+type EventStream = Pin<Box<dyn Stream<Item = Result<pb::WatchEvent, Status>> + Send>>;
+
+#[tonic::async_trait]
+impl Registry for RegistryService {
+    type WatchStream = EventStream;
+
+    async fn write(&self, request: Request<pb::WriteRequest>) -> Result<Response<pb::WriteReply>, Status> {
+        // A write goes on when its caller gives up: the log has it or not, and the metrics should say so.
+        let core = self.0.clone();
+        let write = self.0.tasks.spawn(async move { core.write(request.into_inner()).await });
+        write.await.map(Response::new).map_err(|error| Status::internal(format!("the write broke off: {error}")))
+    }
+
+    async fn watch(&self, request: Request<Streaming<pb::WatchRequest>>) -> Result<Response<EventStream>, Status> {
+        let (sender, events) = mpsc::channel(WATCH_QUEUE);
+        self.0.tasks.spawn(follow(self.0.clone(), request.into_inner(), sender));
+        Ok(Response::new(Box::pin(ReceiverStream::new(events))))
+    }
+
+    async fn renew(&self, request: Request<pb::RenewRequest>) -> Result<Response<pb::RenewReply>, Status> {
+        let (known, term) = self.0.renew(request.into_inner()).await?;
+        Ok(Response::new(pb::RenewReply { known, term }))
+    }
+
+    async fn renew_batch(
+        &self,
+        request: Request<pb::RenewBatchRequest>,
+    ) -> Result<Response<pb::RenewBatchReply>, Status> {
+        self.0.hear(request.into_inner()).await.map(Response::new)
+    }
+
+    async fn read_index(&self, request: Request<pb::ReadIndexRequest>) -> Result<Response<pb::ReadIndexReply>, Status> {
+        let policy = reads::policy(request.into_inner().consistency());
+        match self.0.log.read_index(policy).await {
+            Ok(index) => Ok(Response::new(pb::ReadIndexReply { index })),
+            Err(error @ ReadError::NotLeader { .. }) => Err(Status::failed_precondition(error.to_string())),
+            Err(error) => Err(Status::unavailable(error.to_string())),
+        }
+    }
+
+    async fn members(&self, _: Request<pb::MembersRequest>) -> Result<Response<pb::MembersReply>, Status> {
+        Ok(Response::new((&self.0.status()).into()))
+    }
+}
+
+#[cfg(test)]
+mod tests;

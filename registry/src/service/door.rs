@@ -1,0 +1,89 @@
+//! What a Command has to be before it is proposed. The log is believed, so the door is strict.
+
+use muster_catalog::{Check, Command, Instance, Name, NameError, Removal};
+
+/// The largest Command in its encoded form: an entry is copied to every member and every watcher.
+pub(crate) const MAX_COMMAND_BYTES: usize = 2 * 1024 * 1024;
+/// The longest id of an instance or a check.
+const MAX_ID: usize = 512;
+
+/// Why a Command is refused at the door.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub(crate) enum DoorError {
+    #[error(transparent)]
+    Name(#[from] NameError),
+    #[error("{field} is {length} bytes long: give it an id of 1 to {MAX_ID} bytes")]
+    Id { field: &'static str, length: usize },
+    #[error("the command has {0} bytes, over {MAX_COMMAND_BYTES}: shorten outputs and metadata, or register in parts")]
+    Size(usize),
+    #[error("only the registry itself proposes {0}")]
+    Internal(&'static str),
+}
+
+/// Checks a Command that came from outside.
+pub(crate) fn check(command: &Command, encoded: usize) -> Result<(), DoorError> {
+    if encoded > MAX_COMMAND_BYTES {
+        return Err(DoorError::Size(encoded));
+    }
+    match command {
+        Command::Bootstrap(_) => Err(DoorError::Internal("a bootstrap")),
+        Command::SetFormat(_) => Err(DoorError::Internal("a catalog format")),
+        Command::Liveness { .. } => Err(DoorError::Internal("verdicts on nodes' leases")),
+        Command::Sync(sync) => {
+            node("node.name", &sync.node.name)?;
+            rows(&sync.instances, &sync.checks)
+        }
+        Command::Leave { node: name, .. } => node("node.name", name),
+        Command::Register(registration) => {
+            node("Node", &registration.name)?;
+            if let Some(row) = &registration.node {
+                node("Node", &row.name)?;
+            }
+            rows(&registration.instances, &registration.checks)
+        }
+        Command::Deregister(removal) => {
+            let (Removal::Node(name) | Removal::Instance { node: name, .. } | Removal::Check { node: name, .. }) =
+                removal;
+            node("Node", name)
+        }
+    }
+}
+
+fn rows(instances: &[Instance], checks: &[Check]) -> Result<(), DoorError> {
+    for instance in instances {
+        node("instance.node", &instance.node)?;
+        Name::label("service.name", instance.service.as_str())?;
+        id("instance.id", &instance.id)?;
+    }
+    for check in checks {
+        node("check.node", &check.node)?;
+        id("check.id", &check.id)?;
+    }
+    Ok(())
+}
+
+fn node(field: &'static str, name: &Name) -> Result<(), DoorError> {
+    Name::host(field, name.as_str())?;
+    Ok(())
+}
+
+fn id(field: &'static str, id: &str) -> Result<(), DoorError> {
+    let length = id.len();
+    if (1..=MAX_ID).contains(&length) { Ok(()) } else { Err(DoorError::Id { field, length }) }
+}
+
+#[cfg(test)]
+mod tests {
+    use muster_catalog::Writer;
+
+    use super::*;
+
+    #[test]
+    fn what_only_the_registry_may_say_and_bad_names_are_refused() {
+        let leave = |name| Command::Leave { node: Name::lookup(name), writer: Writer::default() };
+        assert_eq!(check(&leave("web-1.example"), 10), Ok(()));
+        assert!(matches!(check(&leave("no spaces"), 10), Err(DoorError::Name(_))));
+        assert_eq!(check(&leave("a"), MAX_COMMAND_BYTES + 1), Err(DoorError::Size(MAX_COMMAND_BYTES + 1)));
+        assert_eq!(check(&Command::SetFormat(9), 10), Err(DoorError::Internal("a catalog format")));
+    }
+}

@@ -1,0 +1,69 @@
+//! Read indexes: from the own log when this member leads, else from the leader.
+
+use std::{sync::Arc, time::Duration};
+
+use tokio::time::{Instant, sleep_until, timeout_at};
+
+use super::Core;
+use crate::{
+    proto::registry as pb,
+    raft::{Member, ReadError, ReadPolicy},
+};
+
+/// How long a barrier looks for a leader: an election takes about a second.
+pub(crate) const BARRIER_TIMEOUT: Duration = Duration::from_secs(5);
+/// Between two attempts when no leadership change wakes it.
+const RETRY: Duration = Duration::from_millis(50);
+
+impl Core {
+    /// An index that holds all that was committed before now; rides out an election.
+    pub(crate) async fn read_index(self: Arc<Self>, policy: ReadPolicy) -> Result<u64, String> {
+        let deadline = Instant::now() + BARRIER_TIMEOUT;
+        let mut leadership = self.log.leadership();
+        loop {
+            leadership.mark_unchanged();
+            let reason = match timeout_at(deadline, self.try_read_index(policy)).await {
+                Ok(Ok(index)) => return Ok(index),
+                Ok(Err(reason)) => reason,
+                Err(_) => "the leader did not answer in time".to_owned(),
+            };
+            let again = Instant::now() + RETRY;
+            if again >= deadline {
+                return Err(reason);
+            }
+            tokio::select! {
+                _ = leadership.changed() => {}
+                () = sleep_until(again) => {}
+            }
+        }
+    }
+
+    async fn try_read_index(&self, policy: ReadPolicy) -> Result<u64, String> {
+        match self.log.read_index(policy).await {
+            Ok(index) => Ok(index),
+            Err(ReadError::NotLeader { leader: Some(leader) }) => self.ask_leader(leader, policy).await,
+            Err(ReadError::NotLeader { leader: None }) => Err("no member leads at the moment".to_owned()),
+            Err(error) => Err(error.to_string()),
+        }
+    }
+
+    async fn ask_leader(&self, leader: Member, policy: ReadPolicy) -> Result<u64, String> {
+        let consistency = match policy {
+            ReadPolicy::Lease => pb::Consistency::Lease,
+            ReadPolicy::Quorum => pb::Consistency::Linearizable,
+        };
+        let mut client = self.peers.client(&leader.address).map_err(|status| status.message().to_owned())?;
+        let reply = client.read_index(pb::ReadIndexRequest { consistency: consistency.into() }).await;
+        let reply =
+            reply.map_err(|status| format!("leader {} at {}: {}", leader.name, leader.address, status.message()));
+        Ok(reply?.into_inner().index)
+    }
+}
+
+/// What a consistency asks of the leader.
+pub(crate) fn policy(consistency: pb::Consistency) -> ReadPolicy {
+    match consistency {
+        pb::Consistency::Linearizable => ReadPolicy::Quorum,
+        pb::Consistency::Lease | pb::Consistency::Unspecified => ReadPolicy::Lease,
+    }
+}

@@ -1,0 +1,375 @@
+//! Members on a log in memory, with real connections between them and to the client.
+
+use std::time::Duration;
+
+use muster_catalog::{
+    Address, Entry, Name, Node, NodeSync, Origin, Port, Scope, Snapshot, SnapshotBuilder, SnapshotRow,
+    Status as Health, Weights, Writer,
+    port::{Consistency, Sink, SubmitError},
+};
+use muster_catalog::{Command, Instance, NODE_LIVENESS_CHECK};
+use tokio::{net::TcpListener, time::timeout};
+
+use super::*;
+use crate::{
+    client::{Client, ClientConfig, Hello, WatchError, WatchEvent, WatchSender, WatchStream},
+    leader,
+    leases::LeaseConfig,
+    log::memory::MemoryCluster,
+    machine::CatalogMachine,
+    raft::plaintext,
+    server,
+};
+
+/// Longer than anything here takes; a test that gets there has failed.
+const PATIENCE: Duration = Duration::from_secs(20);
+
+struct TestRegistry {
+    cluster: Arc<MemoryCluster>,
+    members: Vec<TestMember>,
+}
+
+struct TestMember {
+    address: String,
+    catalog: Catalog,
+    stop: CancellationToken,
+    server: tokio::task::JoinHandle<()>,
+}
+
+impl TestRegistry {
+    async fn start(members: usize) -> Self {
+        let cluster = Arc::new(MemoryCluster::default());
+        let mut started = Vec::new();
+        for _ in 0..members {
+            let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+            let address = listener.local_addr().unwrap().to_string();
+            let (machine, catalog) = CatalogMachine::new();
+            let log = cluster.join(address.clone(), machine);
+            let stop = CancellationToken::new();
+            let (core, queues) = Core::new(log, catalog.clone(), plaintext(), stop.clone());
+            let leases = LeaseConfig {
+                ttl: Duration::from_secs(1),
+                grace: Duration::from_millis(200),
+                ..LeaseConfig::default()
+            };
+            tokio::spawn(leader::run(core.clone(), leases, queues.signs, queues.held, stop.clone()));
+            tokio::spawn(renewals::run(core.clone(), queues.pulses, stop.clone()));
+            let serving = server::serve(server::routes(core), listener, 100, stop.clone());
+            let server = tokio::spawn(async move { serving.await.unwrap() });
+            started.push(TestMember { address, catalog, stop, server });
+        }
+        cluster.elect(Some(1));
+        let registry = Self { cluster, members: started };
+        for member in &registry.members {
+            eventually(&member.catalog, |snapshot| !snapshot.cluster().uuid.is_empty()).await;
+        }
+        registry
+    }
+
+    fn client(&self, members: impl IntoIterator<Item = usize>) -> Client {
+        let members = members.into_iter().map(|at| self.members[at].address.clone());
+        Client::new(ClientConfig::new(members.collect()))
+    }
+
+    /// As if the member's process had ended.
+    async fn stop(&mut self, at: usize) {
+        self.members[at].stop.cancel();
+        (&mut self.members[at].server).await.unwrap();
+    }
+}
+
+async fn eventually(catalog: &Catalog, ready: impl Fn(&Snapshot) -> bool) {
+    let mut snapshots = catalog.snapshot.clone();
+    timeout(PATIENCE, snapshots.wait_for(|snapshot| ready(snapshot))).await.expect("not in time").unwrap();
+}
+
+fn push(node: &str, sequence: u64, services: &[&str]) -> Command {
+    let name = Name::lookup(node);
+    let instance = |service: &&str| Instance {
+        node: name.clone(),
+        id: (*service).into(),
+        service: Name::lookup(service),
+        tags: Vec::new(),
+        address: None,
+        tagged_addresses: Default::default(),
+        ports: vec![Port { name: "default".into(), number: 80 }],
+        meta: Default::default(),
+        weights: Weights::default(),
+        locality: None,
+        draining: false,
+        maintenance: None,
+        enable_tag_override: false,
+        origin: Origin::Agent,
+    };
+    Command::Sync(NodeSync {
+        writer: Writer { incarnation: 1, sequence },
+        node: Node {
+            name: name.clone(),
+            id: format!("agent-{node}").into(),
+            address: Address::parse("10.0.0.1").unwrap(),
+            tagged_addresses: Default::default(),
+            meta: Default::default(),
+            locality: None,
+            origin: Origin::Agent,
+        },
+        complete: true,
+        instances: services.iter().map(instance).collect(),
+        checks: Vec::new(),
+        removed_instances: Vec::new(),
+        removed_checks: Vec::new(),
+    })
+}
+
+fn all() -> Hello {
+    Hello { scope: Scope::All, resume: None, watcher: None, accept_new_cluster: false }
+}
+
+/// An agent's replica, as small as it can be.
+struct Replica {
+    snapshot: Snapshot,
+    loading: Option<SnapshotBuilder>,
+    asking: WatchSender,
+    events: WatchStream,
+    resumed: bool,
+    heard: Vec<String>,
+}
+
+impl Replica {
+    async fn open(client: &Client, hello: Hello, snapshot: Snapshot) -> Self {
+        let (asking, events) = client.watch(hello).await.unwrap();
+        let (loading, resumed, heard) = (None, false, Vec::new());
+        Self { snapshot, loading, asking, events, resumed, heard }
+    }
+
+    async fn step(&mut self) -> Result<(), WatchError> {
+        let event = timeout(PATIENCE, futures_util::StreamExt::next(&mut self.events)).await.expect("nothing heard");
+        match event.expect("the watch ended")? {
+            WatchEvent::Hello { resumed, .. } => self.resumed = resumed,
+            WatchEvent::Row(row) => {
+                if matches!(row, SnapshotRow::Header(_)) {
+                    self.loading = Some(SnapshotBuilder::new(self.snapshot.scope().clone()));
+                }
+                self.loading.as_mut().expect("rows start with the header").push(row);
+            }
+            WatchEvent::Loaded { index } => {
+                self.snapshot = self.loading.take().unwrap().finish();
+                assert_eq!(self.snapshot.index(), index);
+            }
+            WatchEvent::Entry(entry) => {
+                assert!(entry.index > self.snapshot.index(), "an entry came twice");
+                self.heard.push(format!("entry {}", entry.index));
+                self.snapshot.fold(&entry);
+            }
+            WatchEvent::Advance { index, at } => self.snapshot.advance(index, at),
+            WatchEvent::Barrier { id, result } => {
+                self.heard.push(format!("barrier {id}"));
+                assert!(result.unwrap() <= self.snapshot.index(), "a barrier overtook its entries");
+            }
+        }
+        Ok(())
+    }
+
+    async fn until(&mut self, ready: impl Fn(&Self) -> bool) {
+        while !ready(self) {
+            self.step().await.unwrap();
+        }
+    }
+
+    async fn until_index(&mut self, index: u64) {
+        self.until(|replica| replica.snapshot.index() >= index).await;
+    }
+
+    fn rows(&self) -> Vec<SnapshotRow> {
+        self.snapshot.rows().collect()
+    }
+}
+
+#[tokio::test]
+async fn a_write_at_any_member_is_seen_by_a_watcher_at_any_other() {
+    let registry = TestRegistry::start(3).await;
+    let mut replica = Replica::open(&registry.client([2]), all(), Snapshot::default()).await;
+    for (sequence, member) in [(1, 0), (2, 1), (3, 2)] {
+        let services = ["web", "db", "cache"];
+        let written =
+            registry.client([member]).submit(push("a", sequence, &services[..sequence as usize])).await.unwrap();
+        replica.until_index(written.index).await;
+        assert_eq!(replica.snapshot.instance_count(), sequence as usize);
+    }
+    let refused = registry.client([1]).submit(push("no spaces", 1, &[])).await.unwrap_err();
+    assert!(matches!(&refused, SubmitError::Refused(why) if why.contains("node.name")), "{refused}");
+    let status = registry.client([1]).members().await.unwrap();
+    assert_eq!(status.members.len(), 3);
+    assert_eq!(status.members.iter().filter(|member| member.is_leader).count(), 1);
+}
+
+#[tokio::test]
+async fn a_resumed_watch_ends_where_a_full_one_does_and_another_registry_is_refused() {
+    let registry = TestRegistry::start(1).await;
+    let client = registry.client([0]);
+    let first = client.submit(push("a", 1, &["web"])).await.unwrap();
+    let mut before = Replica::open(&client, all(), Snapshot::default()).await;
+    before.until_index(first.index).await;
+    let last = client.submit(push("a", 2, &["web", "db"])).await.unwrap();
+    client.submit(push("b", 1, &["web"])).await.unwrap();
+
+    let cluster = before.snapshot.cluster().clone();
+    let hello = Hello { resume: Some((cluster.clone(), first.index)), ..all() };
+    let mut resumed = Replica::open(&client, hello, before.snapshot.clone()).await;
+    let mut full = Replica::open(&client, all(), Snapshot::default()).await;
+    resumed.until_index(last.index + 1).await;
+    full.until_index(last.index + 1).await;
+    assert!(resumed.resumed && !full.resumed);
+    assert_eq!(resumed.rows(), full.rows());
+
+    let mut other = cluster;
+    other.uuid = "another".into();
+    let hello = Hello { resume: Some((other.clone(), 1)), ..all() };
+    let mut refused = Replica::open(&client, hello, Snapshot::default()).await;
+    assert!(matches!(refused.step().await, Err(WatchError::OtherRegistry(why)) if why.contains("another")));
+    let hello = Hello { resume: Some((other, 1)), accept_new_cluster: true, ..all() };
+    let mut taken = Replica::open(&client, hello, Snapshot::default()).await;
+    taken.until_index(last.index).await;
+    assert!(!taken.resumed);
+}
+
+#[tokio::test]
+async fn a_barrier_comes_after_all_that_was_committed_before_it_was_asked() {
+    let registry = TestRegistry::start(2).await;
+    let leader = registry.client([0]);
+    let mut replica = Replica::open(&registry.client([1]), all(), Snapshot::default()).await;
+    replica.until(|replica| replica.snapshot.index() > 0).await;
+    registry.cluster.lag(2, true);
+    let written = leader.submit(push("a", 1, &["web"])).await.unwrap();
+    for (id, consistency) in [(1, Consistency::Lease), (2, Consistency::Linearizable), (3, Consistency::Lease)] {
+        replica.asking.barrier(id, consistency).unwrap();
+    }
+    replica.heard.clear();
+    // The member is behind: it says that it lives, but answers no barrier.
+    let index = replica.snapshot.index();
+    for _ in 0..2 {
+        replica.step().await.unwrap();
+    }
+    assert_eq!((replica.snapshot.index(), replica.heard.len()), (index, 0));
+    registry.cluster.lag(2, false);
+    replica.until(|replica| replica.heard.len() == 4).await;
+    assert_eq!(
+        replica.heard,
+        [format!("entry {}", written.index), "barrier 1".into(), "barrier 2".into(), "barrier 3".into()]
+    );
+}
+
+#[tokio::test]
+async fn a_scope_holds_what_it_names_and_grows() {
+    let registry = TestRegistry::start(1).await;
+    let client = registry.client([0]);
+    client.submit(push("a", 1, &["web", "db"])).await.unwrap();
+    let scope = Scope::Services { names: [Name::lookup("web")].into_iter().collect(), node: None };
+    let hello = Hello { scope: scope.clone(), ..all() };
+    let mut replica = Replica::open(&client, hello, Snapshot::new(scope)).await;
+    replica.until(|replica| replica.snapshot.instance_count() == 1).await;
+    assert_eq!(replica.snapshot.service_count(), 2, "the directory names the other");
+    let written = client.submit(push("b", 1, &["db"])).await.unwrap();
+    replica.until_index(written.index).await;
+    assert_eq!(replica.snapshot.instance_count(), 1);
+    replica.asking.add_services(&[Name::lookup("db")]).unwrap();
+    replica.until(|replica| replica.snapshot.instance_count() == 3).await;
+}
+
+#[tokio::test]
+async fn a_client_finds_another_member_and_rides_out_an_election() {
+    let mut registry = TestRegistry::start(3).await;
+    let client = registry.client([0, 1, 2]);
+    client.submit(push("a", 1, &["web"])).await.unwrap();
+    registry.cluster.elect(None);
+    registry.stop(0).await;
+    let (write, ()) = tokio::join!(client.submit(push("a", 2, &["web", "db"])), async {
+        // The write is refused for want of a leader before there is one.
+        tokio::task::yield_now().await;
+        registry.cluster.elect(Some(2));
+    });
+    let index = write.unwrap().index;
+    eventually(&registry.members[2].catalog, |snapshot| snapshot.index() >= index).await;
+    let mut replica = Replica::open(&registry.client([2]), all(), Snapshot::default()).await;
+    replica.until_index(index).await;
+    assert_eq!(replica.snapshot.instance_count(), 2);
+}
+
+#[tokio::test]
+async fn without_a_leader_a_write_is_surely_not_proposed() {
+    let registry = TestRegistry::start(2).await;
+    registry.cluster.elect(None);
+    let members = registry.members.iter().map(|member| member.address.clone()).collect();
+    let config = ClientConfig { write_deadline: Duration::from_millis(300), ..ClientConfig::new(members) };
+    let error = Client::new(config).submit(push("a", 1, &[])).await.unwrap_err();
+    assert!(matches!(error, SubmitError::Unavailable(_)), "{error}");
+    let none = Client::new(ClientConfig { write_deadline: Duration::ZERO, ..ClientConfig::new(Vec::new()) });
+    let error = none.submit(push("a", 1, &[])).await.unwrap_err();
+    assert!(error.to_string().contains("registry.members"), "{error}");
+}
+
+fn liveness(snapshot: &Snapshot, node: &str) -> Option<Health> {
+    Some(snapshot.find_node(&Name::lookup(node))?.liveness()?.value.status)
+}
+
+#[tokio::test]
+async fn renewals_at_any_member_keep_a_node_alive_and_silence_loses_it() {
+    let registry = TestRegistry::start(2).await;
+    let client = registry.client([1]);
+    let (node, catalog) = (Name::lookup("a"), &registry.members[0].catalog);
+    assert!(!client.renew(&node, "agent-a", 1).await.unwrap().known, "it has not pushed");
+    client.submit(push("a", 1, &[])).await.unwrap();
+    assert!(client.renew(&node, "agent-a", 1).await.unwrap().known);
+    assert!(!client.renew(&node, "agent-b", 1).await.unwrap().known, "another agent of that name");
+    let index = catalog.now().index();
+    let begun = tokio::time::Instant::now();
+    while begun.elapsed() < Duration::from_millis(1500) {
+        assert!(client.renew(&node, "agent-a", 1).await.unwrap().known);
+    }
+    assert_eq!(catalog.now().index(), index, "renewals are not written");
+    eventually(catalog, |snapshot| liveness(snapshot, "a") == Some(Health::Critical)).await;
+    assert!(client.renew(&node, "agent-a", 1).await.unwrap().known);
+    eventually(catalog, |snapshot| liveness(snapshot, "a") == Some(Health::Passing)).await;
+    assert_eq!(NODE_LIVENESS_CHECK, "serfHealth");
+}
+
+#[tokio::test]
+async fn a_broken_watch_loses_its_node_within_the_grace_and_another_one_saves_it() {
+    let registry = TestRegistry::start(2).await;
+    let client = registry.client([1]);
+    client.submit(push("a", 1, &[])).await.unwrap();
+    let hello = Hello { watcher: Some((Name::lookup("a"), 1)), ..all() };
+    let catalog = &registry.members[0].catalog;
+    let replica = Replica::open(&client, hello.clone(), Snapshot::default()).await;
+    drop(replica);
+    let broke = tokio::time::Instant::now();
+    eventually(catalog, |snapshot| liveness(snapshot, "a") == Some(Health::Critical)).await;
+    assert!(broke.elapsed() < Duration::from_millis(900), "it took {:?}", broke.elapsed());
+    let _replica = Replica::open(&client, hello, Snapshot::default()).await;
+    eventually(catalog, |snapshot| liveness(snapshot, "a") == Some(Health::Passing)).await;
+}
+
+#[tokio::test]
+async fn an_entry_is_told_apart_by_the_kinds_that_the_watcher_knows() {
+    let registry = TestRegistry::start(1).await;
+    let mut raw = peers::client(plaintext()(&registry.members[0].address).unwrap());
+    let hello = pb::Hello {
+        scope: Some(pb::Scope { all: true, ..Default::default() }),
+        // Nodes, but neither instances nor checks.
+        known_changes: vec![4, 5],
+        ..Default::default()
+    };
+    let hello = pb::WatchRequest { kind: Some(pb::watch_request::Kind::Hello(hello)) };
+    let (asking, asked) = mpsc::channel(1);
+    asking.send(hello).await.unwrap();
+    let mut events = raw.watch(ReceiverStream::new(asked)).await.unwrap().into_inner();
+    let written = registry.client([0]).submit(push("a", 1, &["web"])).await.unwrap();
+    loop {
+        let event = events.message().await.unwrap().unwrap();
+        if let Some(pb::watch_event::Kind::Entry(entry)) = event.kind {
+            let entry = Entry::try_from(entry).unwrap();
+            assert_eq!(entry.index, written.index);
+            assert!(matches!(entry.changes.as_slice(), [muster_catalog::Change::PutNode(_)]));
+            break;
+        }
+    }
+}

@@ -1,0 +1,108 @@
+//! Writing: the leader stamps and proposes, any other member hands on, once. What was surely not proposed is told apart
+//! from what may have been, all the way.
+
+use std::time::{Duration, Instant};
+
+use muster_catalog::{Command, Proposal};
+use prost::Message;
+
+use super::{Core, door, peers::surely_not_sent, renewals::Pulse};
+use crate::{
+    machine::{Answer, Outcome, encode_proposal},
+    proto::{
+        catalog,
+        registry::{self as pb, write_reply::Outcome as Reply},
+    },
+    raft::{Member, ProposeError},
+};
+
+/// How long a member waits for the leader's answer to what it handed on.
+const FORWARD_TIMEOUT: Duration = Duration::from_secs(8);
+
+impl Core {
+    /// Stamps and proposes.
+    pub(crate) async fn propose(&self, command: Command) -> Result<(u64, Answer), ProposeError> {
+        let proposal = Proposal { at: self.stamp(), command };
+        self.log.propose(encode_proposal(&proposal)).await
+    }
+
+    /// Writes what came from outside.
+    pub(crate) async fn write(&self, request: pb::WriteRequest) -> pb::WriteReply {
+        let begun = Instant::now();
+        let outcome = self.write_outcome(request).await;
+        let result = match &outcome {
+            Reply::Index(_) => "committed",
+            Reply::Refused(_) => "refused",
+            Reply::NotProposed(_) => "not_proposed",
+            Reply::UnknownOutcome(_) => "unknown_outcome",
+        };
+        metrics::counter!("muster_registry_writes_total", "result" => result).increment(1);
+        metrics::histogram!("muster_registry_write_seconds").record(begun.elapsed().as_secs_f64());
+        pb::WriteReply { outcome: Some(outcome) }
+    }
+
+    async fn write_outcome(&self, request: pb::WriteRequest) -> Reply {
+        let Some(encoded) = request.command else {
+            return Reply::Refused("command is missing".to_owned());
+        };
+        if !self.log.leadership().borrow().is_leader && !request.forwarded {
+            let leader = self.log.leadership().borrow().leader.clone();
+            return self.forward(leader, encoded).await;
+        }
+        let length = encoded.encoded_len();
+        let command = match Command::try_from(encoded.clone()) {
+            Ok(command) => command,
+            Err(error) => return Reply::Refused(error.to_string()),
+        };
+        if let Err(error) = door::check(&command, length) {
+            return Reply::Refused(error.to_string());
+        }
+        let alive = match &command {
+            Command::Sync(sync) => Some((sync.node.name.clone(), sync.writer.incarnation)),
+            _ => None,
+        };
+        match self.propose(command).await {
+            Ok((index, answer)) => {
+                if let (Some((node, incarnation)), Outcome::Applied) = (alive, &answer.outcome) {
+                    // A push is a sign of life.
+                    self.pulse(Pulse::sign_of_life(node, incarnation));
+                }
+                committed(index, answer)
+            }
+            Err(ProposeError::NotLeader { leader }) if !request.forwarded => self.forward(leader, encoded).await,
+            Err(ProposeError::NotLeader { .. }) => Reply::NotProposed("the leader just changed".to_owned()),
+            Err(ProposeError::UnknownOutcome(why)) => Reply::UnknownOutcome(why),
+            Err(error @ ProposeError::Stopped(_)) => Reply::UnknownOutcome(error.to_string()),
+            Err(error @ ProposeError::Refused(_)) => Reply::NotProposed(error.to_string()),
+        }
+    }
+
+    async fn forward(&self, leader: Option<Member>, command: catalog::Command) -> Reply {
+        let Some(leader) = leader.filter(|leader| leader.id != self.log.id()) else {
+            return Reply::NotProposed("no member leads at the moment".to_owned());
+        };
+        let mut client = match self.peers.client(&leader.address) {
+            Ok(client) => client,
+            Err(status) => return Reply::NotProposed(status.message().to_owned()),
+        };
+        let request = pb::WriteRequest { command: Some(command), forwarded: true };
+        let to = format!("leader {} at {}", leader.name, leader.address);
+        match tokio::time::timeout(FORWARD_TIMEOUT, client.write(request)).await {
+            Ok(Ok(reply)) => {
+                let outcome = reply.into_inner().outcome;
+                outcome.unwrap_or_else(|| Reply::UnknownOutcome(format!("{to} gave no outcome")))
+            }
+            Ok(Err(status)) if surely_not_sent(&status) => Reply::NotProposed(format!("{to}: {}", status.message())),
+            Ok(Err(status)) => Reply::UnknownOutcome(format!("{to}: {}", status.message())),
+            Err(_) => Reply::UnknownOutcome(format!("{to} did not answer within {FORWARD_TIMEOUT:?}")),
+        }
+    }
+}
+
+fn committed(index: u64, answer: Answer) -> Reply {
+    match answer.outcome {
+        Outcome::Applied => Reply::Index(index),
+        Outcome::Rejected(rejection) => Reply::Refused(rejection.to_string()),
+        Outcome::Unapplied => Reply::UnknownOutcome("the leader stopped before it applied the write".to_owned()),
+    }
+}

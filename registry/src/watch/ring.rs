@@ -1,0 +1,121 @@
+//! What happened lately, for watch streams: they keep a cursor and read on from it, so that a slow one holds nothing.
+
+use std::{
+    collections::VecDeque,
+    sync::{Arc, Mutex, PoisonError},
+};
+
+use muster_catalog::{Entry, Snapshot, Topic};
+
+/// Entries kept. Ten thousand nodes that flap once each still resume; a stream that is further behind reloads.
+const MAX_ENTRIES: usize = 16_384;
+/// Payload bytes kept, at most: large pushes must not make the ring large.
+const MAX_BYTES: usize = 64 * 1024 * 1024;
+/// What a record costs beside its payload: two Snapshots share almost all with their neighbours.
+const RECORD_BYTES: usize = 1024;
+
+/// One entry, and what a Scope needs to be told of it.
+#[derive(Debug)]
+pub(crate) struct Record {
+    /// What happened.
+    pub(crate) entry: Entry,
+    /// The catalog before.
+    pub(crate) before: Snapshot,
+    /// The catalog after.
+    pub(crate) after: Snapshot,
+    /// What folding it touched.
+    pub(crate) topics: Vec<Topic>,
+    /// The bytes of its payload.
+    pub(crate) size: usize,
+}
+
+/// The last entries with Changes, bounded by count and bytes.
+#[derive(Debug)]
+pub(crate) struct Ring {
+    inner: Mutex<Inner>,
+    max_entries: usize,
+    max_bytes: usize,
+}
+
+#[derive(Debug)]
+struct Inner {
+    records: VecDeque<Arc<Record>>,
+    bytes: usize,
+    /// All entries after this index are here.
+    floor: u64,
+}
+
+impl Ring {
+    /// An empty ring that starts after `floor`.
+    pub(crate) fn new(floor: u64) -> Self {
+        Self::bounded(floor, MAX_ENTRIES, MAX_BYTES)
+    }
+
+    fn bounded(floor: u64, max_entries: usize, max_bytes: usize) -> Self {
+        let inner = Inner { records: VecDeque::new(), bytes: 0, floor };
+        Self { inner: Mutex::new(inner), max_entries, max_bytes }
+    }
+
+    /// Adds entries in order; the oldest make room.
+    pub(crate) fn append(&self, records: Vec<Record>) {
+        let mut inner = self.inner.lock().unwrap_or_else(PoisonError::into_inner);
+        for record in records {
+            inner.bytes += record.size + RECORD_BYTES;
+            inner.records.push_back(Arc::new(record));
+        }
+        while inner.records.len() > self.max_entries || inner.bytes > self.max_bytes {
+            let Some(oldest) = inner.records.pop_front() else { break };
+            inner.bytes -= oldest.size + RECORD_BYTES;
+            inner.floor = oldest.entry.index;
+        }
+    }
+
+    /// Forgets all: the catalog was replaced by one at `floor`.
+    pub(crate) fn reset(&self, floor: u64) {
+        let mut inner = self.inner.lock().unwrap_or_else(PoisonError::into_inner);
+        *inner = Inner { records: VecDeque::new(), bytes: 0, floor };
+    }
+
+    /// At most `limit` entries after `cursor`, in order; `None` when some of them are gone.
+    pub(crate) fn after(&self, cursor: u64, limit: usize) -> Option<Vec<Arc<Record>>> {
+        let inner = self.inner.lock().unwrap_or_else(PoisonError::into_inner);
+        if cursor < inner.floor {
+            return None;
+        }
+        let start = inner.records.partition_point(|record| record.entry.index <= cursor);
+        Some(inner.records.iter().skip(start).take(limit).cloned().collect())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn record(index: u64, size: usize) -> Record {
+        let entry = Entry { index, at: Default::default(), changes: Vec::new() };
+        Record { entry, before: Snapshot::default(), after: Snapshot::default(), topics: Vec::new(), size }
+    }
+
+    fn indexes(ring: &Ring, cursor: u64) -> Option<Vec<u64>> {
+        ring.after(cursor, 10).map(|records| records.iter().map(|record| record.entry.index).collect())
+    }
+
+    #[test]
+    fn it_is_bounded_and_says_when_entries_are_gone() {
+        let ring = Ring::bounded(5, 3, 10_000);
+        ring.append(vec![record(6, 0), record(8, 0), record(9, 0)]);
+        assert_eq!(indexes(&ring, 5), Some(vec![6, 8, 9]));
+        assert_eq!(indexes(&ring, 7), Some(vec![8, 9]));
+        assert_eq!(indexes(&ring, 100), Some(Vec::new()));
+        assert_eq!(indexes(&ring, 4), None);
+        ring.append(vec![record(10, 0)]);
+        assert_eq!(indexes(&ring, 5), None);
+        assert_eq!(indexes(&ring, 6), Some(vec![8, 9, 10]));
+        ring.append(vec![record(11, 10_000)]);
+        assert_eq!(indexes(&ring, 9), None, "one that exceeds the bytes alone is not kept");
+        assert_eq!(indexes(&ring, 11), Some(Vec::new()));
+        ring.reset(20);
+        assert_eq!(indexes(&ring, 19), None);
+        assert_eq!(indexes(&ring, 20), Some(Vec::new()));
+    }
+}

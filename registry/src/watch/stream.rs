@@ -1,0 +1,331 @@
+//! One watch stream: it follows the catalog from a cursor, at its reader's pace.
+//!
+//! Nothing is queued for a slow reader but what the channel holds. One that falls out of the ring gets all rows anew; one
+//! that does not read at all is ended.
+
+use std::{collections::BTreeSet, sync::Arc, time::Duration};
+
+use futures_util::{Stream, StreamExt};
+use muster_catalog::{ClusterId, Entry, Name, Scope, Snapshot, project_changes, project_snapshot};
+use prost::Message;
+use tokio::{
+    sync::{mpsc, watch},
+    time::{MissedTickBehavior, interval, timeout},
+};
+use tonic::Status;
+
+use super::{barriers::Barriers, ring::Record};
+use crate::{
+    convert::change_kind,
+    proto::{
+        catalog,
+        registry::{self as pb, watch_event::Kind, watch_request::Kind as Asked},
+    },
+    service::{Core, reads::policy, renewals::Pulse},
+};
+
+/// A watcher that opens a stream says at once what it wants.
+const HELLO_TIMEOUT: Duration = Duration::from_secs(5);
+/// How often the index is told when nothing happens: an agent takes a stream that is silent for some of these as dead.
+const HEARTBEAT: Duration = Duration::from_millis(500);
+/// A reader that takes nothing for so long is gone or stuck; its place is freed.
+const STALL: Duration = Duration::from_secs(30);
+/// Rows sent in one message, by their bytes.
+const ROWS_BYTES: usize = 64 * 1024;
+/// Entries taken from the ring at once.
+const PUMP: usize = 256;
+/// Services in a Scope; wider ones ask for all.
+const MAX_SCOPE: usize = 10_000;
+
+/// Why a stream ends.
+enum End {
+    /// The watcher went.
+    Gone,
+    /// We end it, and say why.
+    Ours(Status),
+}
+
+/// Serves one stream from its hello to its end.
+pub(crate) async fn follow(
+    core: Arc<Core>,
+    inbound: impl Stream<Item = Result<pb::WatchRequest, Status>> + Unpin + Send,
+    out: mpsc::Sender<Result<pb::WatchEvent, Status>>,
+) {
+    metrics::gauge!("muster_registry_watch_streams").increment(1.0);
+    let end = serve(&core, inbound, &out).await;
+    metrics::gauge!("muster_registry_watch_streams").decrement(1.0);
+    if let End::Ours(status) = end {
+        // It may have gone meanwhile, or not be reading: then it is not told.
+        out.try_send(Err(status)).ok();
+    }
+}
+
+async fn serve(
+    core: &Arc<Core>,
+    mut inbound: impl Stream<Item = Result<pb::WatchRequest, Status>> + Unpin + Send,
+    out: &mpsc::Sender<Result<pb::WatchEvent, Status>>,
+) -> End {
+    let hello = match timeout(HELLO_TIMEOUT, inbound.next()).await {
+        Ok(Some(Ok(pb::WatchRequest { kind: Some(Asked::Hello(hello)) }))) => hello,
+        Ok(Some(Ok(_))) => return End::Ours(Status::invalid_argument("the first message of a watch is its hello")),
+        Ok(None | Some(Err(_))) => return End::Gone,
+        Err(_) => return End::Ours(Status::deadline_exceeded(format!("no hello came within {HELLO_TIMEOUT:?}"))),
+    };
+    let watcher = hello.watcher.clone().map(|watcher| Alive::new(core, watcher));
+    let end = match Feed::open(core.clone(), hello, out.clone()) {
+        Ok(feed) => match feed.run(inbound).await {
+            Ok(()) => End::Gone,
+            Err(end) => end,
+        },
+        Err(status) => return End::Ours(status),
+    };
+    if let (End::Gone, Some(watcher)) = (&end, watcher) {
+        watcher.lost(core);
+    }
+    end
+}
+
+/// The agent behind a stream.
+struct Alive {
+    watcher: pb::Watcher,
+    stream: u64,
+}
+
+impl Alive {
+    /// Opening a stream is a sign of life, and makes this stream the one whose end counts.
+    fn new(core: &Core, watcher: pb::Watcher) -> Self {
+        // 0 stands for no stream.
+        let stream = rand::random::<u64>().max(1);
+        let (node, incarnation) = (watcher.node.clone(), watcher.incarnation);
+        core.pulse(Pulse::Renew(pb::Renewal { node, incarnation, stream, agent: String::new() }, None));
+        Self { watcher, stream }
+    }
+
+    /// The watcher ended it while this member stays up.
+    fn lost(self, core: &Core) {
+        if !core.stop.is_cancelled() {
+            let (pb::Watcher { node, incarnation }, stream) = (self.watcher, self.stream);
+            core.pulse(Pulse::Suspect(pb::Suspicion { node, incarnation, stream }));
+        }
+    }
+}
+
+struct Feed {
+    core: Arc<Core>,
+    snapshots: watch::Receiver<Arc<Snapshot>>,
+    out: mpsc::Sender<Result<pb::WatchEvent, Status>>,
+    scope: Scope,
+    known: BTreeSet<u32>,
+    cluster: ClusterId,
+    /// The watcher has all up to this index; `None` before it has anything.
+    cursor: Option<u64>,
+    barriers: Barriers,
+}
+
+impl Feed {
+    fn open(
+        core: Arc<Core>,
+        hello: pb::Hello,
+        out: mpsc::Sender<Result<pb::WatchEvent, Status>>,
+    ) -> Result<Self, Status> {
+        let snapshots = core.catalog.snapshot.clone();
+        let cluster = snapshots.borrow().cluster().clone();
+        if cluster.uuid.is_empty() || !core.log.leadership().borrow().recovered {
+            return Err(Status::unavailable("this member has no catalog yet: it waits for a leader, or to catch up"));
+        }
+        let scope = scope(hello.scope.as_ref())?;
+        let resume = hello.resume.map(|resume| (ClusterId::from(resume.cluster.unwrap_or_default()), resume.index));
+        if let Some((other, _)) =
+            resume.as_ref().filter(|(other, _)| !other.uuid.is_empty() && other.uuid != cluster.uuid)
+            && !hello.accept_new_cluster
+        {
+            return Err(Status::failed_precondition(format!(
+                "this is registry {}, the watcher holds data of registry {}: correct its member addresses, or remove its \
+                 replica file if it shall belong to this one",
+                cluster.uuid, other.uuid
+            )));
+        }
+        let resumed =
+            resume.filter(|(theirs, index)| *theirs == cluster && core.catalog.ring.after(*index, 0).is_some());
+        let cursor = resumed.map(|(_, index)| index);
+        let known = hello.known_changes.into_iter().collect();
+        let barriers = Barriers::default();
+        Ok(Self { core, snapshots, out, scope, known, cluster, cursor, barriers })
+    }
+
+    async fn run(
+        mut self,
+        mut inbound: impl Stream<Item = Result<pb::WatchRequest, Status>> + Unpin + Send,
+    ) -> Result<(), End> {
+        let resumed = self.cursor.is_some();
+        self.send(Kind::Hello(pb::WatchHello { cluster: Some((&self.cluster).into()), resumed })).await?;
+        self.pump().await?;
+        let mut heartbeat = interval(HEARTBEAT);
+        heartbeat.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let stop = self.core.stop.clone();
+        loop {
+            self.answer_barriers().await?;
+            tokio::select! {
+                () = stop.cancelled() => return Err(End::Ours(Status::unavailable("this member is stopping"))),
+                changed = self.snapshots.changed() => {
+                    changed.map_err(|_| End::Ours(Status::unavailable("this member is stopping")))?;
+                    self.pump().await?;
+                }
+                asked = inbound.next() => match asked {
+                    Some(Ok(asked)) => self.asked(asked).await?,
+                    Some(Err(_)) | None => return Ok(()),
+                },
+                () = self.barriers.progress() => {}
+                _ = heartbeat.tick() => self.beat().await?,
+                () = self.out.closed() => return Ok(()),
+            }
+        }
+    }
+
+    async fn asked(&mut self, asked: pb::WatchRequest) -> Result<(), End> {
+        match asked.kind {
+            Some(Asked::Barrier(barrier)) => {
+                let policy = policy(barrier.consistency());
+                if !self.barriers.ask(&self.core, barrier.id, policy) {
+                    let error = "too many reads wait on this stream".to_owned();
+                    self.barrier_reached(barrier.id, Err(error)).await?;
+                }
+                Ok(())
+            }
+            Some(Asked::AddServices(names)) => self.rescope(&names, true).await,
+            Some(Asked::RemoveServices(names)) => self.rescope(&names, false).await,
+            Some(Asked::Hello(_)) => Err(End::Ours(Status::invalid_argument("a watch has one hello"))),
+            // A newer watcher asks for what this build does not have; it sees no answer and does without.
+            None => Ok(()),
+        }
+    }
+
+    /// A changed Scope is loaded as a whole.
+    async fn rescope(&mut self, services: &pb::ServiceNames, add: bool) -> Result<(), End> {
+        let Scope::Services { names, .. } = &mut self.scope else { return Ok(()) };
+        for service in services.names.iter().map(|name| Name::lookup(name)) {
+            if add {
+                names.insert(service);
+            } else {
+                names.remove(&service);
+            }
+        }
+        if names.len() > MAX_SCOPE {
+            return Err(End::Ours(too_wide(names.len())));
+        }
+        let snapshot = self.snapshots.borrow_and_update().clone();
+        self.load(&snapshot).await
+    }
+
+    /// Sends what happened since the cursor.
+    async fn pump(&mut self) -> Result<(), End> {
+        let snapshot = self.snapshots.borrow_and_update().clone();
+        if *snapshot.cluster() != self.cluster {
+            // A restore: indexes may have gone backwards.
+            self.cluster = snapshot.cluster().clone();
+            return self.load(&snapshot).await;
+        }
+        let mut sent = false;
+        loop {
+            let records = self.cursor.and_then(|cursor| self.core.catalog.ring.after(cursor, PUMP));
+            let Some(records) = records else { return self.load(&snapshot).await };
+            let full = records.len() == PUMP;
+            // The ring may be ahead of what is published.
+            let records = records.into_iter().take_while(|record| record.entry.index <= snapshot.index());
+            for record in records {
+                sent = self.entry(&record).await?;
+                self.cursor = Some(record.entry.index);
+            }
+            if !full || self.cursor >= Some(snapshot.index()) {
+                break;
+            }
+        }
+        // What had no Change for this watcher still moves its index.
+        if !sent || self.cursor < Some(snapshot.index()) {
+            self.cursor = self.cursor.max(Some(snapshot.index()));
+            self.beat().await?;
+        }
+        Ok(())
+    }
+
+    /// Sends an entry, unless nothing of it is for this watcher.
+    async fn entry(&mut self, record: &Record) -> Result<bool, End> {
+        let Record { entry, before, after, topics, .. } = record;
+        let mut changes = project_changes(&self.scope, before, after, entry, topics);
+        changes.retain(|change| self.known.contains(&change_kind(change)));
+        if changes.is_empty() {
+            return Ok(false);
+        }
+        self.send(Kind::Entry((&Entry { index: entry.index, at: entry.at, changes }).into())).await?;
+        Ok(true)
+    }
+
+    /// Sends all rows.
+    async fn load(&mut self, snapshot: &Snapshot) -> Result<(), End> {
+        let projected = project_snapshot(&self.scope, snapshot);
+        let (mut rows, mut bytes) = (Vec::new(), 0);
+        for row in projected.rows() {
+            let row = catalog::SnapshotRow::from(&row);
+            bytes += row.encoded_len();
+            rows.push(row);
+            if bytes >= ROWS_BYTES {
+                self.send(Kind::Rows(pb::Rows { rows: std::mem::take(&mut rows) })).await?;
+                bytes = 0;
+            }
+        }
+        if !rows.is_empty() {
+            self.send(Kind::Rows(pb::Rows { rows })).await?;
+        }
+        self.cursor = Some(snapshot.index());
+        self.send(Kind::Loaded(pb::Loaded { index: snapshot.index() })).await
+    }
+
+    async fn beat(&mut self) -> Result<(), End> {
+        let at_milliseconds = self.snapshots.borrow().at().0;
+        // A member that is behind its watcher does not send it back.
+        let index = self.cursor.unwrap_or_default();
+        self.send(Kind::Advance(pb::Advance { index, at_milliseconds })).await
+    }
+
+    async fn answer_barriers(&mut self) -> Result<(), End> {
+        let core = self.core.clone();
+        let reached = self.barriers.reached(&core, self.cursor.unwrap_or_default());
+        for (id, result) in reached {
+            self.barrier_reached(id, result).await?;
+        }
+        Ok(())
+    }
+
+    async fn barrier_reached(&mut self, id: u64, result: Result<u64, String>) -> Result<(), End> {
+        let result = match result {
+            Ok(index) => pb::barrier_reached::Result::Index(index),
+            Err(error) => pb::barrier_reached::Result::Error(error),
+        };
+        self.send(Kind::Barrier(pb::BarrierReached { id, result: Some(result) })).await
+    }
+
+    async fn send(&mut self, kind: Kind) -> Result<(), End> {
+        metrics::counter!("muster_registry_watch_events_total").increment(1);
+        match timeout(STALL, self.out.send(Ok(pb::WatchEvent { kind: Some(kind) }))).await {
+            Ok(Ok(())) => Ok(()),
+            Ok(Err(_)) => Err(End::Gone),
+            Err(_) => Err(End::Ours(Status::resource_exhausted(format!("the watcher took nothing for {STALL:?}")))),
+        }
+    }
+}
+
+fn scope(scope: Option<&pb::Scope>) -> Result<Scope, Status> {
+    let scope = scope.ok_or_else(|| Status::invalid_argument("hello.scope is missing"))?;
+    if scope.all {
+        return Ok(Scope::All);
+    }
+    if scope.services.len() > MAX_SCOPE {
+        return Err(too_wide(scope.services.len()));
+    }
+    let names = scope.services.iter().map(|name| Name::lookup(name)).collect();
+    Ok(Scope::Services { names, node: scope.node.as_deref().map(Name::lookup) })
+}
+
+fn too_wide(services: usize) -> Status {
+    Status::invalid_argument(format!("a scope of {services} services is over {MAX_SCOPE}: ask for all"))
+}

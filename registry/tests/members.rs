@@ -1,0 +1,181 @@
+//! Three real members on real disks, seen through the client.
+
+use std::{path::Path, sync::Arc, time::Duration};
+
+use futures_util::StreamExt;
+use muster_catalog::{
+    Address, Command, Instance, Name, Node, NodeSync, Origin, Scope, Snapshot, SnapshotBuilder, SnapshotRow, Weights,
+    Writer,
+    port::{Consistency, Sink},
+};
+use muster_registry::{
+    Client, ClientConfig, Hello, Registry, RegistryConfig, StartError, StopReason, WatchEvent, raft::ConsensusConfig,
+};
+use tokio::{net::TcpListener, time::timeout};
+use tokio_util::sync::CancellationToken;
+
+/// Longer than anything here takes.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+struct Member {
+    registry: Registry,
+    stop: CancellationToken,
+}
+
+async fn member(name: &str, members: &[String], listener: TcpListener, disk: &Path) -> Member {
+    let address = listener.local_addr().unwrap().to_string();
+    let mut consensus = ConsensusConfig::new(name, address, disk.join(name));
+    consensus.members = members.to_vec();
+    let stop = CancellationToken::new();
+    let registry = Registry::start(RegistryConfig::new(consensus), listener, stop.clone()).await.unwrap();
+    Member { registry, stop }
+}
+
+async fn three(disk: &Path) -> (Vec<Member>, Vec<String>) {
+    let mut listeners = Vec::new();
+    for _ in 0..3 {
+        listeners.push(TcpListener::bind("127.0.0.1:0").await.unwrap());
+    }
+    let addresses: Vec<String> = listeners.iter().map(|listener| listener.local_addr().unwrap().to_string()).collect();
+    let mut members = Vec::new();
+    for (number, listener) in listeners.into_iter().enumerate() {
+        members.push(member(&format!("member-{number}"), &addresses, listener, disk).await);
+    }
+    (members, addresses)
+}
+
+fn push(node: &str, sequence: u64, services: &[&str]) -> Command {
+    let name = Name::lookup(node);
+    let (tagged_addresses, meta, locality, origin) = (Default::default(), Default::default(), None, Origin::Agent);
+    let address = Address::parse("10.0.0.1").unwrap();
+    let instance = |service: &&str| Instance {
+        node: name.clone(),
+        id: (*service).into(),
+        service: Name::lookup(service),
+        tags: Vec::new(),
+        address: None,
+        tagged_addresses: Default::default(),
+        ports: Vec::new(),
+        meta: Default::default(),
+        weights: Weights::default(),
+        locality: None,
+        draining: false,
+        maintenance: None,
+        enable_tag_override: false,
+        origin,
+    };
+    let instances = services.iter().map(instance).collect();
+    let node = Node { name: name.clone(), id: "agent".into(), address, tagged_addresses, meta, locality, origin };
+    let (checks, removed_instances, removed_checks) = Default::default();
+    let writer = Writer { incarnation: 1, sequence };
+    Command::Sync(NodeSync { writer, node, complete: true, instances, checks, removed_instances, removed_checks })
+}
+
+/// Follows a watch until its replica holds `index`, with a barrier before the end.
+async fn replica(client: &Client, index: u64) -> Snapshot {
+    let hello = Hello { scope: Scope::All, resume: None, watcher: None, accept_new_cluster: false };
+    // A member that is not ready yet says so, and the next watch goes to another.
+    loop {
+        if let Ok(snapshot) = try_replica(client, hello.clone(), index).await {
+            return snapshot;
+        }
+        tokio::task::yield_now().await;
+    }
+}
+
+async fn try_replica(client: &Client, hello: Hello, index: u64) -> Result<Snapshot, muster_registry::WatchError> {
+    let (asking, mut events) = client.watch(hello).await?;
+    asking.barrier(7, Consistency::Linearizable)?;
+    let (mut snapshot, mut loading, mut passed) = (Snapshot::default(), None, false);
+    while !passed || snapshot.index() < index {
+        match events.next().await.expect("the stream says why it ends")? {
+            WatchEvent::Hello { .. } => {}
+            WatchEvent::Row(row) => {
+                if matches!(row, SnapshotRow::Header(_)) {
+                    loading = Some(SnapshotBuilder::new(Scope::All));
+                }
+                loading.as_mut().unwrap().push(row);
+            }
+            WatchEvent::Loaded { .. } => snapshot = loading.take().unwrap().finish(),
+            WatchEvent::Entry(entry) => drop(snapshot.fold(&entry)),
+            WatchEvent::Advance { index, at } => snapshot.advance(index, at),
+            WatchEvent::Barrier { id, result } => {
+                assert_eq!(id, 7);
+                assert!(result.unwrap() <= snapshot.index());
+                passed = true;
+            }
+        }
+    }
+    Ok(snapshot)
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn three_members_outlive_their_leader_and_a_restart() {
+    let disk = tempfile::tempdir().unwrap();
+    let (mut members, addresses) = three(disk.path()).await;
+    let client = Client::new(ClientConfig::new(addresses.clone()));
+    let first = timeout(PATIENCE, client.submit(push("a", 1, &["web"]))).await.unwrap().unwrap();
+    let snapshot = timeout(PATIENCE, replica(&client, first.index)).await.unwrap();
+    assert_eq!(snapshot.instance_count(), 1);
+    assert_eq!(snapshot.cluster().incarnation, 1);
+    assert!(!snapshot.cluster().uuid.is_empty());
+
+    let leader = members.iter().position(|member| member.registry.leadership().borrow().is_leader).unwrap();
+    let gone = members.remove(leader);
+    gone.stop.cancel();
+    let reason = timeout(PATIENCE, gone.registry.stopped()).await.unwrap();
+    assert!(matches!(reason, StopReason::Asked), "{reason}");
+    let address = gone.registry.address();
+    drop(gone);
+    let second = timeout(PATIENCE, client.submit(push("a", 2, &["web", "db"]))).await.unwrap().unwrap();
+    assert!(second.index > first.index);
+
+    // It comes back on its disk and catches up.
+    let listener = TcpListener::bind(address).await.unwrap();
+    let back = member(&format!("member-{leader}"), &addresses, listener, disk.path()).await;
+    let only = Client::new(ClientConfig::new(vec![address.to_string()]));
+    let caught_up = timeout(PATIENCE, replica(&only, second.index)).await.unwrap();
+    assert_eq!(caught_up.instance_count(), 2);
+    assert_eq!(caught_up.cluster(), snapshot.cluster());
+    let status = only.members().await.unwrap();
+    assert_eq!(status.members.iter().filter(|member| member.voter).count(), 3);
+    assert_eq!(status.cluster, *snapshot.cluster());
+    members.push(back);
+    for member in &members {
+        member.stop.cancel();
+    }
+    for member in &members {
+        assert!(matches!(timeout(PATIENCE, member.registry.stopped()).await.unwrap(), StopReason::Asked));
+    }
+}
+
+#[tokio::test]
+async fn one_member_alone_keeps_its_catalog_over_a_restart_and_does_not_listen_off_loopback() {
+    let disk = tempfile::tempdir().unwrap();
+    let mut rows: Option<Arc<Snapshot>> = None;
+    for round in 1..3 {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        // A restart on another port is the same member: its disk says who it is.
+        let address = listener.local_addr().unwrap().to_string();
+        let alone = member("alone", std::slice::from_ref(&address), listener, disk.path()).await;
+        let client = Client::new(ClientConfig::new(vec![address]));
+        let written = timeout(PATIENCE, client.submit(push("a", round, &["web", "db"][..round as usize]))).await;
+        let index = written.unwrap().unwrap().index;
+        let mut snapshots = alone.registry.snapshots();
+        let now = timeout(PATIENCE, snapshots.wait_for(|now| now.index() >= index && !now.cluster().uuid.is_empty()))
+            .await
+            .unwrap()
+            .unwrap()
+            .clone();
+        assert_eq!(now.instance_count(), round as usize);
+        if let Some(before) = rows.replace(now.clone()) {
+            assert_eq!(before.cluster(), now.cluster());
+        }
+        alone.stop.cancel();
+        alone.registry.stopped().await;
+    }
+    let listener = TcpListener::bind("0.0.0.0:0").await.unwrap();
+    let config = RegistryConfig::new(ConsensusConfig::new("open", "127.0.0.1:1", disk.path().join("open")));
+    let refused = Registry::start(config, listener, CancellationToken::new()).await.err().unwrap();
+    assert!(matches!(refused, StartError::NotLoopback(_)) && refused.to_string().contains("mTLS"), "{refused}");
+}
