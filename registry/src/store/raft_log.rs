@@ -112,8 +112,11 @@ impl Engine for RaftLogEngine {
     }
 
     fn truncate_after(&self, keep: Option<Position>) -> io::Result<()> {
-        let first_gone = keep.map_or(0, |position| position.index + 1);
-        self.lock().truncate(first_gone).map(drop)
+        let mut log = self.lock();
+        if log.log_state().last() <= keep.as_ref() {
+            return Ok(());
+        }
+        log.truncate(keep.map_or(0, |position| position.index + 1)).map(drop)
     }
 
     fn purge(&self, upto: Position) -> io::Result<()> {

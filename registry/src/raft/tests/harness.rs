@@ -132,6 +132,7 @@ pub(crate) struct Node {
     pub(crate) consensus: Arc<Consensus<List>>,
     pub(crate) list: List,
     pub(crate) address: String,
+    cables: Arc<Cables>,
     stop: CancellationToken,
     server: JoinHandle<()>,
 }
@@ -139,6 +140,9 @@ pub(crate) struct Node {
 impl Node {
     pub(crate) async fn stop(self) {
         self.stop.cancel();
+        // As the end of a process would: the server's own end leaves its connections to their tasks.
+        self.cables.cut(&self.address);
+        self.cables.heal(&self.address);
         self.consensus.shutdown().await;
         self.server.await.unwrap();
     }
@@ -208,7 +212,7 @@ impl Cluster {
             }
         });
         consensus.bootstrap_or_join();
-        Node { consensus, list, address, stop, server }
+        Node { consensus, list, address, cables: Arc::clone(&self.cables), stop, server }
     }
 
     pub(crate) async fn start_all(&self) -> Vec<Node> {
