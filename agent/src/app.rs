@@ -5,7 +5,11 @@ use std::{net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
 use muster_catalog::{Locality, Node, Origin, Text};
 use muster_dns::{Dns, DnsConfig};
 use muster_http::{Http, HttpConfig, Ports};
-use muster_registry::{LeaseConfig, Registry, RegistryConfig, client::{Client, ClientConfig}, raft::ConsensusConfig};
+use muster_registry::{
+    LeaseConfig, Registry, RegistryConfig,
+    client::{Client, ClientConfig},
+    raft::ConsensusConfig,
+};
 use muster_xds::{Xds, XdsConfig};
 use tokio::{
     net::{TcpListener, UdpSocket},
@@ -47,7 +51,9 @@ pub enum StartError {
     #[error(transparent)]
     Config(#[from] ConfigError),
     /// An address cannot be had.
-    #[error("cannot listen on {address} for {what}: {source}; is another muster running? set {key} to a free address, or port 0")]
+    #[error(
+        "cannot listen on {address} for {what}: {source}; is another muster running? set {key} to a free address, or port 0"
+    )]
     Bind {
         /// What for.
         what: &'static str,
@@ -157,7 +163,12 @@ impl App {
         }
     }
 
-    async fn start_registry(&mut self, config: &Config, listener: TcpListener, members: Vec<String>) -> Result<(), StartError> {
+    async fn start_registry(
+        &mut self,
+        config: &Config,
+        listener: TcpListener,
+        members: Vec<String>,
+    ) -> Result<(), StartError> {
         let (name, _) = config.node()?;
         let advertise = config.registry.advertise.clone().unwrap_or_else(|| config.registry.listen.to_string());
         let consensus = ConsensusConfig {
@@ -166,7 +177,11 @@ impl App {
             election_timeout_max: config.registry.election_timeout_max.0,
             ..ConsensusConfig::new(name.to_string(), advertise, config.node.data_dir.join("registry"))
         };
-        let leases = LeaseConfig { ttl: config.registry.lease_ttl.0, grace: config.registry.lease_grace.0, ..LeaseConfig::default() };
+        let leases = LeaseConfig {
+            ttl: config.registry.lease_ttl.0,
+            grace: config.registry.lease_grace.0,
+            ..LeaseConfig::default()
+        };
         let registry = RegistryConfig { leases, ..RegistryConfig::new(consensus) };
         let started = Registry::start(registry, listener, self.ending.child_token()).await;
         let registry = started.map_err(|error| StartError::Room(error.into()))?;
@@ -279,7 +294,13 @@ impl App {
                 () = closing.cancelled() => {}
             }
         });
-        let lease = LeaseTask { pusher, client: client.clone(), unknown, status: status.clone(), ttl: config.registry.lease_ttl.0 };
+        let lease = LeaseTask {
+            pusher,
+            client: client.clone(),
+            unknown,
+            status: status.clone(),
+            ttl: config.registry.lease_ttl.0,
+        };
         let (leaving, closing) = (self.leaving.clone(), self.closing.clone());
         self.supervisor.spawn("lease", async move {
             lease.run(leaving).await;
@@ -288,7 +309,13 @@ impl App {
         status
     }
 
-    fn start_dns(&mut self, config: &Config, udp: UdpSocket, tcp: TcpListener, replica: &Arc<Replica>) -> Result<(), StartError> {
+    fn start_dns(
+        &mut self,
+        config: &Config,
+        udp: UdpSocket,
+        tcp: TcpListener,
+        replica: &Arc<Replica>,
+    ) -> Result<(), StartError> {
         let dns = DnsConfig {
             datacenter: config.node.datacenter.clone(),
             zone: config.dns.zone.clone(),
@@ -310,7 +337,12 @@ impl App {
         Ok(())
     }
 
-    fn start_xds(&mut self, config: &Config, listener: TcpListener, replica: &Arc<Replica>) -> Result<muster_xds::Roster, StartError> {
+    fn start_xds(
+        &mut self,
+        config: &Config,
+        listener: TcpListener,
+        replica: &Arc<Replica>,
+    ) -> Result<muster_xds::Roster, StartError> {
         let zones = std::iter::once(&config.dns.zone).chain(&config.dns.alt_zones);
         let xds = XdsConfig {
             zones: zones.map(|zone| muster_catalog::Name::lookup(zone)).collect(),
@@ -336,7 +368,8 @@ impl App {
     }
 
     fn start_http(&mut self, config: &Config, listener: TcpListener, ports: Ports) -> Result<(), StartError> {
-        let started = Http::start(HttpConfig::new(config.node.datacenter.clone()), listener, ports, self.closing.clone());
+        let started =
+            Http::start(HttpConfig::new(config.node.datacenter.clone()), listener, ports, self.closing.clone());
         let http = started.map_err(|error| StartError::Room(error.into()))?;
         self.bound.http = Some(http.address);
         self.supervisor.spawn("http", async move {

@@ -283,7 +283,8 @@ impl Config {
             return Err(bad("registry.members", "[]", "name at least one member as host:port"));
         }
         for member in &registry.members {
-            let port = member.rsplit_once(':').and_then(|(host, port)| port.parse::<u16>().ok().filter(|_| !host.is_empty()));
+            let port =
+                member.rsplit_once(':').and_then(|(host, port)| port.parse::<u16>().ok().filter(|_| !host.is_empty()));
             if port.is_none() {
                 return Err(bad("registry.members", member, "write it as host:port, for example registry-1:8300"));
             }
@@ -309,8 +310,9 @@ impl Config {
             None => host_name(),
         };
         let name = muster_catalog::Name::host("node.name", &given).map_err(|why| bad("node.name", &given, why))?;
-        let address = muster_catalog::Address::parse(&self.node.address)
-            .ok_or_else(|| bad("node.address", &self.node.address, "give an IP address or a host name that others reach"))?;
+        let address = muster_catalog::Address::parse(&self.node.address).ok_or_else(|| {
+            bad("node.address", &self.node.address, "give an IP address or a host name that others reach")
+        })?;
         Ok((name, address))
     }
 }

@@ -15,11 +15,11 @@ const FILE: &str = "node.json";
 /// Who this agent is.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct Identity {
+pub(crate) struct Identity {
     /// Random, drawn at the first start.
-    pub id: Text,
+    pub(crate) id: Text,
     /// Raised at each start: later starts supersede earlier ones.
-    pub incarnation: u64,
+    pub(crate) incarnation: u64,
 }
 
 /// Why the identity could not be had.
@@ -45,7 +45,7 @@ pub enum IdentityError {
 
 impl Identity {
     /// Reads the identity, draws one at the first start, and raises the incarnation.
-    pub fn load(data_dir: &Path, now: Timestamp) -> Result<Self, IdentityError> {
+    pub(crate) fn load(data_dir: &Path, now: Timestamp) -> Result<Self, IdentityError> {
         let path = data_dir.join(FILE);
         let storage = |source| IdentityError::Storage { path: path.clone(), source };
         fs::create_dir_all(data_dir).map_err(storage)?;
@@ -83,7 +83,7 @@ pub(crate) fn write_atomically(path: &Path, bytes: &[u8]) -> io::Result<()> {
 }
 
 /// The clock: read here, handed to whoever needs it.
-pub fn now() -> Timestamp {
+pub(crate) fn now() -> Timestamp {
     let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     Timestamp(u64::try_from(since.as_millis()).unwrap_or(u64::MAX))
 }

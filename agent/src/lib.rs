@@ -20,12 +20,12 @@ pub mod cli;
 pub mod config;
 pub mod definition;
 pub mod definitions;
-mod identity;
+pub mod identity;
 pub mod local;
 mod metrics;
 mod ports;
-mod replica;
-mod supervisor;
+pub mod replica;
+pub mod supervisor;
 mod sync;
 
 /// Chooses the TLS implementation of the process; calling it again changes nothing.

@@ -9,11 +9,11 @@ const SECONDS: [f64; 12] = [0.000_1, 0.000_5, 0.001, 0.005, 0.01, 0.05, 0.1, 0.5
 
 /// The handle that renders them.
 #[derive(Clone)]
-pub struct Metrics(PrometheusHandle);
+pub(crate) struct Metrics(PrometheusHandle);
 
 impl Metrics {
     /// Installs the recorder; several Apps in one process (tests) share it.
-    pub fn install() -> Result<Self, BuildError> {
+    pub(crate) fn install() -> Result<Self, BuildError> {
         static INSTALLED: OnceLock<PrometheusHandle> = OnceLock::new();
         if let Some(handle) = INSTALLED.get() {
             return Ok(Self(handle.clone()));
@@ -30,12 +30,12 @@ impl Metrics {
     }
 
     /// The current values as Prometheus text.
-    pub fn render(&self) -> String {
+    pub(crate) fn render(&self) -> String {
         self.0.render()
     }
 
     /// Folds what histograms have collected; called now and then so that an unscraped process does not grow.
-    pub fn upkeep(&self) {
+    pub(crate) fn upkeep(&self) {
         self.0.run_upkeep();
     }
 }

@@ -3,12 +3,12 @@
 use std::{collections::BTreeMap, sync::Arc};
 
 use muster_catalog::{
-    Check, CheckId, Freshness, Instance, InstanceId, Name, Node, Status, Text,
+    Check, CheckId, Freshness, Instance, InstanceId, Node, Status, Text,
     port::{BoxFuture, Source},
 };
 use muster_http::port::{
-    CheckDefinition as HttpCheck, Identity, LocalAgent, LocalError as HttpError, MemberInfo, MemberRole, Operator, Pending,
-    Probe as HttpProbeKind, ProxyRefusal, ProxyResources, ProxyStatus, Readiness, ServiceRegistration,
+    CheckDefinition as HttpCheck, Identity, LocalAgent, LocalError as HttpError, MemberInfo, MemberRole, Operator,
+    Pending, Probe as HttpProbeKind, ProxyRefusal, ProxyResources, ProxyStatus, Readiness, ServiceRegistration,
 };
 use muster_registry::client::Client;
 use tokio::sync::watch;
@@ -24,21 +24,20 @@ use crate::{
 /// LocalState behind the HTTP room's port.
 pub(crate) struct AgentPort {
     identity: Arc<Identity>,
-    node: Name,
     local: LocalHandle,
 }
 
 impl AgentPort {
     pub(crate) fn new(datacenter: &str, node: Node, local: LocalHandle) -> Self {
         let identity = Identity {
-            name: node.name.clone(),
+            name: node.name,
             id: node.id,
             address: node.address,
             datacenter: datacenter.into(),
             version: env!("CARGO_PKG_VERSION").into(),
             meta: node.meta,
         };
-        Self { identity: Arc::new(identity), node: node.name, local }
+        Self { identity: Arc::new(identity), local }
     }
 }
 
@@ -122,7 +121,10 @@ fn check_definition(check: HttpCheck) -> Result<CheckDefinition, HttpError> {
         HttpProbeKind::Ttl { ttl } => Probe::Ttl { ttl },
         HttpProbeKind::Http { url, method, headers, body, disable_redirects, tls_server_name, tls_skip_verify } => {
             if !tls_server_name.is_empty() {
-                let why = format!("check {}: TLSServerName {tls_server_name:?} is not supported yet: use the name in the URL", check.id);
+                let why = format!(
+                    "check {}: TLSServerName {tls_server_name:?} is not supported yet: use the name in the URL",
+                    check.id
+                );
                 return Err(HttpError::Invalid(why));
             }
             Probe::Http(HttpProbe {

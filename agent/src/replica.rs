@@ -31,19 +31,19 @@ const BARRIER_QUEUE: usize = 16_384;
 const HOLD_PATIENCE: Duration = Duration::from_millis(500);
 
 /// What the replica is of, and where it is kept.
-pub struct ReplicaConfig {
+pub(crate) struct ReplicaConfig {
     /// The agent's own node.
-    pub node: Name,
+    pub(crate) node: Name,
     /// The agent's incarnation: the registry ties the node's lease to this stream.
-    pub incarnation: u64,
+    pub(crate) incarnation: u64,
     /// Whether another registry's identity is taken over instead of refused (`dev` with throw-away data).
-    pub accept_any_cluster: bool,
+    pub(crate) accept_any_cluster: bool,
     /// The file that keeps it.
-    pub file: PathBuf,
+    pub(crate) file: PathBuf,
 }
 
 /// The mirror: what the rooms read from.
-pub struct Replica {
+pub(crate) struct Replica {
     shared: Arc<Shared>,
     barriers: mpsc::Sender<BarrierRequest>,
 }
@@ -70,7 +70,7 @@ impl Shared {
 }
 
 /// The task's part of a replica: [`ReplicaTask::run`] it.
-pub struct ReplicaTask {
+pub(crate) struct ReplicaTask {
     config: ReplicaConfig,
     shared: Arc<Shared>,
     client: Arc<Client>,
@@ -83,7 +83,11 @@ pub struct ReplicaTask {
 
 impl Replica {
     /// Opens the replica: what the disk has kept is served at once, as stale as it is.
-    pub fn open(config: ReplicaConfig, client: Arc<Client>, clock: fn() -> Timestamp) -> Result<(Arc<Self>, ReplicaTask), DiskError> {
+    pub(crate) fn open(
+        config: ReplicaConfig,
+        client: Arc<Client>,
+        clock: fn() -> Timestamp,
+    ) -> Result<(Arc<Self>, ReplicaTask), DiskError> {
         let kept = disk::load(&config.file)?;
         let freshness = match &kept {
             Some((_, since)) => Freshness::Stale { since: *since },
@@ -109,7 +113,7 @@ impl Replica {
 
 impl Replica {
     /// Records how old the View is, for the metrics.
-    pub fn record_age(&self, now: Timestamp) {
+    pub(crate) fn record_age(&self, now: Timestamp) {
         let view = self.view();
         if let Some(age) = view.freshness.age(now) {
             metrics::gauge!("muster_agent_replica_age_seconds").set(age.as_secs_f64());
@@ -164,7 +168,7 @@ impl Source for Replica {
 
 impl ReplicaTask {
     /// Follows the registry until told to stop, then writes the replica to disk once more.
-    pub async fn run(mut self, stop: CancellationToken) {
+    pub(crate) async fn run(mut self, stop: CancellationToken) {
         let mut pause = stream::FIRST_PAUSE;
         let mut save = tokio::time::interval(disk::SAVE_INTERVAL);
         let mut saved = self.working.index();

@@ -14,14 +14,14 @@ pub struct Died {
 
 /// The tasks of a process.
 #[derive(Debug, Default)]
-pub struct Supervisor {
+pub(crate) struct Supervisor {
     tasks: JoinSet<&'static str>,
     names: std::collections::HashMap<tokio::task::Id, &'static str>,
 }
 
 impl Supervisor {
     /// Starts a task that runs until it is told to stop.
-    pub fn spawn(&mut self, name: &'static str, task: impl Future<Output = ()> + Send + 'static) {
+    pub(crate) fn spawn(&mut self, name: &'static str, task: impl Future<Output = ()> + Send + 'static) {
         let handle = self.tasks.spawn(async move {
             task.await;
             name
@@ -30,7 +30,7 @@ impl Supervisor {
     }
 
     /// Waits until a task ends, which none should do by itself.
-    pub async fn died(&mut self) -> Died {
+    pub(crate) async fn died(&mut self) -> Died {
         match self.tasks.join_next_with_id().await {
             Some(Ok((_, task))) => Died { task, why: None },
             Some(Err(error)) => {
@@ -42,7 +42,7 @@ impl Supervisor {
     }
 
     /// Waits until all tasks but these have ended, after they were told to.
-    pub async fn ended_but(&mut self, others: &[&str]) {
+    pub(crate) async fn ended_but(&mut self, others: &[&str]) {
         let staying = self.names.values().filter(|name| others.contains(name)).count();
         while self.tasks.len() > staying {
             self.tasks.join_next().await;
@@ -50,7 +50,7 @@ impl Supervisor {
     }
 
     /// Waits until all tasks have ended, after they were told to.
-    pub async fn ended(&mut self) {
+    pub(crate) async fn ended(&mut self) {
         while self.tasks.join_next().await.is_some() {}
     }
 }

@@ -25,7 +25,7 @@ use crate::{local::LocalRows, replica::Replica};
 mod lease;
 mod plan;
 
-pub use lease::LeaseTask;
+pub(crate) use lease::LeaseTask;
 
 /// The first pause after a push that did not arrive.
 const FIRST_PAUSE: Duration = Duration::from_millis(100);
@@ -37,17 +37,17 @@ const REFUSED_PAUSE: Duration = Duration::from_secs(5);
 const RECONCILE_PAUSE: Duration = Duration::from_secs(1);
 
 /// The node as it is pushed, and the order of its writes.
-pub struct Pusher {
+pub(crate) struct Pusher {
     /// The node's row.
-    pub node: Node,
+    pub(crate) node: Node,
     /// The agent's incarnation.
-    pub incarnation: u64,
+    pub(crate) incarnation: u64,
     sequence: AtomicU64,
 }
 
 impl Pusher {
     /// A node whose writes begin.
-    pub fn new(node: Node, incarnation: u64) -> Arc<Self> {
+    pub(crate) fn new(node: Node, incarnation: u64) -> Arc<Self> {
         Arc::new(Self { node, incarnation, sequence: AtomicU64::new(0) })
     }
 
@@ -58,15 +58,15 @@ impl Pusher {
 
 /// Where Sync stands, for readiness and the API.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub struct SyncStatus {
+pub(crate) struct SyncStatus {
     /// Whether the registry has taken this node at least once.
-    pub registered: bool,
+    pub(crate) registered: bool,
     /// Why the last push did not arrive.
-    pub problem: Option<String>,
+    pub(crate) problem: Option<String>,
 }
 
 /// The owner task of the push.
-pub struct SyncTask {
+pub(crate) struct SyncTask {
     pusher: Arc<Pusher>,
     client: Arc<Client>,
     replica: Arc<Replica>,
@@ -80,7 +80,7 @@ pub struct SyncTask {
 
 impl SyncTask {
     /// A push of `rows` by `client`; `unknown` is notified when the registry says that it does not know the node.
-    pub fn new(
+    pub(crate) fn new(
         pusher: Arc<Pusher>,
         client: Arc<Client>,
         replica: Arc<Replica>,
@@ -89,13 +89,12 @@ impl SyncTask {
         drain_time: Duration,
     ) -> (Self, watch::Receiver<SyncStatus>) {
         let (status, seen) = watch::channel(SyncStatus::default());
-        let task =
-            Self { pusher, client, replica, rows, unknown, status, acknowledged: None, written: 0, drain_time };
+        let task = Self { pusher, client, replica, rows, unknown, status, acknowledged: None, written: 0, drain_time };
         (task, seen)
     }
 
     /// Pushes until told to stop; then pushes what is draining, and leaves.
-    pub async fn run(mut self, stop: CancellationToken) {
+    pub(crate) async fn run(mut self, stop: CancellationToken) {
         let mut retry: Option<Duration> = Some(Duration::ZERO);
         let mut pause = FIRST_PAUSE;
         loop {
@@ -173,7 +172,11 @@ impl SyncTask {
         if view.freshness != Freshness::Live || view.local.index() < self.written {
             return false;
         }
-        plan::differs(view.local.find_node(&self.pusher.node.name).map(|entry| &**entry), &self.pusher.node, acknowledged)
+        plan::differs(
+            view.local.find_node(&self.pusher.node.name).map(|entry| &**entry),
+            &self.pusher.node,
+            acknowledged,
+        )
     }
 
     fn report(&self, problem: Option<String>) {
@@ -185,7 +188,9 @@ impl SyncTask {
             changed
         });
         match problem {
-            Some(problem) if changed => tracing::warn!(%problem, "the registry has not taken this node's state; retrying"),
+            Some(problem) if changed => {
+                tracing::warn!(%problem, "the registry has not taken this node's state; retrying")
+            }
             None if changed => tracing::info!("the registry has this node's state"),
             _ => {}
         }

@@ -2,9 +2,7 @@
 
 use std::sync::Arc;
 
-use muster_catalog::{
-    Address, Command, Instance, Name, Node, Origin, Port, Registration, Text, Weights,
-};
+use muster_catalog::{Address, Command, Instance, Name, Node, Origin, Port, Registration, Text, Weights};
 use muster_registry::client::{Client, ClientConfig};
 
 use crate::harness::TestCluster;

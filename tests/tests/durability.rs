@@ -54,14 +54,18 @@ async fn a_killed_leader_loses_nothing_acknowledged_and_dns_goes_on() -> Result<
     let answers = dns.await??;
     let after = written.iter().filter(|(_, at)| *at > killed_at).map(|(_, at)| *at - killed_at).min();
     let gap = after.context("no write was accepted after the leader died")?;
-    println!("leader killed -> next accepted write: {gap:?}; {} acknowledged in all, {answers} DNS answers meanwhile", written.len());
+    println!(
+        "leader killed -> next accepted write: {gap:?}; {} acknowledged in all, {answers} DNS answers meanwhile",
+        written.len()
+    );
 
     let acknowledged: BTreeSet<usize> = (0..INSTANCES).chain(written.into_iter().map(|(number, _)| number)).collect();
     for agent in &stage.agents {
         let found = agent.get("/v1/catalog/service/bulk?consistent").await?;
         let found: BTreeSet<&str> =
             found.as_array().context("no list")?.iter().filter_map(|row| row["ServiceID"].as_str()).collect();
-        let lost: Vec<_> = acknowledged.iter().filter(|number| !found.contains(format!("bulk-{number}").as_str())).collect();
+        let lost: Vec<_> =
+            acknowledged.iter().filter(|number| !found.contains(format!("bulk-{number}").as_str())).collect();
         ensure!(lost.is_empty(), "{} lost {lost:?}", agent.name);
     }
     Ok(())
@@ -90,7 +94,8 @@ async fn a_restart_of_all_members_gives_an_equal_catalog() -> Result<()> {
     for node in 0..3 {
         stage.agents[0].put("/v1/catalog/deregister", &json!({"Node": format!("ext-{node}")})).await?;
     }
-    let paths = ["/v1/catalog/nodes?consistent", "/v1/health/service/bulk?consistent", "/v1/catalog/services?consistent"];
+    let paths =
+        ["/v1/catalog/nodes?consistent", "/v1/health/service/bulk?consistent", "/v1/catalog/services?consistent"];
     let before = read_all(&stage, &paths).await?;
     stage.cluster.kill_all()?;
     stage.cluster.restart_all()?;

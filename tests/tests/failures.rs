@@ -6,8 +6,8 @@ use anyhow::Result;
 use muster_tests::scenario::{
     Stage,
     Step::{
-        Holds, KillAgent, KillRegistry, KillService, Live, RestartAgent, RestartService, Serve, Shows, Stale, StartRegistry,
-        StopAgent,
+        Holds, KillAgent, KillRegistry, KillService, Live, RestartAgent, RestartService, Serve, Shows, Stale,
+        StartRegistry, StopAgent,
     },
 };
 

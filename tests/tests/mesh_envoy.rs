@@ -35,11 +35,7 @@ async fn follow(example: &'static str) -> Result<()> {
     no_request_fails_while_endpoints_change(&mut stage, envoy, example).await
 }
 
-async fn no_request_fails_while_endpoints_change(
-    stage: &mut Stage,
-    envoy: TestEnvoy,
-    example: &str,
-) -> Result<()> {
+async fn no_request_fails_while_endpoints_change(stage: &mut Stage, envoy: TestEnvoy, example: &str) -> Result<()> {
     let envoy = Arc::new(envoy);
     let stop = Arc::new(AtomicBool::new(false));
     let traffic = {

@@ -17,7 +17,8 @@ fn dev() -> Result<Dev> {
     let directory = tempfile::tempdir()?;
     let any = "127.0.0.1:0";
     let (data, log) = (directory.path().join("data"), directory.path().join("dev.log"));
-    let arguments = ["dev", "--json", "--http", any, "--dns", any, "--xds", any, "--registry", any, "--node", "laptop", "--data"];
+    let arguments =
+        ["dev", "--json", "--http", any, "--dns", any, "--xds", any, "--registry", any, "--node", "laptop", "--data"];
     let arguments: Vec<&str> = arguments.into_iter().chain([data.to_str().context("path")?]).collect();
     let (process, bound) = Process::start(&arguments, &log)?;
     let http = format!("http://{}", bound["http"].as_str().context("http")?);

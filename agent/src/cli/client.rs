@@ -48,7 +48,8 @@ impl Api {
     fn get_within(&self, path: &str, patience: Duration) -> Result<Answer, Failure> {
         let url = format!("{}{path}", self.base);
         self.runtime.block_on(async {
-            let response = self.client.get(&url).timeout(patience).send().await.map_err(|error| self.unreachable(&error))?;
+            let response =
+                self.client.get(&url).timeout(patience).send().await.map_err(|error| self.unreachable(&error))?;
             let header = |name: &str| response.headers().get(name)?.to_str().ok()?.parse().ok();
             let (index, stale_ms) = (header("x-consul-index").unwrap_or(0), header("x-muster-stale"));
             let response = refused(response).await?;

@@ -47,7 +47,13 @@ pub(super) fn members(args: &ApiArgs) -> Outcome {
         let answers = if member["Alive"] == true { "yes" } else { "no" };
         vec![text(member, "Name"), text(member, "Address"), text(member, "Role"), answers.to_owned()]
     });
-    print(args, &answer, "no member of the registry is known", &["MEMBER", "ADDRESS", "ROLE", "ANSWERS"], rows.collect())
+    print(
+        args,
+        &answer,
+        "no member of the registry is known",
+        &["MEMBER", "ADDRESS", "ROLE", "ANSWERS"],
+        rows.collect(),
+    )
 }
 
 /// The head of a list of instances.

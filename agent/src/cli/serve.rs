@@ -133,8 +133,9 @@ fn welcome(bound: &Bound, services: &Path, envoy: &std::net::SocketAddr) -> Stri
 fn log(config: &LogConfig) -> Outcome {
     // hickory logs every answer at info.
     let filter = format!("hickory_server=warn,hickory_proto=warn,openraft=warn,{}", config.filter);
-    let filter = tracing_subscriber::EnvFilter::try_new(&filter)
-        .map_err(|error| Failure::Usage(format!("log.filter = {:?}: {error}; write info or info,muster_dns=debug", config.filter)))?;
+    let filter = tracing_subscriber::EnvFilter::try_new(&filter).map_err(|error| {
+        Failure::Usage(format!("log.filter = {:?}: {error}; write info or info,muster_dns=debug", config.filter))
+    })?;
     let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
     match config.format {
         LogFormat::Text => builder.with_ansi(false).init(),

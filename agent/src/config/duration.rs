@@ -12,6 +12,8 @@ impl<'de> Deserialize<'de> for Seconds {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         let text = String::deserialize(deserializer)?;
         let parsed = humantime::parse_duration(&text);
-        parsed.map(Self).map_err(|why| D::Error::custom(format!("{text:?} is no duration ({why}): write 10s, 500ms or 1m")))
+        parsed
+            .map(Self)
+            .map_err(|why| D::Error::custom(format!("{text:?} is no duration ({why}): write 10s, 500ms or 1m")))
     }
 }

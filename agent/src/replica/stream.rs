@@ -109,7 +109,10 @@ impl ReplicaTask {
                 let loaded = self.loading.take().ok_or("rows ended that had not begun")?.finish();
                 let same_cluster = loaded.cluster() == self.working.cluster();
                 if same_cluster && index < self.working.index() {
-                    return Err(format!("the member is at index {index}, behind {}: another one is asked", self.working.index()));
+                    return Err(format!(
+                        "the member is at index {index}, behind {}: another one is asked",
+                        self.working.index()
+                    ));
                 }
                 self.working = loaded;
                 (batch.current, batch.replaced) = (true, true);

@@ -9,22 +9,22 @@ use tokio_util::sync::CancellationToken;
 use super::{Pusher, SyncStatus};
 
 /// Renews the lease of one node.
-pub struct LeaseTask {
+pub(crate) struct LeaseTask {
     /// Whose lease it is.
-    pub pusher: Arc<Pusher>,
+    pub(crate) pusher: Arc<Pusher>,
     /// The way to the registry.
-    pub client: Arc<Client>,
+    pub(crate) client: Arc<Client>,
     /// Notified when the registry does not know the node.
-    pub unknown: Arc<Notify>,
+    pub(crate) unknown: Arc<Notify>,
     /// Renewals begin once the node is registered.
-    pub status: watch::Receiver<SyncStatus>,
+    pub(crate) status: watch::Receiver<SyncStatus>,
     /// The lease's time to live.
-    pub ttl: Duration,
+    pub(crate) ttl: Duration,
 }
 
 impl LeaseTask {
     /// Renews at a third of the time to live until told to stop.
-    pub async fn run(mut self, stop: CancellationToken) {
+    pub(crate) async fn run(mut self, stop: CancellationToken) {
         let registered = async { self.status.wait_for(|status| status.registered).await.is_ok() };
         tokio::select! {
             registered = registered => if !registered { return },

@@ -35,7 +35,11 @@ pub(super) fn plan(acknowledged: Option<&LocalRows>, rows: &LocalRows) -> Option
     (!nothing).then_some(Push { complete: false, instances, checks, removed_instances, removed_checks })
 }
 
-fn difference<T: PartialEq + Clone, K: Ord + Clone>(old: &[Arc<T>], new: &[Arc<T>], id: impl Fn(&T) -> &K) -> (Vec<T>, Vec<K>) {
+fn difference<T: PartialEq + Clone, K: Ord + Clone>(
+    old: &[Arc<T>],
+    new: &[Arc<T>],
+    id: impl Fn(&T) -> &K,
+) -> (Vec<T>, Vec<K>) {
     let mut left: BTreeMap<&K, &Arc<T>> = old.iter().map(|row| (id(row), row)).collect();
     let mut changed = Vec::new();
     for row in new {

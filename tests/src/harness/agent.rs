@@ -53,7 +53,13 @@ impl TestAgent {
         Ok(agent)
     }
 
-    fn launch(name: &str, config: PathBuf, services: PathBuf, log: PathBuf, envoy_listener: SocketAddr) -> Result<Self> {
+    fn launch(
+        name: &str,
+        config: PathBuf,
+        services: PathBuf,
+        log: PathBuf,
+        envoy_listener: SocketAddr,
+    ) -> Result<Self> {
         let (process, bound) = Process::start(&["agent", "--json", "--config", &config.to_string_lossy()], &log)?;
         let address = |key: &str| -> Result<SocketAddr> {
             bound[key].as_str().with_context(|| format!("no {key} in {bound}"))?.parse().context("no address")

@@ -49,7 +49,10 @@ fn nothing_acknowledged_means_everything_and_completely() {
 
 #[test]
 fn only_what_changed_travels_and_what_is_gone_is_named() {
-    let old = rows(vec![instance("a", "1"), instance("b", "1")], vec![check("c", Status::Passing), check("d", Status::Passing)]);
+    let old = rows(
+        vec![instance("a", "1"), instance("b", "1")],
+        vec![check("c", Status::Passing), check("d", Status::Passing)],
+    );
     let new = rows(vec![instance("a", "1"), instance("e", "1")], vec![check("c", Status::Critical)]);
     let push = plan(Some(&old), &new).unwrap();
     assert!(!push.complete);

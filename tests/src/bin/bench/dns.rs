@@ -43,7 +43,10 @@ pub(super) async fn run() -> Result<()> {
     }
     for ((what, ..), (cpu, rate)) in kinds.iter().zip(results) {
         let (cpu, rate) = (median(cpu), median(rate));
-        line(&format!("DNS {what}"), &format!("{cpu:.1} CPU s per million ({:.0} per CPU s; {rate:.0}/s here)", 1e6 / cpu));
+        line(
+            &format!("DNS {what}"),
+            &format!("{cpu:.1} CPU s per million ({:.0} per CPU s; {rate:.0}/s here)", 1e6 / cpu),
+        );
     }
     Ok(())
 }

@@ -18,7 +18,10 @@ pub(super) async fn run() -> Result<()> {
     let cluster = TestCluster::start_with(1, "")?;
     let agent = TestAgent::start(&cluster, "bench").await?;
     agent
-        .put("/v1/agent/service/register", &json!({"Name": "web", "Port": 80, "Check": {"TTL": "10m", "Status": "passing"}}))
+        .put(
+            "/v1/agent/service/register",
+            &json!({"Name": "web", "Port": 80, "Check": {"TTL": "10m", "Status": "passing"}}),
+        )
         .await?;
     agent.wait_passing("web", &["web"]).await?;
     let clients: Vec<reqwest::Client> =

@@ -36,7 +36,10 @@ pub(super) async fn run() -> Result<()> {
             let rate = median(rounds.iter().map(|round| round.0).collect());
             let p50 = median(rounds.iter().map(|round| round.1).collect());
             let p99 = median(rounds.iter().map(|round| round.2).collect());
-            line(&format!("{way}, {clients} clients, 3 members"), &format!("{rate:.0}/s  p50 {p50:.2} ms  p99 {p99:.2} ms"));
+            line(
+                &format!("{way}, {clients} clients, 3 members"),
+                &format!("{rate:.0}/s  p50 {p50:.2} ms  p99 {p99:.2} ms"),
+            );
         }
     }
     Ok(())
@@ -72,12 +75,16 @@ where
     Ok((rate, percentile(&taken, 0.5).unwrap_or(0.0), percentile(&taken, 0.99).unwrap_or(0.0)))
 }
 
-fn http_writer(agent: &TestAgent, numbers: Arc<AtomicU64>) -> impl FnMut() -> futures_util::future::BoxFuture<'static, Result<()>> + Send + 'static {
+fn http_writer(
+    agent: &TestAgent,
+    numbers: Arc<AtomicU64>,
+) -> impl FnMut() -> futures_util::future::BoxFuture<'static, Result<()>> + Send + 'static {
     let url = format!("http://{}/v1/catalog/register", agent.http);
     let client = reqwest::Client::builder().no_proxy().build();
     move || {
         let number = numbers.fetch_add(1, Ordering::Relaxed);
-        let (url, client) = (url.clone(), client.as_ref().map(Clone::clone).map_err(|error| anyhow::anyhow!("{error}")));
+        let (url, client) =
+            (url.clone(), client.as_ref().map(Clone::clone).map_err(|error| anyhow::anyhow!("{error}")));
         Box::pin(async move {
             let body = json!({"Node": format!("ext-{}", number % 500), "Address": "10.0.0.1",
                               "Service": {"ID": format!("s-{number}"), "Service": format!("svc-{}", number % 1000), "Port": 80}});
@@ -88,7 +95,10 @@ fn http_writer(agent: &TestAgent, numbers: Arc<AtomicU64>) -> impl FnMut() -> fu
     }
 }
 
-fn native_writer(cluster: &TestCluster, numbers: Arc<AtomicU64>) -> impl FnMut() -> futures_util::future::BoxFuture<'static, Result<()>> + Send + 'static {
+fn native_writer(
+    cluster: &TestCluster,
+    numbers: Arc<AtomicU64>,
+) -> impl FnMut() -> futures_util::future::BoxFuture<'static, Result<()>> + Send + 'static {
     let client = native_client(cluster);
     move || {
         let (number, client) = (numbers.fetch_add(1, Ordering::Relaxed), client.clone());
