@@ -19,6 +19,7 @@
 //! Nothing is answered before the catalog was loaded once; afterwards the last known is served however old it is.
 
 mod config;
+mod connection;
 mod publisher;
 mod resource;
 mod roster;

@@ -22,6 +22,7 @@ use tracing::info;
 
 use crate::{
     config::{ConfigError, Unregistered, XdsConfig},
+    connection,
     publisher::{Published, publish},
     roster::{ProxyStatus, Roster},
     stream::StreamTask,
@@ -146,7 +147,7 @@ impl Xds {
             .max_concurrent_streams(MAX_STREAMS_PER_CONNECTION)
             .add_service(service)
             .serve_with_incoming_shutdown(
-                TcpIncoming::from(listener).with_nodelay(Some(true)),
+                connection::admit(TcpIncoming::from(listener).with_nodelay(Some(true))),
                 stop.clone().cancelled_owned(),
             );
         let server = tokio::spawn(server);

@@ -1,5 +1,8 @@
 //! A real Envoy, over both variants, with traffic through it.
 
+// Integration tests are tests throughout, which the lint does not see.
+#![allow(clippy::unwrap_used, clippy::print_stdout)]
+
 mod support;
 
 use std::{

@@ -1,5 +1,8 @@
 //! A real gRPC client without a proxy.
 
+// Integration tests are tests throughout, which the lint does not see.
+#![allow(clippy::unwrap_used, clippy::print_stdout)]
+
 mod support;
 
 use std::process::Stdio;

@@ -1,5 +1,8 @@
 //! The server as a client on the wire sees it, in both variants.
 
+// Integration tests are tests throughout, which the lint does not see.
+#![allow(clippy::unwrap_used, clippy::print_stdout)]
+
 mod support;
 
 use std::sync::Arc;
