@@ -178,6 +178,11 @@ impl ReplicaTask {
                 () = stop.cancelled() => break,
             };
             self.mark_stale();
+            // The last that will be heard for a while: an agent that restarts meanwhile must not serve less.
+            if self.working.index() != saved {
+                saved = self.working.index();
+                self.save().await;
+            }
             pause = if ended.was_live { stream::FIRST_PAUSE } else { (pause * 2).min(stream::LONGEST_PAUSE) };
             tracing::warn!(reason = %ended.reason, retry_in = ?pause, "the stream from the registry ended; answering from what is known");
             tokio::select! {

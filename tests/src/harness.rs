@@ -50,6 +50,13 @@ where
     }
 }
 
+/// An HTTP client that waits at most this long for an answer.
+pub fn http_client(timeout: Duration) -> Result<reqwest::Client> {
+    // An error only says that one is installed already.
+    let _ = rustls::crypto::ring::default_provider().install_default();
+    Ok(reqwest::Client::builder().no_proxy().timeout(timeout).build()?)
+}
+
 /// A loopback address that was free a moment ago, for TCP and UDP.
 pub fn free_address() -> Result<SocketAddr> {
     for _ in 0..50 {

@@ -72,7 +72,7 @@ async fn a_killed_leader_loses_nothing_acknowledged_and_dns_goes_on() -> Result<
 }
 
 async fn write_until(url: &str, stop: &AtomicBool) -> Result<Vec<(usize, Instant)>> {
-    let client = reqwest::Client::builder().no_proxy().timeout(Duration::from_secs(15)).build()?;
+    let client = muster_tests::harness::http_client(Duration::from_secs(15))?;
     let mut acknowledged = Vec::new();
     let mut number = INSTANCES;
     while !stop.load(Ordering::Relaxed) {

@@ -80,7 +80,7 @@ async fn registrations_and_consistent_reads_are_linearizable_while_leaders_die()
             let client = Client {
                 id: number as u64 * CLIENTS + client,
                 base: format!("http://{}", agent.http),
-                http: reqwest::Client::builder().no_proxy().timeout(Duration::from_secs(15)).build()?,
+                http: muster_tests::harness::http_client(Duration::from_secs(15))?,
                 began,
                 values: values.clone(),
             };

@@ -65,7 +65,7 @@ impl TestAgent {
             bound[key].as_str().with_context(|| format!("no {key} in {bound}"))?.parse().context("no address")
         };
         let (http, dns, xds) = (address("http")?, address("dns")?, address("xds")?);
-        let client = reqwest::Client::builder().no_proxy().timeout(Duration::from_secs(30)).build()?;
+        let client = super::http_client(Duration::from_secs(30))?;
         Ok(Self { name: name.to_owned(), http, dns, xds, envoy_listener, process, config, services, log, client })
     }
 

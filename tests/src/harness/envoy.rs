@@ -47,7 +47,7 @@ impl TestEnvoy {
             .stdout(Stdio::null())
             .stderr(log)
             .spawn()?;
-        let client = reqwest::Client::builder().no_proxy().timeout(Duration::from_secs(5)).build()?;
+        let client = super::http_client(Duration::from_secs(5))?;
         Ok(Some(Self { process, listener: agent.envoy_listener, client }))
     }
 

@@ -25,7 +25,7 @@ pub(super) async fn run() -> Result<()> {
         .await?;
     agent.wait_passing("web", &["web"]).await?;
     let clients: Vec<reqwest::Client> =
-        (0..WAITERS).map(|_| reqwest::Client::builder().no_proxy().build()).collect::<Result<_, _>>()?;
+        (0..WAITERS).map(|_| muster_tests::harness::http_client(Duration::from_secs(90))).collect::<Result<_, _>>()?;
     let mut all = Vec::new();
     let mut lasts = Vec::new();
     for change in 0..CHANGES {

@@ -80,7 +80,7 @@ fn http_writer(
     numbers: Arc<AtomicU64>,
 ) -> impl FnMut() -> futures_util::future::BoxFuture<'static, Result<()>> + Send + 'static {
     let url = format!("http://{}/v1/catalog/register", agent.http);
-    let client = reqwest::Client::builder().no_proxy().build();
+    let client = muster_tests::harness::http_client(Duration::from_secs(90));
     move || {
         let number = numbers.fetch_add(1, Ordering::Relaxed);
         let (url, client) =
