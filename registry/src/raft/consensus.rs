@@ -141,7 +141,8 @@ impl<M: Machine> Consensus<M> {
         self.node_id
     }
 
-    /// What the other members talk to.
+    /// What the other members talk to. Set `TCP_NODELAY` on the sockets it is served on: replies are small and many,
+    /// and would otherwise wait for acknowledgements (20 ms per write instead of 1).
     pub fn service(&self) -> LogService<M> {
         let receiver = Receiver {
             node_id: self.node_id,
@@ -245,7 +246,12 @@ impl<M: Machine> Consensus<M> {
         self.leadership.borrow().members.clone()
     }
 
-    /// Hands the lead to the follower that is furthest, so that a planned stop costs no election timeout. Best effort.
+    #[cfg(test)]
+    pub(crate) fn raft(&self) -> &Raft<M> {
+        &self.raft
+    }
+
+    /// Hands the lead to another voter, so that a planned stop costs no election timeout. Best effort.
     pub async fn hand_over(&self) -> Result<(), Fatal<Types>> {
         let next = self.members().into_iter().find(|member| member.voter && member.id != self.node_id);
         match next.filter(|_| self.raft.is_leader()) {

@@ -233,10 +233,12 @@ impl SnapshotStore {
         if let Some(newer) = current.as_ref().filter(|newer| newer.meta.last_log_id > meta.last_log_id) {
             return Ok(newer.clone());
         }
-        if written.temporary.take().is_some() {
+        if let Some(temporary) = written.temporary.take() {
             let path = self.shared.directory.join(CURRENT);
             rename_durably(&written.path, &path)?;
             written.path = path;
+            // Only now: its end removes the temporary name, which is free by now.
+            drop(temporary);
         }
         let snapshot = RaftSnapshot { meta, snapshot: written };
         *current = Some(snapshot.clone());

@@ -1,1 +1,5 @@
+//! Three members in one process, over real connections on loopback that can be cut.
 
+mod cluster;
+mod harness;
+mod storage;

@@ -67,6 +67,12 @@ impl RaftLogEngine {
         Ok(Self { log: Mutex::new(log), _lock: lock })
     }
 
+    /// How often the log was synced to disk in this life.
+    #[cfg(test)]
+    pub(crate) fn sync_count(&self) -> u64 {
+        self.lock().stat().flush_metrics.sync_batch_count
+    }
+
     /// A panic while the lock was held can only come from inside the log; its data is checked before it is changed.
     fn lock(&self) -> MutexGuard<'_, RaftLog<Shape>> {
         self.log.lock().unwrap_or_else(PoisonError::into_inner)
@@ -106,8 +112,11 @@ impl Engine for RaftLogEngine {
     }
 
     fn truncate_after(&self, keep: Option<Position>) -> io::Result<()> {
-        let first_gone = keep.map_or(0, |position| position.index + 1);
-        self.lock().truncate(first_gone).map(drop)
+        let mut log = self.lock();
+        if log.log_state().last() <= keep.as_ref() {
+            return Ok(());
+        }
+        log.truncate(keep.map_or(0, |position| position.index + 1)).map(drop)
     }
 
     fn purge(&self, upto: Position) -> io::Result<()> {

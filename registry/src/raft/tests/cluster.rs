@@ -1,0 +1,207 @@
+//! What a cluster promises.
+
+use std::time::Instant;
+
+use futures_util::future::join_all;
+use openraft::async_runtime::watch::WatchReceiver;
+
+use super::harness::{Cluster, LIMIT, leader, lists, payload, within, write};
+use crate::raft::{ProposeError, ReadError, ReadPolicy};
+
+fn values(list: &[(u64, u64)]) -> Vec<u64> {
+    list.iter().map(|(_, value)| *value).collect()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn one_member_begins_by_itself_and_survives_a_restart() {
+    let cluster = Cluster::new(1).await;
+    let nodes = cluster.start_all().await;
+    let index = write(&nodes, 42).await;
+    assert!(nodes[0].consensus.read_index(ReadPolicy::Quorum).await.unwrap() >= index);
+    assert_eq!(nodes[0].consensus.members().len(), 1);
+    for node in nodes {
+        node.stop().await;
+    }
+    let nodes = cluster.start_all().await;
+    within("recovery", nodes[0].consensus.wait_recovered(LIMIT)).await.unwrap();
+    assert_eq!(values(&nodes[0].list.entries()), [42]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn three_members_agree_point_to_the_leader_and_restart_equal() {
+    let cluster = Cluster::new(3).await;
+    let nodes = cluster.start_all().await;
+    let mut last = 0;
+    for value in 0..20 {
+        last = write(&nodes, value).await;
+    }
+    let before = lists(&nodes, last).await;
+    assert_eq!(values(&before[0]), (0..20).collect::<Vec<_>>());
+    assert!(before.iter().all(|list| *list == before[0]));
+
+    let leading = leader(&nodes).await;
+    let follower = nodes.iter().find(|node| node.address != leading.address).unwrap();
+    within("the follower's leader", follower.consensus.leadership().wait_for(|l| l.leader.is_some())).await.unwrap();
+    match follower.consensus.propose(payload(1)).await {
+        Err(ProposeError::NotLeader { leader: Some(hint) }) => assert_eq!(hint.address, leading.address),
+        other => panic!("{other:?}"),
+    }
+    match follower.consensus.read_index(ReadPolicy::Lease).await {
+        Err(ReadError::NotLeader { leader: Some(hint) }) => assert_eq!(hint.id, leading.consensus.node_id()),
+        other => panic!("{other:?}"),
+    }
+    assert!(leading.consensus.read_index(ReadPolicy::Lease).await.unwrap() >= last);
+
+    join_all(nodes.into_iter().map(|node| node.stop())).await;
+    let nodes = cluster.start_all().await;
+    for node in &nodes {
+        within("recovery", node.consensus.wait_recovered(LIMIT)).await.unwrap();
+        assert_eq!(node.list.entries(), before[0]);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_next_write_is_accepted_soon_after_the_leader_is_gone() {
+    let cluster = Cluster::new(3).await;
+    let mut nodes = cluster.start_all().await;
+    let mut acknowledged = vec![write(&nodes, 0).await];
+    let leading = leader(&nodes).await.address.clone();
+    let at = nodes.iter().position(|node| node.address == leading).unwrap();
+    cluster.cables.cut(&leading);
+    let gone = nodes.remove(at);
+    let began = Instant::now();
+    acknowledged.push(write(&nodes, 1).await);
+    println!("next accepted write after {:?}", began.elapsed());
+    gone.stop().await;
+    for list in lists(&nodes, acknowledged[1]).await {
+        assert_eq!(list, [(acknowledged[0], 0), (acknowledged[1], 1)]);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_isolated_leader_confirms_no_read_and_no_write() {
+    let cluster = Cluster::new(3).await;
+    let mut nodes = cluster.start_all().await;
+    write(&nodes, 0).await;
+    let leading = leader(&nodes).await.address.clone();
+    let at = nodes.iter().position(|node| node.address == leading).unwrap();
+    let isolated = nodes.remove(at);
+    cluster.cables.cut(&isolated.address);
+    let index = write(&nodes, 1).await;
+    let read = isolated.consensus.read_index(ReadPolicy::Quorum).await;
+    assert!(matches!(read, Err(ReadError::NoQuorum(_) | ReadError::NotLeader { .. })), "{read:?}");
+    // Another leader exists, so the old one's lease has run out.
+    let read = isolated.consensus.read_index(ReadPolicy::Lease).await;
+    assert!(matches!(read, Err(ReadError::NoQuorum(_) | ReadError::NotLeader { .. })), "{read:?}");
+    let written = isolated.consensus.propose(payload(666)).await;
+    assert!(matches!(written, Err(ProposeError::UnknownOutcome(_) | ProposeError::NotLeader { .. })), "{written:?}");
+    assert!(leader(&nodes).await.consensus.read_index(ReadPolicy::Quorum).await.unwrap() >= index);
+    // Back among the others it takes their log, and its own orphan is gone.
+    cluster.cables.heal(&isolated.address);
+    nodes.push(isolated);
+    let index = write(&nodes, 2).await;
+    for list in lists(&nodes, index).await {
+        assert_eq!(values(&list), [0, 1, 2]);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_member_behind_the_purge_gets_a_snapshot_and_restarts_from_it() {
+    let mut cluster = Cluster::new(3).await;
+    cluster.snapshot_entries = 64;
+    let nodes = cluster.start_all().await;
+    write(&nodes, 0).await;
+    let leading = leader(&nodes).await;
+    let behind = nodes.iter().find(|node| node.address != leading.address).unwrap();
+    let missed = behind.consensus.last_applied().unwrap_or_default();
+    cluster.cables.cut(&behind.address);
+    let mut last = 0;
+    for value in 1..300 {
+        last = leading.consensus.propose(payload(value)).await.unwrap().0;
+    }
+    let purged = |metrics: &openraft::RaftMetrics<_>| metrics.purged.is_some_and(|id| id.index > missed + 10);
+    leading.consensus.raft().wait(Some(LIMIT)).metrics(purged, "purge").await.unwrap();
+    assert!(behind.consensus.last_applied().unwrap_or_default() < missed + 10);
+    cluster.cables.heal(&behind.address);
+    behind.wait_applied(last).await;
+    assert_eq!(behind.list.entries(), leading.list.entries());
+    assert!(behind.consensus.raft().metrics().borrow_watched().snapshot.is_some_and(|id| id.index > missed));
+
+    let before = leading.list.entries();
+    join_all(nodes.into_iter().map(|node| node.stop())).await;
+    let nodes = cluster.start_all().await;
+    for node in &nodes {
+        within("recovery", node.consensus.wait_recovered(LIMIT)).await.unwrap();
+        assert_eq!(node.list.entries(), before);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_wiped_disk_comes_back_as_a_new_member() {
+    let cluster = Cluster::new(3).await;
+    let mut nodes = cluster.start_all().await;
+    write(&nodes, 0).await;
+    let leading = leader(&nodes).await.address.clone();
+    let at = nodes.iter().position(|node| node.address != leading).unwrap();
+    let wiped = nodes.remove(at);
+    let (old, number) =
+        (wiped.consensus.node_id(), cluster.addresses.iter().position(|a| *a == wiped.address).unwrap());
+    wiped.stop().await;
+    std::fs::remove_dir_all(cluster.data_dir(number)).unwrap();
+    let index = write(&nodes, 1).await;
+
+    nodes.push(cluster.start(number).await);
+    let fresh = &nodes[2];
+    let joined = |id: u64| move |l: &crate::raft::Leadership| l.members.iter().any(|m| m.id == id && m.voter);
+    within("joining", fresh.consensus.leadership().wait_for(joined(fresh.consensus.node_id()))).await.unwrap();
+    let replaced =
+        |l: &crate::raft::Leadership| l.members.len() == 3 && l.members.iter().all(|m| m.id != old && m.voter);
+    for node in &nodes {
+        within("replacing", node.consensus.leadership().wait_for(replaced)).await.unwrap();
+    }
+    fresh.wait_applied(index).await;
+    assert_eq!(values(&fresh.list.entries()), [0, 1]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_full_disk_refuses_writes_and_keeps_reads() {
+    let cluster = Cluster::new(1).await;
+    let mut config = cluster.config(0);
+    config.disk_reserve = u64::MAX;
+    let node = cluster.start_with(config).await;
+    within("leading", node.consensus.leadership().wait_for(|l| l.is_leader)).await.unwrap();
+    match node.consensus.propose(payload(1)).await {
+        Err(ProposeError::Refused(why)) => assert!(why.contains("make room"), "{why}"),
+        other => panic!("{other:?}"),
+    }
+    node.consensus.read_index(ReadPolicy::Quorum).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn sixty_four_writers_share_the_log() {
+    const EACH: u64 = 40;
+    const ALONE: u64 = 200;
+    let cluster = Cluster::new(3).await;
+    let nodes = cluster.start_all().await;
+    write(&nodes, 0).await;
+    let leading = leader(&nodes).await;
+    let began = Instant::now();
+    for value in 1..=ALONE {
+        leading.consensus.propose(payload(value)).await.unwrap();
+    }
+    println!("{:?} per write with one writer in a debug build", began.elapsed() / ALONE as u32);
+    let began = Instant::now();
+    let writers = (0..64).map(|writer| async move {
+        let mut last = 0;
+        for number in 0..EACH {
+            last = leading.consensus.propose(payload(writer * 1000 + number)).await.unwrap().0;
+        }
+        last
+    });
+    let last = join_all(writers).await.into_iter().max().unwrap();
+    let seconds = began.elapsed().as_secs_f64();
+    println!("{:.0} writes/s with 64 writers in a debug build", (64 * EACH) as f64 / seconds);
+    let lists = lists(&nodes, last).await;
+    assert_eq!(lists[0].len() as u64, 64 * EACH + ALONE + 1);
+    assert!(lists.iter().all(|list| *list == lists[0]));
+}

@@ -1,0 +1,61 @@
+//! openraft's own contract for storage, and snapshot files.
+
+use std::io;
+use std::sync::Arc;
+
+use openraft::StorageError;
+use openraft::testing::log::{StoreBuilder, Suite};
+use tempfile::TempDir;
+use tokio::sync::watch;
+
+use super::harness::List;
+use crate::raft::apply::Applier;
+use crate::raft::log::Log;
+use crate::raft::snapshot::SnapshotStore;
+use crate::raft::{Machine, SnapshotMeta, Types};
+use crate::store::{Fault, LogSettings, RaftLogEngine};
+
+struct OnDisk;
+
+impl StoreBuilder<Types, Log, Applier<List>, TempDir> for OnDisk {
+    async fn build(&self) -> Result<(TempDir, Log, Applier<List>), StorageError<Types>> {
+        let folder = tempfile::tempdir().unwrap();
+        let engine = RaftLogEngine::open(&LogSettings::new(folder.path().join("log")), None).unwrap();
+        let fault: Fault = Arc::new(|why| panic!("{why}"));
+        let log = Log::new(Arc::new(engine), fault).unwrap();
+        let snapshots = SnapshotStore::open(folder.path().join("snapshots")).unwrap();
+        let applier = Applier::new(List::default(), snapshots, watch::Sender::new(0));
+        Ok((folder, log, applier))
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_storage_passes_openrafts_suite() {
+    Suite::<Types, Log, Applier<List>, OnDisk, TempDir>::test_all(OnDisk).await.unwrap();
+}
+
+#[test]
+fn a_damaged_snapshot_is_refused_wherever_the_damage_is() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = SnapshotStore::open(folder.path().into()).unwrap();
+    let list = List::default();
+    list.entries.lock().unwrap().extend((0..500).map(|n| (n, n * n)));
+    store.build(SnapshotMeta::default(), list.freeze()).unwrap();
+
+    let reopened = SnapshotStore::open(folder.path().into()).unwrap();
+    let mut copy = List::default();
+    reopened.current().unwrap().snapshot.read_body(|body| copy.install(body)).unwrap();
+    assert_eq!(copy.entries(), list.entries());
+
+    let path = folder.path().join("current");
+    let whole = std::fs::read(&path).unwrap();
+    for at in (0..whole.len()).step_by(whole.len() / 40) {
+        let mut damaged = whole.clone();
+        damaged[at] ^= 0x10;
+        std::fs::write(&path, &damaged).unwrap();
+        let error = SnapshotStore::open(folder.path().into()).unwrap_err();
+        assert!(matches!(error.kind(), io::ErrorKind::InvalidData | io::ErrorKind::UnexpectedEof), "{at}: {error}");
+        std::fs::write(&path, &whole[..at]).unwrap();
+        assert!(SnapshotStore::open(folder.path().into()).is_err(), "cut at {at}");
+    }
+}
