@@ -168,7 +168,8 @@ impl LeaseTable {
 
     /// Takes note that so many losses were committed.
     pub(crate) fn committed(&mut self, now: Instant, lost: usize) {
-        if lost > 0 {
+        // What was held first has been waited for already: it does not hold back what comes after it.
+        if lost > 0 && self.held_since.is_none() {
             self.recent.push_back((now, lost));
         }
     }

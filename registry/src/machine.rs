@@ -20,20 +20,11 @@ use crate::{
 
 /// What became of one entry.
 #[derive(Debug, Clone, Default)]
-pub struct Answer {
-    /// The index of the entry.
-    pub index: u64,
-    /// What became of it.
-    pub outcome: Outcome,
-}
-
-/// What became of a proposal.
-#[derive(Debug, Clone, Default)]
-pub enum Outcome {
+pub(crate) enum Answer {
     /// This member did not apply it: it stopped before.
     #[default]
     Unapplied,
-    /// It is in the catalog.
+    /// It is in the catalog, or there was nothing to do.
     Applied,
     /// `decide` refused it, on every member alike.
     Rejected(Rejection),
@@ -90,40 +81,37 @@ impl CatalogMachine {
     fn apply_one(&mut self, committed: Committed, records: &mut Vec<Record>) -> Answer {
         let index = committed.index;
         if self.fault.borrow().is_some() {
-            return Answer { index, outcome: Outcome::Unapplied };
+            return Answer::Unapplied;
         }
         let Some(payload) = committed.payload else {
             self.snapshot.advance(index, self.snapshot.at());
-            return Answer { index, outcome: Outcome::Applied };
+            return Answer::Applied;
         };
         let size = payload.len();
         match decode_proposal(payload) {
-            Ok(proposal) => {
-                let outcome = self.apply_proposal(index, proposal, size, records);
-                Answer { index, outcome }
-            }
+            Ok(proposal) => self.apply_proposal(index, proposal, size, records),
             Err(reason) => {
                 let fault = Fault { index, reason };
                 tracing::error!(%fault, "the catalog stands still");
                 self.fault.send_replace(Some(Arc::new(fault)));
-                Answer { index, outcome: Outcome::Unapplied }
+                Answer::Unapplied
             }
         }
     }
 
-    fn apply_proposal(&mut self, index: u64, proposal: Proposal, size: usize, records: &mut Vec<Record>) -> Outcome {
+    fn apply_proposal(&mut self, index: u64, proposal: Proposal, size: usize, records: &mut Vec<Record>) -> Answer {
         // A leader whose clock lags behind its predecessor's must not turn time back.
         let proposal = Proposal { at: proposal.at.max(self.snapshot.at()), ..proposal };
         let changes = match decide(&self.snapshot, &proposal) {
             Ok(changes) => changes,
             Err(rejection) => {
                 self.snapshot.advance(index, proposal.at);
-                return Outcome::Rejected(rejection);
+                return Answer::Rejected(rejection);
             }
         };
         if changes.is_empty() {
             self.snapshot.advance(index, proposal.at);
-            return Outcome::Applied;
+            return Answer::Applied;
         }
         let before = self.snapshot.clone();
         let entry = Entry { index, at: proposal.at, changes };
@@ -132,7 +120,7 @@ impl CatalogMachine {
         if watched {
             records.push(Record { entry, before, after: self.snapshot.clone(), topics, size });
         }
-        Outcome::Applied
+        Answer::Applied
     }
 }
 

@@ -1,4 +1,5 @@
 //! Three real members on real disks, seen through the client.
+#![allow(clippy::unwrap_used)]
 
 use std::{path::Path, sync::Arc, time::Duration};
 

@@ -1,5 +1,7 @@
 //! Writing: repeated while it is surely not proposed, within a deadline.
 
+use std::time::Duration;
+
 use muster_catalog::{
     Command,
     port::{BoxFuture, Sink, SubmitError, Written},
@@ -14,6 +16,10 @@ use crate::{
 
 /// Answers of "not proposed" from one member before another is asked: it may be cut off from the others.
 const PATIENCE: u32 = 3;
+
+/// What an attempt gets even when the deadline is nearer: one that is cut off as soon as it was sent would make a write
+/// that was surely not proposed into one of unknown outcome.
+const SHORTEST_ATTEMPT: Duration = Duration::from_secs(1);
 
 enum Attempt {
     Done(Result<Written, SubmitError>),
@@ -35,11 +41,9 @@ impl Client {
         let request = pb::WriteRequest { command: Some((&command).into()), forwarded: false };
         let (mut backoff, mut maybe_proposed) = (Backoff::default(), false);
         for attempt in 1_u32.. {
-            let until = if repeatable {
-                deadline.min(Instant::now() + self.connections.config.request_timeout)
-            } else {
-                deadline
-            };
+            let now = Instant::now();
+            let limit = if repeatable { deadline.min(now + self.connections.config.request_timeout) } else { deadline };
+            let until = limit.max(now + SHORTEST_ATTEMPT);
             let rotate = attempt % PATIENCE == 0;
             let reason = match self.attempt(request.clone(), until, rotate).await {
                 Attempt::Done(result) => return result,

@@ -85,6 +85,19 @@ impl MemoryCluster {
     }
 }
 
+impl MemoryCluster {
+    /// Replaces a lagging member's catalog by another's, as a Raft snapshot does.
+    pub(crate) fn install(&self, from: u64, to: u64) {
+        let mut inner = self.inner.lock().unwrap();
+        let mut bytes = Vec::new();
+        let seat = |id: u64| usize::try_from(id - 1).unwrap();
+        inner.seats[seat(from)].machine.freeze()(&mut bytes).unwrap();
+        let to = &mut inner.seats[seat(to)];
+        to.machine.install(&mut bytes.as_slice()).unwrap();
+        to.lagging = None;
+    }
+}
+
 impl Inner {
     fn commit(&mut self, payload: Option<Bytes>) -> (u64, Answer) {
         self.index += 1;

@@ -66,9 +66,9 @@ fn an_unknown_command_stops_the_member_and_nothing_after_it_is_applied() {
         Committed { index: 2, payload: Some(unknown) },
         Committed { index: 3, payload: Some(known) },
     ]);
-    assert!(matches!(answers[0].outcome, Outcome::Applied));
-    assert!(matches!(answers[1].outcome, Outcome::Unapplied));
-    assert!(matches!(answers[2].outcome, Outcome::Unapplied));
+    assert!(matches!(answers[0], Answer::Applied));
+    assert!(matches!(answers[1], Answer::Unapplied));
+    assert!(matches!(answers[2], Answer::Unapplied));
     assert_eq!(catalog.now().index(), 1);
     let fault = catalog.fault.borrow().clone().unwrap();
     assert!(fault.to_string().contains("log entry 2 cannot be applied: command.kind is missing"), "{fault}");

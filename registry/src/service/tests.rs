@@ -259,6 +259,29 @@ async fn a_barrier_comes_after_all_that_was_committed_before_it_was_asked() {
 }
 
 #[tokio::test]
+async fn a_watcher_whose_place_is_gone_from_the_ring_gets_all_rows_anew() {
+    let registry = TestRegistry::start(2).await;
+    let leader = registry.client([0]);
+    let first = leader.submit(push("a", 1, &["web"])).await.unwrap();
+    let mut replica = Replica::open(&registry.client([1]), all(), Snapshot::default()).await;
+    replica.until_index(first.index).await;
+    registry.cluster.lag(2, true);
+    leader.submit(push("a", 2, &["web", "db"])).await.unwrap();
+    let last = leader.submit(push("b", 1, &["web"])).await.unwrap();
+    registry.cluster.install(1, 2);
+    replica.heard.clear();
+    replica.until_index(last.index).await;
+    assert!(replica.heard.is_empty(), "rows, not entries: {:?}", replica.heard);
+    let mut full = Replica::open(&leader, all(), Snapshot::default()).await;
+    full.until_index(last.index).await;
+    assert_eq!(replica.rows(), full.rows());
+    // And on it goes by entries.
+    let more = leader.submit(push("b", 2, &[])).await.unwrap();
+    replica.until_index(more.index).await;
+    assert_eq!(replica.heard, [format!("entry {}", more.index)]);
+}
+
+#[tokio::test]
 async fn a_scope_holds_what_it_names_and_grows() {
     let registry = TestRegistry::start(1).await;
     let client = registry.client([0]);

@@ -8,7 +8,7 @@ use prost::Message;
 
 use super::{Core, door, peers::surely_not_sent, renewals::Pulse};
 use crate::{
-    machine::{Answer, Outcome, encode_proposal},
+    machine::{Answer, encode_proposal},
     proto::{
         catalog,
         registry::{self as pb, write_reply::Outcome as Reply},
@@ -63,7 +63,7 @@ impl Core {
         };
         match self.propose(command).await {
             Ok((index, answer)) => {
-                if let (Some((node, incarnation)), Outcome::Applied) = (alive, &answer.outcome) {
+                if let (Some((node, incarnation)), Answer::Applied) = (alive, &answer) {
                     // A push is a sign of life.
                     self.pulse(Pulse::sign_of_life(node, incarnation));
                 }
@@ -100,9 +100,9 @@ impl Core {
 }
 
 fn committed(index: u64, answer: Answer) -> Reply {
-    match answer.outcome {
-        Outcome::Applied => Reply::Index(index),
-        Outcome::Rejected(rejection) => Reply::Refused(rejection.to_string()),
-        Outcome::Unapplied => Reply::UnknownOutcome("the leader stopped before it applied the write".to_owned()),
+    match answer {
+        Answer::Applied => Reply::Index(index),
+        Answer::Rejected(rejection) => Reply::Refused(rejection.to_string()),
+        Answer::Unapplied => Reply::UnknownOutcome("the leader stopped before it applied the write".to_owned()),
     }
 }
