@@ -35,7 +35,7 @@ enum Command {
     #[command(
         after_help = "Examples:\n  muster dev                      data is thrown away at the end\n  muster dev --data ./data        data is kept\n  muster dev --services ./defs    take up the definitions in a directory, live\n  muster dev --http 127.0.0.1:0   let the system choose a port; the chosen one is printed"
     )]
-    Dev(DevArgs),
+    Dev(Box<DevArgs>),
     /// Run a member of the registry.
     #[command(after_help = "Example:\n  muster registry --config /etc/muster/muster.toml")]
     Registry(ServeArgs),
@@ -166,7 +166,7 @@ impl Cli {
     /// Runs the command and returns the exit code.
     pub fn run(self) -> u8 {
         let outcome = match self.command {
-            Command::Dev(args) => serve::dev(args),
+            Command::Dev(args) => serve::dev(*args),
             Command::Registry(args) => serve::registry(&args),
             Command::Agent(args) => serve::agent(&args),
             Command::Register { file, api } => register::register(&file, &api),

@@ -11,6 +11,7 @@ use serde_json::json;
 use support::{House, request};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
+#[allow(clippy::too_many_lines, reason = "a table: one row for each answer")]
 #[tokio::test]
 async fn statuses_and_texts_are_the_dialects() {
     let house = House::start().await;

@@ -5,6 +5,8 @@
 //!
 //! **Deliberately does not**: reach into a room. Tests here use what users use: the binary, its ports, its files.
 
+#![allow(clippy::print_stdout, reason = "tests report what they measured and what they passed over")]
+
 pub mod harness;
 pub mod linearizability;
 pub mod load;

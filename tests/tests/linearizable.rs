@@ -39,7 +39,7 @@ impl Client {
         while !stop.load(Ordering::Relaxed) {
             turn += 1;
             let key = format!("key-{}", turn % KEYS);
-            let operation = if self.id % 2 == 0 { self.write(key).await } else { self.read(key).await };
+            let operation = if self.id.is_multiple_of(2) { self.write(key).await } else { self.read(key).await };
             operations.extend(operation);
         }
         operations

@@ -1,5 +1,7 @@
 //! The whole way: services checked on their hosts, a registry, an agent, and a real Envoy with traffic through it.
 
+#![allow(clippy::print_stdout, reason = "the traffic is worth a line")]
+
 use std::{
     sync::{
         Arc,

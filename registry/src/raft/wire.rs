@@ -15,6 +15,7 @@ use crate::store::{Ballot, Position, Record};
 /// The generated code of `proto/raft.proto`.
 #[allow(missing_docs, unreachable_pub, clippy::all)]
 pub mod proto {
+    #![allow(clippy::too_many_lines)]
     tonic::include_proto!("muster.raft.v1");
 }
 

@@ -1,5 +1,7 @@
 //! `just bench`: Muster's own figures on this machine, with medians. Ratios travel, absolute figures do not.
 
+#![allow(clippy::print_stdout, reason = "figures are what it is for")]
+
 use std::{process::ExitCode, time::Duration};
 
 use anyhow::Result;
