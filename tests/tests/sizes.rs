@@ -43,7 +43,9 @@ fn sources() -> Vec<PathBuf> {
 fn lines(text: &str) -> (usize, usize) {
     let all = text.lines().count();
     let lines: Vec<&str> = text.lines().collect();
-    let tests = lines.windows(2).position(|pair| pair[0] == "#[cfg(test)]" && pair[1].starts_with("mod "));
+    let tests = lines
+        .windows(2)
+        .position(|pair| pair[0] == "#[cfg(test)]" && pair[1].starts_with("mod ") && pair[1].ends_with('{'));
     tests.map_or((all, 0), |at| (at, all - at))
 }
 
@@ -95,5 +97,6 @@ fn every_crate_takes_the_lints_of_the_workspace() {
 fn lines_are_counted_before_the_tests() {
     assert_eq!(lines("a\nb\n"), (2, 0));
     assert_eq!(lines("a\n#[cfg(test)]\nmod tests {\n}\n"), (1, 3));
+    assert_eq!(lines("#[cfg(test)]\nmod tests;\nb\n"), (3, 0), "tests in a file of their own");
     assert_eq!(lines("#[cfg(test)]\nuse x;\nb\n"), (3, 0), "a test-only import is no test module");
 }
