@@ -3,14 +3,14 @@
 use std::{net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
 
 use muster_catalog::{Locality, Node, Origin, Text};
-use muster_dns::{Dns, DnsConfig};
-use muster_http::{Http, HttpConfig, Ports};
+use muster_dns::Dns;
+use muster_http::{Http, HttpHandle, Ports};
 use muster_registry::{
     LeaseConfig, Registry, RegistryConfig,
     client::{Client, ClientConfig},
-    raft::ConsensusConfig,
+    raft::{ConsensusConfig, Leadership},
 };
-use muster_xds::{Xds, XdsConfig};
+use muster_xds::Xds;
 use tokio::{
     net::{TcpListener, UdpSocket},
     sync::{Notify, watch},
@@ -18,11 +18,11 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    config::{Config, ConfigError, Unregistered},
+    config::{Config, ConfigError, dns_config, http_config, xds_config},
     identity::{Identity, IdentityError, now},
     local::{LocalHandle, LocalState},
     metrics::Metrics,
-    ports::{AgentPort, OperatorPort, ReadinessPort},
+    ports::{AgentPort, MemberReadiness, OperatorPort, ReadinessPort},
     replica::{DiskError, Replica, ReplicaConfig},
     supervisor::{Died, Supervisor},
     sync::{LeaseTask, Pusher, SyncStatus, SyncTask},
@@ -92,8 +92,11 @@ impl App {
     /// A member of the registry.
     pub async fn registry(config: &Config) -> Result<Self, StartError> {
         let mut app = Self::new(config)?;
+        let metrics = Metrics::install().map_err(|error| StartError::Room(error.into()))?;
         let listener = bind_tcp("the registry", "registry.listen", config.registry.listen).await?;
-        app.start_registry(config, listener, config.registry.members.clone()).await?;
+        let probes = bind_tcp("metrics", "registry.metrics_listen", config.registry.metrics_listen).await?;
+        let leadership = app.start_registry(config, listener, config.registry.members.clone()).await?;
+        app.start_probes(config, probes, leadership, metrics)?;
         Ok(app)
     }
 
@@ -111,7 +114,8 @@ impl App {
         let own = listener.local_addr().map_err(|error| StartError::Room(error.into()))?.to_string();
         let mut member = config.clone();
         member.registry.advertise = Some(own.clone());
-        app.start_registry(&member, listener, vec![own.clone()]).await?;
+        // The agent's readiness covers the member: it cannot register without a leader.
+        let _ = app.start_registry(&member, listener, vec![own.clone()]).await?;
         app.start_agent(config, vec![own], true).await?;
         Ok(app)
     }
@@ -168,7 +172,7 @@ impl App {
         config: &Config,
         listener: TcpListener,
         members: Vec<String>,
-    ) -> Result<(), StartError> {
+    ) -> Result<watch::Receiver<Leadership>, StartError> {
         let (name, _) = config.node()?;
         let advertise = config.registry.advertise.clone().unwrap_or_else(|| config.registry.listen.to_string());
         let consensus = ConsensusConfig {
@@ -186,11 +190,12 @@ impl App {
         let started = Registry::start(registry, listener, self.ending.child_token()).await;
         let registry = started.map_err(|error| StartError::Room(error.into()))?;
         self.bound.registry = Some(registry.address());
+        let leadership = registry.leadership();
         self.supervisor.spawn("registry", async move {
             let reason = registry.stopped().await;
             tracing::debug!(%reason, "the registry member has stopped");
         });
-        Ok(())
+        Ok(leadership)
     }
 
     async fn start_agent(&mut self, config: &Config, members: Vec<String>, dev: bool) -> Result<(), StartError> {
@@ -316,17 +321,8 @@ impl App {
         tcp: TcpListener,
         replica: &Arc<Replica>,
     ) -> Result<(), StartError> {
-        let dns = DnsConfig {
-            datacenter: config.node.datacenter.clone(),
-            zone: config.dns.zone.clone(),
-            alt_zones: config.dns.alt_zones.clone(),
-            node_ttl: config.dns.node_ttl.0,
-            service_ttl: config.dns.service_ttl.0,
-            negative_ttl: config.dns.negative_ttl.0,
-            max_udp_size: config.dns.max_udp_size,
-            ..DnsConfig::default()
-        };
-        let started = Dns::start(dns, vec![udp], vec![tcp], replica.clone(), Arc::new(now), self.closing.clone());
+        let started =
+            Dns::start(dns_config(config), vec![udp], vec![tcp], replica.clone(), Arc::new(now), self.closing.clone());
         let dns = started.map_err(|error| StartError::Room(error.into()))?;
         self.bound.dns = dns.udp_addresses().first().copied();
         self.supervisor.spawn("dns", async move {
@@ -343,19 +339,7 @@ impl App {
         listener: TcpListener,
         replica: &Arc<Replica>,
     ) -> Result<muster_xds::Roster, StartError> {
-        let zones = std::iter::once(&config.dns.zone).chain(&config.dns.alt_zones);
-        let xds = XdsConfig {
-            zones: zones.map(|zone| muster_catalog::Name::lookup(zone)).collect(),
-            datacenter: muster_catalog::Name::lookup(&config.node.datacenter),
-            unregistered: match config.xds.unregistered {
-                Unregistered::All => muster_xds::Unregistered::All,
-                Unregistered::None => muster_xds::Unregistered::None,
-            },
-            http_listener: config.xds.http_listener,
-            healthy_panic_threshold: f64::from(config.xds.panic_threshold),
-            ..XdsConfig::default()
-        };
-        let started = Xds::start(xds, listener, replica.clone(), self.closing.clone());
+        let started = Xds::start(xds_config(config), listener, replica.clone(), self.closing.clone());
         let xds = started.map_err(|error| StartError::Room(error.into()))?;
         self.bound.xds = Some(xds.local_addr());
         let roster = xds.roster();
@@ -368,8 +352,29 @@ impl App {
     }
 
     fn start_http(&mut self, config: &Config, listener: TcpListener, ports: Ports) -> Result<(), StartError> {
-        let started =
-            Http::start(HttpConfig::new(config.node.datacenter.clone()), listener, ports, self.closing.clone());
+        let started = Http::start(http_config(config), listener, ports, self.closing.clone());
+        self.supervise_http(started)
+    }
+
+    /// A member that runs alone has metrics and health, and no v1 API.
+    fn start_probes(
+        &mut self,
+        config: &Config,
+        listener: TcpListener,
+        leadership: watch::Receiver<Leadership>,
+        metrics: Metrics,
+    ) -> Result<(), StartError> {
+        let readiness = Arc::new(MemberReadiness { leadership });
+        let render = {
+            let metrics = metrics.clone();
+            Arc::new(move || metrics.render())
+        };
+        let started = Http::start_probes(http_config(config), listener, readiness, render, self.closing.clone());
+        self.start_upkeep(metrics);
+        self.supervise_http(started)
+    }
+
+    fn supervise_http(&mut self, started: std::io::Result<HttpHandle>) -> Result<(), StartError> {
         let http = started.map_err(|error| StartError::Room(error.into()))?;
         self.bound.http = Some(http.address);
         self.supervisor.spawn("http", async move {

@@ -9,8 +9,10 @@ use std::{
 use serde::Deserialize;
 
 mod duration;
+mod rooms;
 
 pub(crate) use duration::Seconds;
+pub(crate) use rooms::{dns_config, http_config, xds_config};
 
 /// The whole file. Unknown keys are an error that names them.
 #[derive(Debug, Clone, Default, Deserialize)]
@@ -72,6 +74,8 @@ impl Default for NodeConfig {
 pub struct RegistryConfig {
     /// Where this member serves. Default 127.0.0.1:8300.
     pub listen: SocketAddr,
+    /// Where a member that runs alone serves `/metrics`, `/livez` and `/readyz`. Default 127.0.0.1:8301.
+    pub metrics_listen: SocketAddr,
     /// `host:port` that the other members and the agents reach it at; `listen` unless given.
     pub advertise: Option<String>,
     /// All members as `host:port`: names are resolved again and again. Default `["127.0.0.1:8300"]`.
@@ -90,6 +94,7 @@ impl Default for RegistryConfig {
     fn default() -> Self {
         Self {
             listen: loopback(8300),
+            metrics_listen: loopback(8301),
             advertise: None,
             members: vec!["127.0.0.1:8300".into()],
             lease_ttl: Seconds(Duration::from_secs(10)),
@@ -128,11 +133,13 @@ impl Default for AgentConfig {
 pub struct HttpConfig {
     /// Default 127.0.0.1:8500.
     pub listen: SocketAddr,
+    /// How many connections there may be; each blocking read holds one. Default 20000.
+    pub max_connections: usize,
 }
 
 impl Default for HttpConfig {
     fn default() -> Self {
-        Self { listen: loopback(8500) }
+        Self { listen: loopback(8500), max_connections: 20_000 }
     }
 }
 
@@ -152,8 +159,16 @@ pub struct DnsConfig {
     pub service_ttl: Seconds,
     /// Time to live of negative answers. Default 5s.
     pub negative_ttl: Seconds,
-    /// The largest UDP answer in bytes. Default 1232.
+    /// The largest UDP answer in bytes, 512 to 4096. Default 1232.
     pub max_udp_size: u16,
+    /// The most addresses or SRV records in one answer; 0 is no limit. Default 0.
+    pub answer_limit: usize,
+    /// Where `ns.<zone>` is, if the zone is delegated to this server. Default none.
+    pub ns_addresses: Vec<IpAddr>,
+    /// How many TCP connections may be open at once. Default 1024.
+    pub tcp_connections: usize,
+    /// How long a TCP connection may be silent. Default 10s.
+    pub tcp_idle_timeout: Seconds,
 }
 
 impl Default for DnsConfig {
@@ -166,6 +181,10 @@ impl Default for DnsConfig {
             service_ttl: Seconds(Duration::ZERO),
             negative_ttl: Seconds(Duration::from_secs(5)),
             max_udp_size: 1232,
+            answer_limit: 0,
+            ns_addresses: Vec::new(),
+            tcp_connections: 1024,
+            tcp_idle_timeout: Seconds(Duration::from_secs(10)),
         }
     }
 }
@@ -181,7 +200,9 @@ pub struct XdsConfig {
     /// The HTTP listener that such an Envoy opens. Default 127.0.0.1:10000.
     pub http_listener: SocketAddr,
     /// Below this percentage of healthy endpoints Envoy routes to unhealthy ones too. Default 0: never.
-    pub panic_threshold: u32,
+    pub healthy_panic_threshold: f64,
+    /// How long Envoy tries to connect to an endpoint. Default 1s.
+    pub connect_timeout: Seconds,
 }
 
 impl Default for XdsConfig {
@@ -190,7 +211,8 @@ impl Default for XdsConfig {
             listen: loopback(8502),
             unregistered: Unregistered::None,
             http_listener: loopback(10_000),
-            panic_threshold: 0,
+            healthy_panic_threshold: 0.0,
+            connect_timeout: Seconds(Duration::from_secs(1)),
         }
     }
 }
@@ -250,6 +272,9 @@ pub enum ConfigError {
         /// Line, key and value.
         source: Box<toml::de::Error>,
     },
+    /// A room's setting that cannot be; its message names the key.
+    #[error("{0}")]
+    Room(String),
     /// A value that cannot be.
     #[error("{key} = {value}: {why}")]
     Value {
@@ -297,10 +322,27 @@ impl Config {
         if registry.lease_ttl.0 < Duration::from_millis(300) {
             return Err(bad("registry.lease_ttl", format!("{:?}", registry.lease_ttl.0), "at least 300ms"));
         }
-        if self.xds.panic_threshold > 100 {
-            return Err(bad("xds.panic_threshold", self.xds.panic_threshold, "a percentage from 0 to 100"));
+        self.refuse_off_loopback()?;
+        rooms::check(self).map_err(ConfigError::Room)
+    }
+
+    /// Nothing proves who it is yet, so nothing may be reached from elsewhere.
+    fn refuse_off_loopback(&self) -> Result<(), ConfigError> {
+        let listeners = [
+            ("registry.listen", self.registry.listen),
+            ("registry.metrics_listen", self.registry.metrics_listen),
+            ("http.listen", self.http.listen),
+            ("dns.listen", self.dns.listen),
+            ("xds.listen", self.xds.listen),
+        ];
+        match listeners.into_iter().find(|(_, address)| !address.ip().is_loopback()) {
+            None => Ok(()),
+            Some((key, address)) => Err(bad(
+                key,
+                address,
+                "it is not a loopback address, and nothing proves its identity yet (no mTLS): use 127.0.0.1 or [::1]",
+            )),
         }
-        Ok(())
     }
 
     /// The node's name and address.
@@ -348,7 +390,9 @@ mod tests {
             ("[node]\naddress = \"0.0.0.0\"", "node.address = 0.0.0.0: give an IP address"),
             ("[registry]\nmembers = [\"one\"]", "registry.members = one: write it as host:port"),
             ("[registry]\nlease_ttl = \"soon\"", "soon"),
-            ("[xds]\npanic_threshold = 101", "xds.panic_threshold = 101: a percentage"),
+            ("[xds]\nhealthy_panic_threshold = 101.0", "xds.healthy_panic_threshold is 101"),
+            ("[dns]\nmax_udp_size = 100", "dns.max_udp_size"),
+            ("[http]\nlisten = \"0.0.0.0:8500\"", "http.listen = 0.0.0.0:8500: it is not a loopback address"),
         ] {
             let error = parse(text).unwrap_err();
             assert!(error.contains(expected), "{text:?} gave {error:?}");

@@ -10,7 +10,7 @@ use muster_http::port::{
     CheckDefinition as HttpCheck, Identity, LocalAgent, LocalError as HttpError, MemberInfo, MemberRole, Operator,
     Pending, Probe as HttpProbeKind, ProxyRefusal, ProxyResources, ProxyStatus, Readiness, ServiceRegistration,
 };
-use muster_registry::client::Client;
+use muster_registry::{client::Client, raft::Leadership};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
@@ -246,6 +246,26 @@ impl Readiness for ReadinessPort {
         if !status.registered {
             let reason = status.problem.clone().unwrap_or_else(|| "the first push is under way".into());
             wait("registration", reason);
+        }
+        pending
+    }
+}
+
+/// What a member of the registry that runs alone still waits for.
+pub(crate) struct MemberReadiness {
+    pub(crate) leadership: watch::Receiver<Leadership>,
+}
+
+impl Readiness for MemberReadiness {
+    fn pending(&self) -> Vec<Pending> {
+        let now = self.leadership.borrow();
+        let mut pending = Vec::new();
+        let mut wait = |part: &str, reason: &str| pending.push(Pending { part: part.into(), reason: reason.into() });
+        if now.leader.is_none() {
+            wait("leader", "no member leads: a majority of registry.members has to be up and reachable");
+        }
+        if !now.recovered {
+            wait("log", "what was on disk is being applied");
         }
         pending
     }

@@ -4,17 +4,33 @@ use std::sync::Arc;
 
 use axum::{
     Json,
-    extract::State,
+    extract::{FromRef, State},
     http::{StatusCode, header},
     response::{IntoResponse, Response},
 };
 use serde::Serialize;
 
-use crate::{api::Api, port::Pending};
+use crate::{
+    api::Api,
+    port::{Pending, Readiness, RenderMetrics},
+};
+
+/// What the probes read: a process without the v1 API has them too.
+#[derive(Clone)]
+pub(crate) struct Probes {
+    pub(crate) readiness: Arc<dyn Readiness>,
+    pub(crate) metrics: RenderMetrics,
+}
+
+impl FromRef<Arc<Api>> for Probes {
+    fn from_ref(api: &Arc<Api>) -> Self {
+        Self { readiness: api.ports.readiness.clone(), metrics: api.ports.metrics.clone() }
+    }
+}
 
 /// Every metric as Prometheus text.
-pub(crate) async fn show_metrics(State(api): State<Arc<Api>>) -> Response {
-    ([(header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")], (api.ports.metrics)()).into_response()
+pub(crate) async fn show_metrics(State(probes): State<Probes>) -> Response {
+    ([(header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")], (probes.metrics)()).into_response()
 }
 
 /// The process answers, so it lives.
@@ -30,8 +46,8 @@ struct Ready {
 }
 
 /// Whether everything is up, and what is not.
-pub(crate) async fn show_ready(State(api): State<Arc<Api>>) -> Response {
-    let pending = api.ports.readiness.pending();
+pub(crate) async fn show_ready(State(probes): State<Probes>) -> Response {
+    let pending = probes.readiness.pending();
     let ready = pending.is_empty();
     let status = if ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
     (status, Json(Ready { ready, pending })).into_response()

@@ -12,7 +12,13 @@ use axum::{
     routing::{MethodRouter, get, put},
 };
 
-use crate::{api::Api, error::HttpError, probes, reading::Parked, v1};
+use crate::{
+    api::Api,
+    error::HttpError,
+    probes::{self, Probes},
+    reading::Parked,
+    v1,
+};
 
 /// What clients of the dialect may do without a token.
 const DEFAULT_ACL_POLICY: HeaderName = HeaderName::from_static("x-consul-default-acl-policy");
@@ -58,9 +64,21 @@ pub(crate) fn router(api: Arc<Api>) -> Router {
         .with_state(api)
 }
 
-fn read<H, T>(handler: H) -> MethodRouter<Arc<Api>>
+/// Metrics and health alone, for a process that has no v1 API.
+pub(crate) fn probes_router(probes: Probes) -> Router {
+    Router::new()
+        .route("/metrics", read(probes::show_metrics))
+        .route("/livez", read(probes::show_live))
+        .route("/readyz", read(probes::show_ready))
+        .fallback(refuse_path)
+        .layer(from_fn(observe))
+        .with_state(probes)
+}
+
+fn read<S, H, T>(handler: H) -> MethodRouter<S>
 where
-    H: Handler<T, Arc<Api>>,
+    S: Clone + Send + Sync + 'static,
+    H: Handler<T, S>,
     T: 'static,
 {
     get(handler).fallback(|method: Method| async move { refuse_method(&method, "OPTIONS,GET") })

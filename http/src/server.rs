@@ -17,7 +17,8 @@ use tower::ServiceExt as _;
 use crate::{
     api::{Api, Limits},
     port::{LocalAgent, Operator, Readiness, RenderMetrics},
-    router::router,
+    probes::Probes,
+    router::{probes_router, router},
 };
 
 /// A connection's buffers grow no larger: parked reads are many and small, and larger bodies come in pieces.
@@ -97,10 +98,30 @@ impl Http {
         ports: Ports,
         shutdown: CancellationToken,
     ) -> io::Result<HttpHandle> {
-        let address = listener.local_addr()?;
         let limits = Limits { max_body: config.max_body, body_timeout: config.body_timeout };
         let api = Arc::new(Api::new(ports, config.datacenter.clone(), limits, shutdown.clone()));
-        let task = tokio::spawn(serve(config, listener, router(api), shutdown));
+        Self::serve(config, listener, router(api), shutdown)
+    }
+
+    /// Serves `/metrics`, `/livez` and `/readyz` alone, for a process that has no v1 API.
+    pub fn start_probes(
+        config: HttpConfig,
+        listener: TcpListener,
+        readiness: Arc<dyn Readiness>,
+        metrics: RenderMetrics,
+        shutdown: CancellationToken,
+    ) -> io::Result<HttpHandle> {
+        Self::serve(config, listener, probes_router(Probes { readiness, metrics }), shutdown)
+    }
+
+    fn serve(
+        config: HttpConfig,
+        listener: TcpListener,
+        router: Router,
+        shutdown: CancellationToken,
+    ) -> io::Result<HttpHandle> {
+        let address = listener.local_addr()?;
+        let task = tokio::spawn(serve(config, listener, router, shutdown));
         Ok(HttpHandle { address, task })
     }
 }

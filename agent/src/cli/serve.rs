@@ -20,12 +20,15 @@ pub(super) fn dev(args: DevArgs) -> Outcome {
             (directory.0.clone(), Some(directory))
         }
     };
+    let services = args.services.clone().unwrap_or_else(|| data.join("services.d"));
+    std::fs::create_dir_all(&services)
+        .map_err(|error| Failure::Usage(format!("--services {}: {error}", services.display())))?;
     let mut config = Config::default();
     config.node.name = args.node;
     config.node.data_dir = data.clone();
     config.registry.listen = args.registry;
     config.registry.lease_ttl = Seconds(std::time::Duration::from_secs(3));
-    config.agent.services_dir = args.services.unwrap_or_else(|| data.join("services.d"));
+    config.agent.services_dir = services;
     config.http.listen = args.http;
     config.dns.listen = args.dns;
     config.dns.alt_zones = args.alt_zones;

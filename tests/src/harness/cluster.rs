@@ -84,7 +84,7 @@ impl TestCluster {
     pub fn restart(&mut self, member: usize) -> Result<()> {
         let config = self.directory.path().join(format!("member-{member}.toml"));
         let text = format!(
-            "[node]\nname = \"member-{member}\"\ndata_dir = {:?}\n[registry]\nlisten = \"{}\"\nmembers = {:?}\n{}[log]\nfilter = \"info\"\n",
+            "[node]\nname = \"member-{member}\"\ndata_dir = {:?}\n[registry]\nlisten = \"{}\"\nmetrics_listen = \"127.0.0.1:0\"\nmembers = {:?}\n{}[log]\nfilter = \"info\"\n",
             self.data_dir(member),
             self.addresses[member],
             self.members(),
