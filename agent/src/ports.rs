@@ -1,6 +1,6 @@
 //! What the HTTP room asks of the agent, answered: LocalState, the registry's client, the proxies, readiness.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use muster_catalog::{
     Check, CheckId, Freshness, Instance, InstanceId, Node, Status, Text,
@@ -10,7 +10,10 @@ use muster_http::port::{
     CheckDefinition as HttpCheck, Identity, LocalAgent, LocalError as HttpError, MemberInfo, MemberRole, Operator,
     Pending, Probe as HttpProbeKind, ProxyRefusal, ProxyResources, ProxyStatus, Readiness, ServiceRegistration,
 };
-use muster_registry::{client::Client, raft::Leadership};
+use muster_registry::{
+    client::{Client, RegistryStatus},
+    raft::Leadership,
+};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
@@ -20,6 +23,11 @@ use crate::{
     replica::Replica,
     sync::SyncStatus,
 };
+
+/// How long the registry may take to say who its members are: an election is ridden out, an outage is not.
+const STATUS_PATIENCE: Duration = Duration::from_secs(2);
+/// How long a member may take to accept a connection before it counts as out of reach: they stand close to each other.
+const REACH_PATIENCE: Duration = Duration::from_millis(500);
 
 /// LocalState behind the HTTP room's port.
 pub(crate) struct AgentPort {
@@ -167,33 +175,47 @@ pub(crate) struct OperatorPort {
 }
 
 impl OperatorPort {
-    async fn registry_members(&self) -> Vec<MemberInfo> {
-        let Ok(status) = self.client.members().await else { return Vec::new() };
-        let members = status.members.into_iter().map(|member| MemberInfo {
-            name: if member.name.is_empty() { format!("{:x}", member.id) } else { member.name },
-            address: member.address,
-            role: match (member.is_leader, member.voter) {
-                (true, _) => MemberRole::Leader,
-                (false, true) => MemberRole::Voter,
-                (false, false) => MemberRole::Learner,
-            },
-            alive: true,
-            version: String::new(),
-        });
-        members.collect()
+    /// What some member says; `None` when none answers in time, as in an outage.
+    async fn status(&self) -> Option<RegistryStatus> {
+        tokio::time::timeout(STATUS_PATIENCE, self.client.members()).await.ok()?.ok()
     }
+
+    async fn registry_members(&self) -> Vec<MemberInfo> {
+        let Some(status) = self.status().await else { return Vec::new() };
+        let members = status.members.into_iter().map(|member| async {
+            MemberInfo {
+                alive: is_reachable(&member.address).await,
+                name: if member.name.is_empty() { format!("{:x}", member.id) } else { member.name },
+                address: member.address,
+                role: match (member.is_leader, member.voter) {
+                    (true, _) => MemberRole::Leader,
+                    (false, true) => MemberRole::Voter,
+                    (false, false) => MemberRole::Learner,
+                },
+            }
+        });
+        futures_util::future::join_all(members).await
+    }
+}
+
+async fn is_reachable(address: &str) -> bool {
+    let connecting = tokio::net::TcpStream::connect(address);
+    matches!(tokio::time::timeout(REACH_PATIENCE, connecting).await, Ok(Ok(_)))
 }
 
 impl Operator for OperatorPort {
     fn leader(&self) -> BoxFuture<'_, Option<String>> {
         Box::pin(async move {
-            let members = self.registry_members().await;
-            members.into_iter().find(|member| member.role == MemberRole::Leader).map(|member| member.address)
+            let status = self.status().await?;
+            status.members.into_iter().find(|member| member.is_leader).map(|member| member.address)
         })
     }
 
     fn peers(&self) -> BoxFuture<'_, Vec<String>> {
-        Box::pin(async move { self.registry_members().await.into_iter().map(|member| member.address).collect() })
+        Box::pin(async move {
+            let members = self.status().await.map(|status| status.members).unwrap_or_default();
+            members.into_iter().map(|member| member.address).collect()
+        })
     }
 
     fn members(&self) -> BoxFuture<'_, Vec<MemberInfo>> {
@@ -218,7 +240,6 @@ impl Operator for OperatorPort {
 fn resources(kind: muster_xds::ResourceKind, status: muster_xds::KindStatus) -> ProxyResources {
     ProxyResources {
         type_url: kind.type_url().to_owned(),
-        sent: None,
         acknowledged: status.accepted,
         refused: status.rejected.map(|refused| ProxyRefusal { version: refused.version, error: refused.message }),
     }

@@ -30,6 +30,9 @@ const BARRIER_QUEUE: usize = 16_384;
 /// How long the first question for a service waits until the Scope has grown (REPLICATION rule 13).
 const HOLD_PATIENCE: Duration = Duration::from_millis(500);
 
+/// Attempts that fail with shorter pauses are no news for an operator: about the first second.
+const QUIET_PAUSE: Duration = Duration::from_millis(500);
+
 /// What the replica is of, and where it is kept.
 pub(crate) struct ReplicaConfig {
     /// The agent's own node.
@@ -184,7 +187,13 @@ impl ReplicaTask {
                 self.save().await;
             }
             pause = if ended.was_live { stream::FIRST_PAUSE } else { (pause * 2).min(stream::LONGEST_PAUSE) };
-            tracing::warn!(reason = %ended.reason, retry_in = ?pause, "the stream from the registry ended; answering from what is known");
+            let reason = ended.reason;
+            if ended.was_live || pause > QUIET_PAUSE {
+                tracing::warn!(%reason, retry_in = ?pause, "no stream from the registry; answering from what is known");
+            } else {
+                // A start, or an election: nobody needs to look yet.
+                tracing::info!(%reason, retry_in = ?pause, "no stream from the registry yet");
+            }
             tokio::select! {
                 () = tokio::time::sleep(pause) => {}
                 () = stop.cancelled() => break,

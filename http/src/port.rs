@@ -169,10 +169,8 @@ pub struct MemberInfo {
     pub address: String,
     /// What it does.
     pub role: MemberRole,
-    /// Whether it answered lately.
+    /// Whether this agent can reach it.
     pub alive: bool,
-    /// The version of its program; empty when unknown.
-    pub version: String,
 }
 
 /// What a member of the registry does.
@@ -209,8 +207,6 @@ pub struct ProxyStatus {
 pub struct ProxyResources {
     /// The kind, as its type URL.
     pub type_url: String,
-    /// The version that was sent last.
-    pub sent: Option<String>,
     /// The version that it accepted last (ACK).
     pub acknowledged: Option<String>,
     /// What it refused last and why (NACK); `None` once it accepted a later one.

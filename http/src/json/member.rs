@@ -73,11 +73,7 @@ pub(crate) fn agent_member(entry: &NodeEntry, datacenter: &str) -> Option<Member
 pub(crate) fn registry_member(member: &MemberInfo, datacenter: &str) -> Member {
     let (host, port) = member.address.rsplit_once(':').unwrap_or((&member.address, "0"));
     let host = host.trim_start_matches('[').trim_end_matches(']');
-    let tags = BTreeMap::from([
-        ("role", "consul".to_owned()),
-        ("dc", datacenter.to_owned()),
-        ("build", member.version.clone()),
-        ("port", port.to_owned()),
-    ]);
+    let tags =
+        BTreeMap::from([("role", "consul".to_owned()), ("dc", datacenter.to_owned()), ("port", port.to_owned())]);
     Member::new(member.name.clone(), host.to_owned(), port.parse().unwrap_or(0), tags, member.alive)
 }

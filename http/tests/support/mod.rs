@@ -292,9 +292,7 @@ impl Operator for Facts {
 
     fn members(&self) -> BoxFuture<'_, Vec<MemberInfo>> {
         let (name, address) = ("r1".to_owned(), "10.0.0.7:8300".to_owned());
-        Box::pin(async {
-            vec![MemberInfo { name, address, role: MemberRole::Leader, alive: true, version: "0.1.0".into() }]
-        })
+        Box::pin(async { vec![MemberInfo { name, address, role: MemberRole::Leader, alive: true }] })
     }
 
     fn xds_proxies(&self) -> Vec<ProxyStatus> {
