@@ -182,7 +182,7 @@ impl OperatorPort {
 
     async fn registry_members(&self) -> Vec<MemberInfo> {
         let Some(status) = self.status().await else { return Vec::new() };
-        let members = status.members.into_iter().map(|member| async {
+        let members = status.members.into_iter().map(|member| async move {
             MemberInfo {
                 alive: is_reachable(&member.address).await,
                 name: if member.name.is_empty() { format!("{:x}", member.id) } else { member.name },
