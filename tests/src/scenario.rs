@@ -87,7 +87,9 @@ impl Stage {
     /// Plays the steps in order.
     pub async fn play(&mut self, steps: &[Step]) -> Result<()> {
         for (number, step) in steps.iter().enumerate() {
+            let began = Instant::now();
             self.step(step).await.with_context(|| format!("step {number}: {step:?}"))?;
+            println!("{:>8.2} s  {step:?}", began.elapsed().as_secs_f64());
         }
         Ok(())
     }
