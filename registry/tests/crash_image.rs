@@ -101,7 +101,14 @@ impl Disk {
     /// What the next boot would find if the power went now.
     fn after_power_loss(&self) -> Self {
         let copy = Self::folder();
-        run("cp", &["--sparse=always", self.image().to_str().unwrap(), copy.image().to_str().unwrap()]);
+        let (from, to) = (self.image(), copy.image());
+        // A copy that is equal after it was made is the device at that moment, and not a mixture of two.
+        loop {
+            run("cp", &["--sparse=always", from.to_str().unwrap(), to.to_str().unwrap()]);
+            if Command::new("cmp").arg("--silent").args([&from, &to]).status().unwrap().success() {
+                break;
+            }
+        }
         copy.mount();
         copy
     }
