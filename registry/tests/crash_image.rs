@@ -225,6 +225,8 @@ fn what_was_acknowledged_is_on_the_device() {
                 model.step(&*member.engine, step);
                 if step % 3 == 2 {
                     // The power goes before the acknowledgement: any part of the new may be there, all of the old is.
+                    // Somebody else's sync brings the journal to disk, with every name and length that it knows of.
+                    fs::File::create(disk.root().join("other")).unwrap().sync_all().unwrap();
                     let found = find_after_power_loss(&disk, kind, member.node_id);
                     let found = found.unwrap_or_else(|why| panic!("{kind}, before acknowledging step {step}: {why}"));
                     let kept = before.records.iter().filter(|record| model.records.contains(record));
