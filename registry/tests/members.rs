@@ -6,7 +6,9 @@ mod support;
 use std::{path::Path, sync::Arc, time::Duration};
 
 use muster_catalog::{Snapshot, port::Sink};
-use muster_registry::{Client, ClientConfig, Registry, RegistryConfig, StartError, StopReason, raft::ConsensusConfig};
+use muster_registry::{
+    Client, ClientConfig, Registry, RegistryConfig, StartError, StopReason, raft::ConsensusConfig, store::EngineKind,
+};
 use support::{push, replica};
 use tokio::{net::TcpListener, time::timeout};
 use tokio_util::sync::CancellationToken;
@@ -23,6 +25,10 @@ async fn member(name: &str, members: &[String], listener: TcpListener, disk: &Pa
     let address = listener.local_addr().unwrap().to_string();
     let mut consensus = ConsensusConfig::new(name, address, disk.join(name));
     consensus.members = members.to_vec();
+    // Engines may differ from member to member.
+    if name == "member-2" && EngineKind::Sled.check_built().is_ok() {
+        consensus.log_engine = EngineKind::Sled;
+    }
     let stop = CancellationToken::new();
     let registry = Registry::start(RegistryConfig::new(consensus), listener, stop.clone()).await.unwrap();
     Member { registry, stop }
