@@ -8,6 +8,7 @@
 //! That takes the right to mount. A test runs itself again in a mount namespace of its own, which takes the mounts
 //! along when it ends, however it ends; without the right it says that it passed itself over.
 #![allow(clippy::unwrap_used)]
+#![allow(clippy::print_stdout, reason = "how much was tested, and what was passed over")]
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};

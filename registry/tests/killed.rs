@@ -2,6 +2,7 @@
 //!
 //! The member is a process of its own, this test run again; the writers are here, and so is what they were told.
 #![allow(clippy::unwrap_used)]
+#![allow(clippy::print_stdout, reason = "how much was tested, and what was passed over")]
 
 mod support;
 
