@@ -177,6 +177,7 @@ impl App {
         let advertise = config.registry.advertise.clone().unwrap_or_else(|| config.registry.listen.to_string());
         let consensus = ConsensusConfig {
             members,
+            log_engine: config.registry.log_engine.into(),
             election_timeout_min: config.registry.election_timeout_min.0,
             election_timeout_max: config.registry.election_timeout_max.0,
             ..ConsensusConfig::new(name.to_string(), advertise, config.node.data_dir.join("registry"))

@@ -6,6 +6,7 @@ use std::{
     time::Duration,
 };
 
+use muster_registry::store::EngineKind;
 use serde::Deserialize;
 
 mod duration;
@@ -80,6 +81,8 @@ pub struct RegistryConfig {
     pub advertise: Option<String>,
     /// All members as `host:port`: names are resolved again and again. Default `["127.0.0.1:8300"]`.
     pub members: Vec<String>,
+    /// What keeps this member's log on disk. Default `raft-log`; `sled` in builds with that feature.
+    pub log_engine: LogEngine,
     /// How long a node lives without renewal. Default 10s.
     pub lease_ttl: Seconds,
     /// What a node gets on top before it is critical. Default 1s.
@@ -97,10 +100,30 @@ impl Default for RegistryConfig {
             metrics_listen: loopback(8301),
             advertise: None,
             members: vec!["127.0.0.1:8300".into()],
+            log_engine: LogEngine::RaftLog,
             lease_ttl: Seconds(Duration::from_secs(10)),
             lease_grace: Seconds(Duration::from_secs(1)),
             election_timeout_min: Seconds(Duration::from_millis(300)),
             election_timeout_max: Seconds(Duration::from_millis(600)),
+        }
+    }
+}
+
+/// The engines of the log by their names.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum LogEngine {
+    /// Made for this.
+    RaftLog,
+    /// A database, for those who want it.
+    Sled,
+}
+
+impl From<LogEngine> for EngineKind {
+    fn from(engine: LogEngine) -> Self {
+        match engine {
+            LogEngine::RaftLog => Self::RaftLog,
+            LogEngine::Sled => Self::Sled,
         }
     }
 }
@@ -314,6 +337,8 @@ impl Config {
                 return Err(bad("registry.members", member, "write it as host:port, for example registry-1:8300"));
             }
         }
+        let engine = EngineKind::from(registry.log_engine);
+        engine.check_built().map_err(|why| bad("registry.log_engine", engine, why))?;
         let (min, max) = (registry.election_timeout_min.0, registry.election_timeout_max.0);
         if min < Duration::from_millis(50) || max <= min {
             let value = format!("{min:?}..{max:?}");
@@ -393,10 +418,23 @@ mod tests {
             ("[xds]\nhealthy_panic_threshold = 101.0", "xds.healthy_panic_threshold is 101"),
             ("[dns]\nmax_udp_size = 100", "dns.max_udp_size"),
             ("[http]\nlisten = \"0.0.0.0:8500\"", "http.listen = 0.0.0.0:8500: it is not a loopback address"),
+            ("[registry]\nlog_engine = \"rocks\"", "unknown variant `rocks`, expected `raft-log` or `sled`"),
         ] {
             let error = parse(text).unwrap_err();
             assert!(error.contains(expected), "{text:?} gave {error:?}");
         }
         assert_eq!(parse("[node]\nname = \"a\"\n[dns]\nalt_zones = [\"consul\"]"), Ok(()));
+    }
+    #[test]
+    fn an_engine_that_was_left_out_of_the_build_is_refused() {
+        assert_eq!(parse("[registry]\nlog_engine = \"raft-log\""), Ok(()));
+        let parsed = parse("[registry]\nlog_engine = \"sled\"");
+        if cfg!(feature = "sled") {
+            assert_eq!(parsed, Ok(()));
+        } else {
+            let error = parsed.unwrap_err();
+            assert!(error.starts_with("registry.log_engine = sled: this build has no log engine sled"), "{error}");
+            assert!(error.contains("--features sled"), "{error}");
+        }
     }
 }

@@ -1,4 +1,4 @@
-//! The log on disk: what a storage engine must do, and the default one.
+//! The log on disk: what a storage engine must do, the default one and, with the feature `sled`, a second one.
 //!
 //! An [`Engine`] knows positions, votes and opaque bytes, nothing of Raft's rules. Writes become readable at once and
 //! durable at the next [`Engine::flush`]; one thread calls that for everything that gathered meanwhile, which is what
@@ -7,7 +7,10 @@
 
 pub mod directory;
 mod flusher;
+mod kind;
 mod raft_log;
+#[cfg(feature = "sled")]
+mod sled_log;
 mod space;
 
 use std::io;
@@ -16,7 +19,10 @@ use std::ops::Range;
 use bytes::Bytes;
 
 pub use flusher::{Completion, Fault, Flusher, abort_on_fault};
-pub use raft_log::{LogSettings, RaftLogEngine};
+pub use kind::{EngineKind, LogSettings, NotBuilt};
+pub use raft_log::RaftLogEngine;
+#[cfg(feature = "sled")]
+pub use sled_log::SledEngine;
 pub use space::DiskGuard;
 
 /// Where an entry stands in the log, and by whose leadership it came there.
@@ -76,7 +82,7 @@ pub trait Engine: Send + Sync + 'static {
     /// The records of `range` in order, as many as fit in `max_bytes` but at least one where there is one.
     fn read(&self, range: Range<u64>, max_bytes: usize) -> io::Result<Vec<Record>>;
 
-    /// Forgets everything after `keep`; `None` forgets all.
+    /// Forgets everything after `keep`, `None` all of it. An error where that is known to be committed.
     fn truncate_after(&self, keep: Option<Position>) -> io::Result<()>;
 
     /// Forgets everything up to and including `upto`, which may lie beyond the last record.
@@ -85,7 +91,7 @@ pub trait Engine: Send + Sync + 'static {
     /// Records a vote.
     fn save_vote(&self, vote: Ballot) -> io::Result<()>;
 
-    /// Records how far the log is known to be committed. Need not survive a power loss.
+    /// Records how far the log is known to be committed. Durable with the next flush; nobody asks for one because of it.
     fn save_committed(&self, committed: Position) -> io::Result<()>;
 
     /// Blocks until every write before this call is on stable storage. An error is final: what is on disk is unknown.

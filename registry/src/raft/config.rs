@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use super::network::{Dial, SNAPSHOT_TIMEOUT, plaintext};
 use crate::store::directory::DirectoryError;
-use crate::store::{Fault, abort_on_fault};
+use crate::store::{EngineKind, Fault, NotBuilt, abort_on_fault};
 
 /// Members of one registry. Each write goes to every one of them: more than seven make it slower, not safer.
 const MAX_MEMBERS: usize = 7;
@@ -22,6 +22,8 @@ pub struct ConsensusConfig {
     pub members: Vec<String>,
     /// Where log, snapshots and identity are kept.
     pub data_dir: PathBuf,
+    /// What keeps the log there. Default `raft-log`; a folder stays with the engine that began it.
+    pub log_engine: EngineKind,
     /// Least silence after which a follower stands for election. Default 300 ms.
     pub election_timeout_min: Duration,
     /// Most silence; also the leader's lease, which is why a follower waits that long before it starts to count.
@@ -51,6 +53,7 @@ impl ConsensusConfig {
             address: address.into(),
             members: Vec::new(),
             data_dir: data_dir.into(),
+            log_engine: EngineKind::default(),
             election_timeout_min: Duration::from_millis(300),
             election_timeout_max: Duration::from_millis(600),
             heartbeat_interval: Duration::from_millis(100),
@@ -65,6 +68,7 @@ impl ConsensusConfig {
 
     /// Checks what openraft does not, and puts the members in their one order.
     pub(super) fn validated(mut self) -> Result<Self, StartError> {
+        self.log_engine.check_built()?;
         self.members.sort();
         self.members.dedup();
         if self.members.is_empty() {
@@ -122,6 +126,9 @@ pub enum StartError {
     /// Election and heartbeat times that cannot work together.
     #[error("election and heartbeat times: {0}: keep heartbeat < election minimum < election maximum")]
     Timing(String),
+    /// The log's engine.
+    #[error(transparent)]
+    Engine(#[from] NotBuilt),
     /// The data folder.
     #[error(transparent)]
     Directory(#[from] DirectoryError),

@@ -21,7 +21,7 @@ use super::snapshot::SnapshotStore;
 use super::wire::proto::raft_server::RaftServer;
 use super::{Machine, Member, Payload, Peer, Raft, Types};
 use crate::store::directory::DataDirectory;
-use crate::store::{DiskGuard, LogSettings, RaftLogEngine};
+use crate::store::{DiskGuard, Engine, EngineKind, LogSettings};
 
 /// Largest proposal. A quarter of a message, so that an entry and its frame always fit one.
 pub const MAX_PAYLOAD_BYTES: usize = MESSAGE_BYTES / 4;
@@ -111,13 +111,13 @@ impl<M: Machine> Consensus<M> {
     pub async fn start(config: ConsensusConfig, machine: M) -> Result<Self, StartError> {
         let config = config.validated()?;
         let openraft = Arc::new(config.openraft()?);
-        let data_dir = config.data_dir.clone();
-        let opened = tokio::task::spawn_blocking(move || open(&data_dir)).await;
+        let (data_dir, kind) = (config.data_dir.clone(), config.log_engine);
+        let opened = tokio::task::spawn_blocking(move || open(&data_dir, kind)).await;
         let (directory, engine, snapshots) = opened.map_err(|error| StartError::Raft(error.to_string()))??;
         let (node_id, released) = (directory.node_id(), directory.lock().watch_release());
         drop(directory);
 
-        let log = Log::new(Arc::new(engine), Arc::clone(&config.fault));
+        let log = Log::new(engine, Arc::clone(&config.fault));
         let log = log.map_err(|source| StartError::Storage { what: "the log", source })?;
         let network = Network::new(Arc::clone(&config.dial));
         let (applied_sender, applied) = watch::channel(0);
@@ -274,9 +274,11 @@ impl<M: Machine> Consensus<M> {
     }
 }
 
-fn open(data_dir: &std::path::Path) -> Result<(DataDirectory, RaftLogEngine, SnapshotStore), StartError> {
-    let directory = DataDirectory::open(data_dir)?;
-    let engine = RaftLogEngine::open(&LogSettings::new(directory.log()), Some(directory.lock()));
+type Opened = (DataDirectory, Arc<dyn Engine>, SnapshotStore);
+
+fn open(data_dir: &std::path::Path, kind: EngineKind) -> Result<Opened, StartError> {
+    let directory = DataDirectory::open(data_dir, kind)?;
+    let engine = kind.open(&LogSettings::new(directory.log()), Some(directory.lock()));
     let engine = engine.map_err(|source| StartError::Storage { what: "the log", source })?;
     let snapshots = SnapshotStore::open(directory.snapshots());
     let snapshots = snapshots.map_err(|source| StartError::Storage { what: "the snapshot", source })?;

@@ -7,8 +7,10 @@ use std::sync::Arc;
 
 use tokio::sync::watch;
 
-/// First line of every data folder. A change that older versions cannot read raises the number.
-const FORMAT: &str = "muster registry data, format 1\n";
+use super::EngineKind;
+
+/// First words of every data folder. A change that older versions cannot read raises the number.
+const FORMAT: &str = "muster registry data, format 1";
 const FORMAT_FILE: &str = "FORMAT";
 const LOCK_FILE: &str = "LOCK";
 const NODE_ID_FILE: &str = "node-id";
@@ -31,6 +33,19 @@ pub enum DirectoryError {
         path: PathBuf,
         /// What its marker says.
         found: String,
+    },
+    /// Begun by the other engine, which alone can read its log.
+    #[error(
+        "data folder {path:?} was written by the log engine {found}, and `log_engine` names {wanted}: \
+         set `log_engine = \"{found}\"`, or empty the whole data folder to rejoin as a new member"
+    )]
+    OtherEngine {
+        /// The folder.
+        path: PathBuf,
+        /// Whose log lies in it.
+        found: EngineKind,
+        /// What the configuration asks for.
+        wanted: EngineKind,
     },
     /// The identity is unreadable. It is never made up anew for a log that exists: that would be a second vote.
     #[error(
@@ -76,8 +91,8 @@ pub struct DataDirectory {
 }
 
 impl DataDirectory {
-    /// Opens `path` and locks it; makes it, with a random node id, where there is nothing yet.
-    pub fn open(path: &Path) -> Result<Self, DirectoryError> {
+    /// Opens `path` for logs of `engine` and locks it; makes it, with a random node id, where there is nothing yet.
+    pub fn open(path: &Path, engine: EngineKind) -> Result<Self, DirectoryError> {
         let at = |path: &Path| {
             let path = path.to_path_buf();
             move |source| DirectoryError::Io { path, source }
@@ -87,19 +102,13 @@ impl DataDirectory {
         let marker = path.join(FORMAT_FILE);
         let node_file = path.join(NODE_ID_FILE);
         match fs::read_to_string(&marker) {
-            Ok(found) if found == FORMAT => {}
-            Ok(found) => {
-                return Err(DirectoryError::Format {
-                    path: path.to_path_buf(),
-                    found: found.chars().take(64).collect(),
-                });
-            }
+            Ok(found) => check_marker(path, &found, engine)?,
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
                 refuse_foreign(path)?;
                 let id: u64 = rand::random_range(1..u64::MAX);
                 write_durably(&node_file, format!("{id}\n").as_bytes()).map_err(at(&node_file))?;
                 // Last, so that a crash before it leaves a folder which the next start may begin again.
-                write_durably(&marker, FORMAT.as_bytes()).map_err(at(&marker))?;
+                write_durably(&marker, marker_of(engine).as_bytes()).map_err(at(&marker))?;
             }
             Err(error) => return Err(at(&marker)(error)),
         }
@@ -129,6 +138,23 @@ impl DataDirectory {
     /// Where snapshots lie.
     pub fn snapshots(&self) -> PathBuf {
         self.path.join("snapshots")
+    }
+}
+
+/// The engine's name stands in the marker, so that a version that knows the default engine alone refuses the folder.
+fn marker_of(engine: EngineKind) -> String {
+    match engine {
+        EngineKind::RaftLog => format!("{FORMAT}\n"),
+        EngineKind::Sled => format!("{FORMAT}, log engine {engine}\n"),
+    }
+}
+
+fn check_marker(path: &Path, found: &str, wanted: EngineKind) -> Result<(), DirectoryError> {
+    let path = path.to_path_buf();
+    match EngineKind::ALL.into_iter().find(|engine| marker_of(*engine) == found) {
+        Some(engine) if engine == wanted => Ok(()),
+        Some(found) => Err(DirectoryError::OtherEngine { path, found, wanted }),
+        None => Err(DirectoryError::Format { path, found: found.chars().take(64).collect() }),
     }
 }
 

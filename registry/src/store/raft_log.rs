@@ -2,7 +2,6 @@
 
 use std::io::{self, Read, Write};
 use std::ops::Range;
-use std::path::PathBuf;
 use std::sync::mpsc::{SyncSender, sync_channel};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -13,30 +12,12 @@ use raft_log::api::raft_log_writer::RaftLogWriter;
 use raft_log::{Config, RaftLog, chunked_wal};
 
 use super::directory::DirectoryLock;
+use super::kind::LogSettings;
 use super::{Ballot, Engine, LogBounds, Position, Record};
 
 /// Largest payload a record on disk may claim. Far above what a proposal may hold: a larger claim is corruption, and
 /// must not make us reserve that much memory.
 const MAX_RECORD_BYTES: u32 = 64 * 1024 * 1024;
-
-/// Where the log lies and how much of it stays in memory.
-#[derive(Clone, Debug)]
-pub struct LogSettings {
-    /// The folder of the log's files.
-    pub directory: PathBuf,
-    /// Bytes after which a new file begins. 16 MiB: a purge frees whole files, and entries of the newest file are never
-    /// evicted from the cache, so this also bounds the memory of the log.
-    pub chunk_bytes: usize,
-    /// Entries kept in memory for followers and for applying. 64 MiB holds the whole log between two snapshots.
-    pub cache_bytes: usize,
-}
-
-impl LogSettings {
-    /// The defaults, for a log in `directory`.
-    pub fn new(directory: PathBuf) -> Self {
-        Self { directory, chunk_bytes: 16 * 1024 * 1024, cache_bytes: 64 * 1024 * 1024 }
-    }
-}
 
 /// An [`Engine`] on the `raft-log` crate.
 pub struct RaftLogEngine {

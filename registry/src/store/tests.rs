@@ -12,6 +12,33 @@ fn open(path: &Path) -> RaftLogEngine {
     RaftLogEngine::open(&LogSettings::new(path.join("log")), None).unwrap()
 }
 
+/// The engines of this build.
+fn kinds() -> impl Iterator<Item = EngineKind> {
+    EngineKind::ALL.into_iter().filter(|kind| kind.check_built().is_ok())
+}
+
+fn open_as(kind: EngineKind, path: &Path) -> Arc<dyn Engine> {
+    kind.open(&LogSettings::new(path.join("log")), None).unwrap()
+}
+
+/// An engine and how often it has synced.
+fn open_counting(kind: EngineKind, path: &Path) -> (Arc<dyn Engine>, Box<dyn Fn() -> u64 + Send + Sync>) {
+    let settings = LogSettings::new(path.join("log"));
+    match kind {
+        EngineKind::RaftLog => {
+            let engine = Arc::new(RaftLogEngine::open(&settings, None).unwrap());
+            (engine.clone(), Box::new(move || engine.sync_count()))
+        }
+        #[cfg(feature = "sled")]
+        EngineKind::Sled => {
+            let engine = Arc::new(SledEngine::open(&settings, None).unwrap());
+            (engine.clone(), Box::new(move || engine.sync_count()))
+        }
+        #[cfg(not(feature = "sled"))]
+        EngineKind::Sled => panic!("{}", NotBuilt(kind)),
+    }
+}
+
 fn at(term: u64, index: u64) -> Position {
     Position { term, node: 7, index }
 }
@@ -39,40 +66,85 @@ fn copy_folder(from: &Path, to: &Path) {
 
 #[test]
 fn what_is_written_is_read_truncated_purged_and_reopened() {
-    let folder = tempfile::tempdir().unwrap();
-    let engine = open(folder.path());
-    assert_eq!(engine.bounds(), LogBounds::default());
-    engine.append((0..10).map(record).collect()).unwrap();
-    assert_eq!(engine.read(3..5, usize::MAX).unwrap(), [record(3), record(4)]);
-    assert_eq!(engine.read(3..9, 1).unwrap(), [record(3)], "at least one record, however small the limit");
-    engine.save_vote(Ballot { term: 2, node: 9, committed: true }).unwrap();
-    engine.truncate_after(Some(at(1, 7))).unwrap();
-    engine.save_committed(at(1, 5)).unwrap();
-    engine.purge(at(1, 2)).unwrap();
-    engine.flush().unwrap();
-    let bounds = LogBounds {
-        vote: Some(Ballot { term: 2, node: 9, committed: true }),
-        committed: Some(at(1, 5)),
-        purged: Some(at(1, 2)),
-        last: Some(at(1, 7)),
-    };
-    assert_eq!(engine.bounds(), bounds);
-    drop(engine);
-    let engine = open(folder.path());
-    assert_eq!(engine.bounds(), bounds);
-    assert_eq!(indexes(&engine), [3, 4, 5, 6, 7]);
-    assert_eq!(engine.read(3..4, usize::MAX).unwrap(), [record(3)]);
+    for kind in kinds() {
+        let folder = tempfile::tempdir().unwrap();
+        let engine = open_as(kind, folder.path());
+        assert_eq!(engine.bounds(), LogBounds::default());
+        engine.append((0..10).map(record).collect()).unwrap();
+        assert_eq!(engine.read(3..5, usize::MAX).unwrap(), [record(3), record(4)]);
+        assert_eq!(engine.read(3..9, 1).unwrap(), [record(3)], "at least one record, however small the limit");
+        assert_eq!(engine.read(5..5, usize::MAX).unwrap(), []);
+        engine.save_vote(Ballot { term: 2, node: 9, committed: true }).unwrap();
+        engine.truncate_after(Some(at(1, 7))).unwrap();
+        engine.save_committed(at(1, 5)).unwrap();
+        engine.purge(at(1, 2)).unwrap();
+        engine.flush().unwrap();
+        let bounds = LogBounds {
+            vote: Some(Ballot { term: 2, node: 9, committed: true }),
+            committed: Some(at(1, 5)),
+            purged: Some(at(1, 2)),
+            last: Some(at(1, 7)),
+        };
+        assert_eq!(engine.bounds(), bounds, "{kind}");
+        drop(engine);
+        let engine = open_as(kind, folder.path());
+        assert_eq!(engine.bounds(), bounds, "{kind}");
+        assert_eq!(indexes(&*engine), [3, 4, 5, 6, 7]);
+        assert_eq!(engine.read(3..4, usize::MAX).unwrap(), [record(3)]);
+        assert!(engine.truncate_after(Some(at(1, 4))).is_err(), "{kind}: 5 is committed");
+        engine.truncate_after(Some(at(1, 5))).unwrap();
+        engine.append(vec![record(6)]).unwrap();
+        assert_eq!(indexes(&*engine), [3, 4, 5, 6], "{kind}");
+    }
+}
+
+#[test]
+fn an_entry_that_does_not_follow_the_last_is_refused() {
+    for kind in kinds() {
+        let folder = tempfile::tempdir().unwrap();
+        let engine = open_as(kind, folder.path());
+        engine.append(vec![record(0)]).unwrap();
+        assert!(engine.append(vec![record(2)]).is_err(), "{kind}");
+        engine.append(vec![record(1)]).unwrap();
+        assert_eq!(indexes(&*engine), [0, 1]);
+    }
 }
 
 #[test]
 fn a_commit_beyond_the_log_is_left_to_the_snapshot() {
-    let folder = tempfile::tempdir().unwrap();
-    let engine = open(folder.path());
-    engine.save_committed(at(1, 5)).unwrap();
-    assert_eq!(engine.bounds().committed, None);
-    engine.purge(at(1, 5)).unwrap();
-    engine.append(vec![record(6)]).unwrap();
-    assert_eq!(indexes(&engine), [6]);
+    for kind in kinds() {
+        let folder = tempfile::tempdir().unwrap();
+        let engine = open_as(kind, folder.path());
+        engine.save_committed(at(1, 5)).unwrap();
+        assert_eq!(engine.bounds().committed, None);
+        engine.append((0..3).map(record).collect()).unwrap();
+        engine.purge(at(1, 5)).unwrap();
+        engine.append(vec![record(6)]).unwrap();
+        assert_eq!(indexes(&*engine), [6], "{kind}");
+        engine.flush().unwrap();
+        drop(engine);
+        let engine = open_as(kind, folder.path());
+        assert_eq!((engine.bounds().purged, indexes(&*engine)), (Some(at(1, 5)), vec![6]), "{kind}");
+    }
+}
+
+/// `sled` alone writes large entries to files beside its log.
+#[test]
+fn the_largest_entries_are_kept_too() {
+    for kind in kinds() {
+        let folder = tempfile::tempdir().unwrap();
+        let large = |index| Record { position: at(1, index), payload: vec![index as u8; 1024 * 1024].into() };
+        let engine = open_as(kind, folder.path());
+        for index in 0..20 {
+            engine.append(vec![large(index)]).unwrap();
+            engine.flush().unwrap();
+        }
+        engine.purge(at(1, 9)).unwrap();
+        engine.flush().unwrap();
+        drop(engine);
+        let engine = open_as(kind, folder.path());
+        assert_eq!(engine.read(0..u64::MAX, usize::MAX).unwrap(), (10..20).map(large).collect::<Vec<_>>(), "{kind}");
+    }
 }
 
 /// At every acknowledgement the folder is copied before anything else may run, and the copy is opened after a torn
@@ -81,47 +153,60 @@ fn a_commit_beyond_the_log_is_left_to_the_snapshot() {
 /// show that the disk keeps what a sync reported: for that the block device itself has to be copied.
 #[test]
 fn every_acknowledged_entry_is_in_the_crash_image() {
-    let folder = tempfile::tempdir().unwrap();
-    let images = tempfile::tempdir().unwrap();
-    let engine = Arc::new(open(folder.path()));
-    let flusher = Flusher::start(Arc::clone(&engine) as Arc<dyn Engine>, no_fault()).unwrap();
-    let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
-    let (acknowledged, wait) = mpsc::channel();
-    for index in 0..12 {
-        let syncs_before = engine.sync_count();
-        engine.append(vec![record(index)]).unwrap();
-        let (from, to) = (folder.path().to_path_buf(), images.path().join(index.to_string()));
-        let (engine, acknowledged) = (Arc::clone(&engine), acknowledged.clone());
-        let completion: Completion = Box::new(move |result| {
-            result.unwrap();
-            copy_folder(&from, &to);
-            acknowledged.send((to, engine.sync_count() > syncs_before)).unwrap();
-        });
-        runtime.block_on(flusher.enqueue(completion)).unwrap();
-        let (image, synced) = wait.recv().unwrap();
-        assert!(synced, "entry {index} was acknowledged without a sync");
-        let log = image.join("log");
-        let mut chunks: Vec<_> = fs::read_dir(&log).unwrap().map(|entry| entry.unwrap().path()).collect();
-        chunks.retain(|path| path.to_string_lossy().ends_with(".wal"));
-        chunks.sort();
-        let chunk = chunks.last().unwrap();
-        let mut content = fs::read(chunk).unwrap();
-        match index % 3 {
-            0 => {}
-            // Old content of the disk's blocks. It cannot be told from damage: it may be refused, never served.
-            1 => content.extend((0..120).map(|_| rand::random::<u8>())),
-            // The length of the file was on disk, its blocks were not.
-            _ => content.extend_from_slice(&[0; 777]),
-        }
-        fs::write(chunk, content).unwrap();
-        match RaftLogEngine::open(&LogSettings::new(log), None) {
-            Ok(reopened) => {
-                let records = reopened.read(0..u64::MAX, usize::MAX).unwrap();
-                assert_eq!(records, (0..=index).map(record).collect::<Vec<_>>());
-            }
-            Err(error) => assert_eq!((index % 3, error.kind()), (1, io::ErrorKind::InvalidData), "{error}"),
+    for kind in kinds() {
+        let folder = tempfile::tempdir().unwrap();
+        let images = tempfile::tempdir().unwrap();
+        let (engine, syncs) = open_counting(kind, folder.path());
+        let syncs: Arc<dyn Fn() -> u64 + Send + Sync> = syncs.into();
+        let flusher = Flusher::start(Arc::clone(&engine), no_fault()).unwrap();
+        let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+        let (acknowledged, wait) = mpsc::channel();
+        for index in 0..12 {
+            let syncs_before = syncs();
+            engine.append(vec![record(index)]).unwrap();
+            let (from, to) = (folder.path().to_path_buf(), images.path().join(index.to_string()));
+            let (syncs, acknowledged) = (Arc::clone(&syncs), acknowledged.clone());
+            let completion: Completion = Box::new(move |result| {
+                result.unwrap();
+                copy_folder(&from, &to);
+                acknowledged.send((to, syncs() > syncs_before)).unwrap();
+            });
+            runtime.block_on(flusher.enqueue(completion)).unwrap();
+            let (image, synced) = wait.recv().unwrap();
+            assert!(synced, "{kind}: entry {index} was acknowledged without a sync");
+            check_torn(kind, &image.join("log"), index);
         }
     }
+}
+
+fn check_torn(kind: EngineKind, log: &Path, index: u64) {
+    let end = newest_file(kind, log);
+    let mut content = fs::read(&end).unwrap();
+    match index % 3 {
+        0 => {}
+        // Old content of the disk's blocks. It cannot be told from damage: it may be refused, never served.
+        1 => content.extend((0..120).map(|_| rand::random::<u8>())),
+        // The length of the file was on disk, its blocks were not.
+        _ => content.extend_from_slice(&[0; 777]),
+    }
+    fs::write(end, content).unwrap();
+    match kind.open(&LogSettings::new(log.to_path_buf()), None) {
+        Ok(reopened) => {
+            let records = reopened.read(0..u64::MAX, usize::MAX).unwrap();
+            assert_eq!(records, (0..=index).map(record).collect::<Vec<_>>(), "{kind}");
+        }
+        Err(error) => assert_eq!((index % 3, error.kind()), (1, io::ErrorKind::InvalidData), "{kind}: {error}"),
+    }
+}
+
+/// The file that an append makes longer.
+fn newest_file(kind: EngineKind, log: &Path) -> std::path::PathBuf {
+    let mut files: Vec<_> = fs::read_dir(log).unwrap().map(|entry| entry.unwrap().path()).collect();
+    files.retain(|path| match kind {
+        EngineKind::RaftLog => path.to_string_lossy().ends_with(".wal"),
+        EngineKind::Sled => path.ends_with("db"),
+    });
+    files.into_iter().max().unwrap()
 }
 
 #[test]
@@ -134,8 +219,7 @@ fn a_half_written_record_is_cut_off_at_every_length() {
     copy_folder(folder.path(), whole.path());
     engine.append(vec![record(3)]).unwrap();
     engine.flush().unwrap();
-    let chunk = fs::read_dir(folder.path().join("log")).unwrap().map(|entry| entry.unwrap());
-    let chunk = chunk.map(|entry| entry.file_name()).find(|name| name.to_string_lossy().ends_with(".wal")).unwrap();
+    let chunk = newest_file(EngineKind::RaftLog, &folder.path().join("log")).file_name().unwrap().to_owned();
     let before = fs::read(whole.path().join("log").join(&chunk)).unwrap().len();
     let after = fs::read(folder.path().join("log").join(&chunk)).unwrap();
     for length in (before + 1..after.len()).step_by(7) {
@@ -148,21 +232,23 @@ fn a_half_written_record_is_cut_off_at_every_length() {
 
 #[test]
 fn garbage_behind_the_log_is_never_served() {
-    let folder = tempfile::tempdir().unwrap();
-    let engine = open(folder.path());
-    engine.append((0..3).map(record).collect()).unwrap();
-    engine.flush().unwrap();
-    for _ in 0..50 {
-        let image = tempfile::tempdir().unwrap();
-        copy_folder(folder.path(), image.path());
-        let chunk = fs::read_dir(image.path().join("log")).unwrap().map(|entry| entry.unwrap().path());
-        let chunk = chunk.into_iter().find(|path| path.to_string_lossy().ends_with(".wal")).unwrap();
-        let mut content = fs::read(&chunk).unwrap();
-        content.extend((0..rand::random_range(1..400)).map(|_| rand::random::<u8>()));
-        fs::write(&chunk, content).unwrap();
-        // Noise cannot be told from damage to what was acknowledged: refusing to start is right, inventing is not.
-        if let Ok(engine) = RaftLogEngine::open(&LogSettings::new(image.path().join("log")), None) {
-            assert_eq!(engine.read(0..u64::MAX, usize::MAX).unwrap(), (0..3).map(record).collect::<Vec<_>>());
+    for kind in kinds() {
+        let folder = tempfile::tempdir().unwrap();
+        let engine = open_as(kind, folder.path());
+        engine.append((0..3).map(record).collect()).unwrap();
+        engine.flush().unwrap();
+        for _ in 0..50 {
+            let image = tempfile::tempdir().unwrap();
+            copy_folder(folder.path(), image.path());
+            let end = newest_file(kind, &image.path().join("log"));
+            let mut content = fs::read(&end).unwrap();
+            content.extend((0..rand::random_range(1..400)).map(|_| rand::random::<u8>()));
+            fs::write(&end, content).unwrap();
+            // Noise cannot be told from damage to what was acknowledged: refusing to start is right, inventing is not.
+            if let Ok(engine) = kind.open(&LogSettings::new(image.path().join("log")), None) {
+                let records = engine.read(0..u64::MAX, usize::MAX).unwrap();
+                assert_eq!(records, (0..3).map(record).collect::<Vec<_>>(), "{kind}");
+            }
         }
     }
 }
@@ -257,16 +343,31 @@ async fn a_failed_flush_is_a_fault_and_nothing_is_acknowledged_after_it() {
 fn a_data_folder_is_ours_alone_and_keeps_its_node_id() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("data");
-    let first = DataDirectory::open(&path).unwrap();
-    assert!(matches!(DataDirectory::open(&path), Err(DirectoryError::Locked(_))));
+    let first = DataDirectory::open(&path, EngineKind::RaftLog).unwrap();
+    assert!(matches!(DataDirectory::open(&path, EngineKind::RaftLog), Err(DirectoryError::Locked(_))));
     let id = first.node_id();
     drop(first);
-    assert_eq!(DataDirectory::open(&path).unwrap().node_id(), id);
+    assert_eq!(DataDirectory::open(&path, EngineKind::RaftLog).unwrap().node_id(), id);
     fs::write(path.join("FORMAT"), "muster registry data, format 99\n").unwrap();
-    assert!(matches!(DataDirectory::open(&path), Err(DirectoryError::Format { .. })));
+    assert!(matches!(DataDirectory::open(&path, EngineKind::RaftLog), Err(DirectoryError::Format { .. })));
 
     let other = tempfile::tempdir().unwrap();
     fs::write(other.path().join("photo.jpg"), "x").unwrap();
-    assert!(matches!(DataDirectory::open(other.path()), Err(DirectoryError::Foreign(_))));
-    assert_ne!(DataDirectory::open(&folder.path().join("second")).unwrap().node_id(), id);
+    assert!(matches!(DataDirectory::open(other.path(), EngineKind::RaftLog), Err(DirectoryError::Foreign(_))));
+    assert_ne!(DataDirectory::open(&folder.path().join("second"), EngineKind::Sled).unwrap().node_id(), id);
+}
+
+#[test]
+fn a_data_folder_stays_with_the_engine_that_began_it() {
+    let folder = tempfile::tempdir().unwrap();
+    for (began, other) in [(EngineKind::RaftLog, EngineKind::Sled), (EngineKind::Sled, EngineKind::RaftLog)] {
+        let path = folder.path().join(began.name());
+        drop(DataDirectory::open(&path, began).unwrap());
+        let refused = DataDirectory::open(&path, other).unwrap_err();
+        assert!(matches!(refused, DirectoryError::OtherEngine { .. }));
+        let said = refused.to_string();
+        let expected = format!("was written by the log engine {began}, and `log_engine` names {other}");
+        assert!(said.contains(&expected), "{said}");
+        drop(DataDirectory::open(&path, began).unwrap());
+    }
 }

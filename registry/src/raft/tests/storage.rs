@@ -13,16 +13,16 @@ use crate::raft::apply::Applier;
 use crate::raft::log::Log;
 use crate::raft::snapshot::SnapshotStore;
 use crate::raft::{Machine, SnapshotMeta, Types};
-use crate::store::{Fault, LogSettings, RaftLogEngine};
+use crate::store::{EngineKind, Fault, LogSettings};
 
-struct OnDisk;
+struct OnDisk(EngineKind);
 
 impl StoreBuilder<Types, Log, Applier<List>, TempDir> for OnDisk {
     async fn build(&self) -> Result<(TempDir, Log, Applier<List>), StorageError<Types>> {
         let folder = tempfile::tempdir().unwrap();
-        let engine = RaftLogEngine::open(&LogSettings::new(folder.path().join("log")), None).unwrap();
+        let engine = self.0.open(&LogSettings::new(folder.path().join("log")), None).unwrap();
         let fault: Fault = Arc::new(|why| panic!("{why}"));
-        let log = Log::new(Arc::new(engine), fault).unwrap();
+        let log = Log::new(engine, fault).unwrap();
         let snapshots = SnapshotStore::open(folder.path().join("snapshots")).unwrap();
         let applier = Applier::new(List::default(), snapshots, watch::Sender::new(0));
         Ok((folder, log, applier))
@@ -31,7 +31,9 @@ impl StoreBuilder<Types, Log, Applier<List>, TempDir> for OnDisk {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_storage_passes_openrafts_suite() {
-    Suite::<Types, Log, Applier<List>, OnDisk, TempDir>::test_all(OnDisk).await.unwrap();
+    for kind in EngineKind::ALL.into_iter().filter(|kind| kind.check_built().is_ok()) {
+        Suite::<Types, Log, Applier<List>, OnDisk, TempDir>::test_all(OnDisk(kind)).await.unwrap();
+    }
 }
 
 #[test]
