@@ -370,7 +370,7 @@ fn health_is_the_worst_of_the_nodes_and_the_instances_checks() {
         let row = Instance { weights, ..instance("n1", "i1", "web") };
         for (row, takes_traffic, passes) in [
             (row.clone(), serving, passing),
-            (Instance { draining: true, ..row.clone() }, false, passing),
+            (Instance { draining: true, ..row.clone() }, false, false),
             (Instance { maintenance: Some(text("disk")), ..row.clone() }, false, false),
             (Instance { weights: Weights { warning: 0, ..weights }, ..row }, serving && status == Passing, passing),
         ] {
