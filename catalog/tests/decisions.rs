@@ -266,6 +266,15 @@ fn nobody_but_the_registry_speaks_for_a_nodes_liveness() {
 }
 
 #[test]
+fn a_push_of_a_part_removes_nothing_that_it_does_not_name() {
+    let mut registry = registry();
+    let part =
+        NodeSync { instances: vec![instance("n1", "i2", "api")], ..sync(node("n1", "agent-one"), writer(5, 11)) };
+    registry.propose(Command::Sync(NodeSync { complete: false, ..part })).unwrap();
+    assert_eq!(instance_ids(&registry, "n1"), ["i1", "i2"]);
+}
+
+#[test]
 fn a_complete_push_removes_the_agents_rows_and_leaves_the_catalogs() {
     let mut registry = registry();
     let others = Registration {
