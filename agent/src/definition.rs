@@ -19,6 +19,7 @@ use muster_catalog::{
     Status, Text, Weights,
 };
 
+pub(crate) use check::is_reserved;
 pub use check::{DEFAULT_FALL, DEFAULT_INTERVAL, DEFAULT_RISE, DEFAULT_TIMEOUT};
 pub use duration::{format_duration, parse_duration};
 pub use file::{FileError, MAX_SERVICES_PER_FILE, parse, read};

@@ -54,3 +54,20 @@ impl Supervisor {
         while self.tasks.join_next().await.is_some() {}
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_task_that_returns_or_panics_is_named_while_others_run() {
+        let mut supervisor = Supervisor::default();
+        supervisor.spawn("steady", std::future::pending());
+        supervisor.spawn("brief", async {});
+        let died = supervisor.died().await.to_string();
+        assert!(died.starts_with("task brief ended unexpectedly"), "{died}");
+        supervisor.spawn("clumsy", async { panic!("it tripped") });
+        let died = supervisor.died().await.to_string();
+        assert!(died.contains("task clumsy ended unexpectedly") && died.contains("it tripped"), "{died}");
+    }
+}

@@ -57,7 +57,12 @@ fn decide_sync(snapshot: &Snapshot, sync: &NodeSync) -> Result<Vec<Change>, Reje
     // The push itself is a sign of life.
     draft.put_check(liveness_check(name, Status::Passing));
     let mut changes = draft.finish();
-    if !changes.is_empty() || last.is_none_or(|last| last.incarnation != sync.writer.incarnation) {
+    // A push that changes nothing leaves no trace, unless it is the first of a start of the agent, or has overtaken
+    // one: that one is on its way perhaps, and must not be done when it arrives.
+    let next = last.is_some_and(|last| {
+        last.incarnation == sync.writer.incarnation && last.sequence.checked_add(1) == Some(sync.writer.sequence)
+    });
+    if !changes.is_empty() || !next {
         changes.insert(0, Change::PutWriter { node: name.clone(), writer: sync.writer });
     }
     // The writer's row goes with the node's; a new node comes first.

@@ -40,11 +40,11 @@ pub struct Waiters {
 impl Waiters {
     /// Takes a place before the state is read: subscribe, read, then await.
     pub fn subscribe(self: &Arc<Self>, topic: Topic) -> Waiter {
-        let event = {
-            let mut events = self.events.lock().unwrap_or_else(PoisonError::into_inner);
-            events.entry(topic.clone()).or_default().clone()
-        };
+        let mut events = self.events.lock().unwrap_or_else(PoisonError::into_inner);
+        let event = events.entry(topic.clone()).or_default().clone();
+        // Under the lock: a wake in between would take the event away, and nobody would ever notify it again.
         let listener = Some(event.listen());
+        drop(events);
         Waiter { waiters: self.clone(), topic, event: Some(event), listener }
     }
 
@@ -75,13 +75,15 @@ impl Waiters {
         self.events.lock().unwrap_or_else(PoisonError::into_inner).len()
     }
 
-    fn forget(&self, topic: &Topic, event: &Arc<Event>) {
+    fn forget(&self, topic: &Topic, event: Arc<Event>) {
         let mut events = self.events.lock().unwrap_or_else(PoisonError::into_inner);
         // Ours, the map's: nobody else waits. Topics come from clients, so empty ones may not stay.
-        let last = events.get(topic).is_some_and(|kept| Arc::ptr_eq(kept, event) && Arc::strong_count(kept) <= 2);
+        let last = events.get(topic).is_some_and(|kept| Arc::ptr_eq(kept, &event) && Arc::strong_count(kept) <= 2);
         if last {
             events.remove(topic);
         }
+        // Under the lock: of two that leave together, the second has to see that the first is gone.
+        drop(event);
     }
 }
 
@@ -111,7 +113,7 @@ impl Drop for Waiter {
     fn drop(&mut self) {
         self.listener = None;
         if let Some(event) = self.event.take() {
-            self.waiters.forget(&self.topic, &event);
+            self.waiters.forget(&self.topic, event);
         }
     }
 }
@@ -147,5 +149,29 @@ mod tests {
         let mut waiter = waiters.subscribe(Topic::Index);
         waiters.wake(&[Topic::Index]);
         assert!(is_ready(&mut waiter));
+    }
+
+    #[test]
+    fn wakes_from_another_thread_lose_no_waiter_and_leave_no_topic() {
+        const ROUNDS: usize = 200_000;
+        let waiters = Arc::new(Waiters::default());
+        let topic = Topic::Service(Name::lookup("web"));
+        let other = std::thread::spawn({
+            let (waiters, topic) = (waiters.clone(), topic.clone());
+            move || {
+                for _ in 0..ROUNDS {
+                    waiters.wake([&topic]);
+                    drop(waiters.subscribe(topic.clone()));
+                }
+            }
+        });
+        for _ in 0..ROUNDS {
+            let mut waiter = waiters.subscribe(topic.clone());
+            waiters.wake([&topic]);
+            assert!(is_ready(&mut waiter), "a wake after the subscription was lost");
+            drop(waiters.subscribe(topic.clone()));
+        }
+        other.join().unwrap();
+        assert_eq!(waiters.topic_count(), 0);
     }
 }

@@ -201,6 +201,21 @@ fn a_nodes_writes_are_ordered_by_incarnation_and_sequence() {
 }
 
 #[test]
+fn a_push_that_changes_nothing_still_bars_one_that_it_has_overtaken() {
+    let mut registry = registry();
+    let again = |sequence| Command::Sync(NodeSync { writer: writer(5, sequence), ..web() });
+    assert_eq!(registry.propose(again(11)).unwrap().0.changes, Vec::new(), "nothing can lie between 10 and 11");
+    // 12 is on its way still, with another instance.
+    let overtaking = registry.propose(again(13)).unwrap();
+    assert_eq!(overtaking.0.changes, vec![Change::PutWriter { node: name("n1"), writer: writer(5, 13) }]);
+    assert_eq!(overtaking.1, vec![Topic::Index], "only the registry takes note of it");
+    let late =
+        NodeSync { instances: vec![instance("n1", "i2", "api")], ..sync(node("n1", "agent-one"), writer(5, 12)) };
+    assert_eq!(registry.propose(Command::Sync(late)).unwrap().0.changes, Vec::new());
+    assert_eq!(instance_ids(&registry, "n1"), ["i1"]);
+}
+
+#[test]
 fn a_name_is_taken_over_once_the_lease_of_its_owner_has_ended() {
     let mut registry = registry();
     registry.propose(liveness("n1", 5, Status::Critical)).unwrap();
@@ -248,6 +263,15 @@ fn nobody_but_the_registry_speaks_for_a_nodes_liveness() {
     assert_eq!(is_alive(&registry, "external"), None);
     registry.propose(Command::Deregister(Removal::Node(name("external")))).unwrap();
     assert_eq!(registry.snapshot.find_node(&name("external")), None);
+}
+
+#[test]
+fn a_push_of_a_part_removes_nothing_that_it_does_not_name() {
+    let mut registry = registry();
+    let part =
+        NodeSync { instances: vec![instance("n1", "i2", "api")], ..sync(node("n1", "agent-one"), writer(5, 11)) };
+    registry.propose(Command::Sync(NodeSync { complete: false, ..part })).unwrap();
+    assert_eq!(instance_ids(&registry, "n1"), ["i1", "i2"]);
 }
 
 #[test]

@@ -13,7 +13,7 @@ use crate::{
     machine::{Catalog, CatalogMachine, Fault},
     raft::{self, Consensus, ConsensusConfig, Leadership},
     server,
-    service::{Core, renewals},
+    service::{Core, contact, renewals},
 };
 
 /// How long a member that stops tries to hand its leadership on: more would only delay the election.
@@ -107,6 +107,8 @@ impl Registry {
         tasks.spawn(async move { (leading.await, ("leader", None)).1 });
         let gathering = renewals::run(core.clone(), queues.pulses, halt.clone());
         tasks.spawn(async move { (gathering.await, ("renewals", None)).1 });
+        let listening = contact::run(core.clone(), queues.contact, halt.clone());
+        tasks.spawn(async move { (listening.await, ("contact", None)).1 });
         consensus.bootstrap_or_join();
         let (stopped_sender, stopped) = watch::channel(None);
         tokio::spawn(supervise(Supervised {

@@ -1,5 +1,6 @@
 //! The gRPC service of a member. Thin: requests come in, [`Core`] knows what to do, replies go out.
 
+pub(crate) mod contact;
 pub(crate) mod door;
 pub(crate) mod peers;
 pub(crate) mod reads;
@@ -49,6 +50,8 @@ pub(crate) struct Core {
     pub(crate) signs: mpsc::Sender<Signs>,
     /// How many losses are held back.
     pub(crate) held: watch::Receiver<usize>,
+    /// Whether a leader is heard.
+    pub(crate) contact: watch::Receiver<bool>,
     pub(crate) stop: CancellationToken,
     pub(crate) tasks: TaskTracker,
     stamped: AtomicU64,
@@ -59,6 +62,7 @@ pub(crate) struct Queues {
     pub(crate) pulses: mpsc::Receiver<Pulse>,
     pub(crate) signs: mpsc::Receiver<Signs>,
     pub(crate) held: watch::Sender<usize>,
+    pub(crate) contact: watch::Sender<bool>,
 }
 
 impl Core {
@@ -68,9 +72,12 @@ impl Core {
         // One batch of each other member, and the own.
         let (signs, signs_receiver) = mpsc::channel(16);
         let (held_sender, held) = watch::channel(0);
+        let (contact_sender, contact) = watch::channel(true);
         let (peers, tasks, stamped) = (Peers::new(dial), TaskTracker::new(), AtomicU64::new(0));
-        let core = Self { log, catalog, peers, pulses, signs, held, stop, tasks, stamped };
-        (Arc::new(core), Queues { pulses: pulses_receiver, signs: signs_receiver, held: held_sender })
+        let core = Self { log, catalog, peers, pulses, signs, held, contact, stop, tasks, stamped };
+        let queues =
+            Queues { pulses: pulses_receiver, signs: signs_receiver, held: held_sender, contact: contact_sender };
+        (Arc::new(core), queues)
     }
 
     /// The time of a proposal: the clock's, but never before the last one's.

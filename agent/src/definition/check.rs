@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeMap, time::Duration};
 
-use muster_catalog::{InstanceId, Status, Text};
+use muster_catalog::{InstanceId, NODE_LIVENESS_CHECK, Status, Text};
 use reqwest::{
     Method, Url,
     header::{HeaderName, HeaderValue},
@@ -12,6 +12,7 @@ use super::{
     CheckDefinition, CheckText, HttpProbe, InvalidDefinition, Probe, Thresholds, parse_duration,
     service::{key, limit, shorten, validate_id, validate_text},
 };
+use crate::local::NODE_MAINTENANCE_CHECK;
 
 /// From start to start, unless written.
 pub const DEFAULT_INTERVAL: Duration = Duration::from_secs(10);
@@ -45,6 +46,12 @@ const MAX_BODY: usize = 16 * 1024;
 
 type Invalid = InvalidDefinition;
 
+/// Whether a check of this id would stand where the registry, or the agent itself, keeps the node's own state: the one
+/// would be overwritten at every push, and be missed at every look.
+pub(crate) fn is_reserved(id: &str) -> bool {
+    [NODE_LIVENESS_CHECK, NODE_MAINTENANCE_CHECK].contains(&id)
+}
+
 impl CheckText {
     /// Checks every rule; `at` is the key it stands under, for errors. The defaults are for what is not written.
     pub fn validate(
@@ -55,6 +62,10 @@ impl CheckText {
         instance: Option<InstanceId>,
     ) -> Result<CheckDefinition, InvalidDefinition> {
         let id = validate_id(&key(at, "id"), self.id.as_deref().unwrap_or(default_id))?;
+        if is_reserved(&id) {
+            let message = format!("{id:?} is kept for the node's own state: give the check another");
+            return Err(Invalid::new(key(at, "id"), message));
+        }
         let name = self.name.as_deref().filter(|name| !name.is_empty()).unwrap_or(default_name);
         validate_text(&key(at, "name"), name, MAX_TEXT)?;
         let notes = self.notes.as_deref().unwrap_or_default();

@@ -157,3 +157,12 @@ fn sizes_are_limited() {
     let meta = format!("[service]\nname = \"w\"\nmeta = {{ k = \"{}\" }}", "v".repeat(513));
     assert!(parse_text(&meta).unwrap_err().to_string().contains("service.meta.k: the value is 513 bytes long"));
 }
+
+#[test]
+fn ids_of_the_nodes_own_state_are_refused() {
+    for id in ["serfHealth", "_node_maintenance"] {
+        let text = format!("[service]\nname = \"web\"\n[[service.checks]]\nid = \"{id}\"\nttl = \"30s\"\n");
+        let error = parse_text(&text).unwrap_err().to_string();
+        assert!(error.contains("kept for the node's own state"), "{error}");
+    }
+}

@@ -11,7 +11,7 @@ use super::{
     TtlUpdate,
 };
 use crate::checks::{Outcome, Report, threshold::Threshold, ttl::TtlDeadline};
-use crate::definition::{CheckDefinition, Probe, ServiceDefinition};
+use crate::definition::{CheckDefinition, Probe, ServiceDefinition, is_reserved};
 
 /// More services on one host than this come from a runaway client.
 pub(super) const MAX_SERVICES: usize = 4096;
@@ -129,6 +129,9 @@ impl Table {
             return Err(LocalError::Invalid(format!("this node has {MAX_CHECKS} checks already: deregister some")));
         }
         for check in &definition.checks {
+            if is_reserved(&check.id) {
+                return Err(reserved(&check.id));
+            }
             let taken = self.checks.get(&check.id).filter(|slot| slot.definition.instance != check.instance);
             if let Some(slot) = taken {
                 let owner = slot.definition.instance.as_deref().unwrap_or("the node");
@@ -148,9 +151,7 @@ impl Table {
         }
         match self.checks.get(&definition.id) {
             Some(slot) => refuse_file("check", &definition.id, &slot.source),
-            None if &*definition.id == NODE_MAINTENANCE_CHECK => {
-                Err(LocalError::Invalid(format!("check id {NODE_MAINTENANCE_CHECK:?} is kept for maintenance")))
-            }
+            None if is_reserved(&definition.id) => Err(reserved(&definition.id)),
             None if self.checks.len() >= MAX_CHECKS => {
                 Err(LocalError::Invalid(format!("this node has {MAX_CHECKS} checks already: deregister some")))
             }
@@ -473,6 +474,10 @@ impl CheckSlot {
     fn build_row(&self, node: &Name) -> Arc<Check> {
         Arc::new(self.definition.to_check(node, self.threshold.status(), self.output.clone()))
     }
+}
+
+fn reserved(id: &Text) -> LocalError {
+    LocalError::Invalid(format!("check id {id:?} is kept for the node's own state: give the check another"))
 }
 
 pub(super) fn refuse_file(what: &'static str, id: &Text, source: &Source) -> Result<(), LocalError> {

@@ -330,3 +330,17 @@ async fn draining_marks_every_instance() {
     assert!(rows.draining && rows.instances.iter().all(|row| row.draining));
     agent.stop().await;
 }
+
+#[tokio::test]
+async fn the_api_cannot_take_the_ids_of_the_nodes_own_state() {
+    let agent = Agent::start(None);
+    for id in ["serfHealth", NODE_MAINTENANCE_CHECK] {
+        let check = CheckDefinition { id: id.into(), ..service("web", vec![ttl("10s")]).checks.remove(0) };
+        let of_node = CheckDefinition { instance: None, ..check.clone() };
+        let refused = agent.handle.register_check(of_node).await;
+        assert!(matches!(refused, Err(LocalError::Invalid(_))), "{refused:?}");
+        let of_service = ServiceDefinition { checks: vec![check], ..service("web", Vec::new()) };
+        let refused = agent.handle.register_service(of_service, false).await;
+        assert!(matches!(refused, Err(LocalError::Invalid(_))), "{refused:?}");
+    }
+}

@@ -1,16 +1,26 @@
 //! Barriers in flight: one per consistency serves all readers that asked before it was sent.
 
+use std::{future::pending, time::Duration};
+
 use muster_catalog::port::Consistency;
-use tokio::sync::oneshot;
+use tokio::{
+    sync::oneshot,
+    time::{Instant, sleep_until},
+};
 
 use super::BarrierRequest;
 
 /// The two kinds that travel; a stale read needs none.
 const KINDS: [Consistency; 2] = [Consistency::Lease, Consistency::Linearizable];
 
+/// The pause before a failed barrier is sent again: elections take some hundred milliseconds.
+const RETRY: Duration = Duration::from_millis(50);
+
 #[derive(Default)]
 pub(super) struct Barriers {
     last_id: u64,
+    /// No barrier is sent before: a moment, not a pause, so that readers who keep coming do not put it off.
+    rests_until: Option<Instant>,
     kinds: [Kind; 2],
 }
 
@@ -27,8 +37,12 @@ impl Barriers {
         self.kinds[kind].queued.push(request.answer);
     }
 
-    /// The next barrier to send, when readers wait and none of its kind is in flight.
-    pub(super) fn next(&mut self) -> Option<(u64, Consistency)> {
+    /// The next barrier to send, when readers wait, none of its kind is in flight, and none failed just now.
+    pub(super) fn next(&mut self, now: Instant) -> Option<(u64, Consistency)> {
+        if self.rests_until.is_some_and(|until| now < until) {
+            return None;
+        }
+        self.rests_until = None;
         for (kind, consistency) in self.kinds.iter_mut().zip(KINDS) {
             kind.queued.retain(|answer| !answer.is_closed());
             if kind.in_flight.is_none() && !kind.queued.is_empty() {
@@ -52,8 +66,17 @@ impl Barriers {
         }
     }
 
+    /// Returns when barriers are sent again after one failed.
+    pub(super) async fn rested(&self) {
+        match self.rests_until {
+            Some(until) => sleep_until(until).await,
+            None => pending().await,
+        }
+    }
+
     /// The barrier failed: its readers wait for the next one as long as their patience lasts.
-    pub(super) fn failed(&mut self, id: u64) {
+    pub(super) fn failed(&mut self, id: u64, now: Instant) {
+        self.rests_until = Some(now + RETRY);
         for kind in &mut self.kinds {
             if let Some((_, readers)) = kind.in_flight.take_if(|(sent, _)| *sent == id) {
                 kind.queued.extend(readers);
@@ -85,13 +108,13 @@ mod tests {
     fn a_reader_is_served_only_by_a_barrier_sent_after_it_asked() {
         let mut barriers = Barriers::default();
         let mut first = ask(&mut barriers, Consistency::Lease);
-        let (id, _) = barriers.next().unwrap();
+        let (id, _) = barriers.next(Instant::now()).unwrap();
         let mut second = ask(&mut barriers, Consistency::Lease);
-        assert_eq!(barriers.next(), None, "one in flight");
+        assert_eq!(barriers.next(Instant::now()), None, "one in flight");
         barriers.reached(id);
         assert!(first.try_recv().is_ok());
         assert!(second.try_recv().is_err());
-        let (id, _) = barriers.next().unwrap();
+        let (id, _) = barriers.next(Instant::now()).unwrap();
         barriers.reached(id);
         assert!(second.try_recv().is_ok());
     }
@@ -101,14 +124,33 @@ mod tests {
         let mut barriers = Barriers::default();
         let mut reader = ask(&mut barriers, Consistency::Linearizable);
         drop(ask(&mut barriers, Consistency::Lease));
-        let (first, consistency) = barriers.next().unwrap();
+        let (first, consistency) = barriers.next(Instant::now()).unwrap();
         assert_eq!(consistency, Consistency::Linearizable);
-        assert_eq!(barriers.next(), None);
+        assert_eq!(barriers.next(Instant::now()), None);
         barriers.connection_lost();
-        let (second, _) = barriers.next().unwrap();
+        let (second, _) = barriers.next(Instant::now()).unwrap();
         barriers.reached(first);
         assert!(reader.try_recv().is_err(), "an answer of the lost connection serves nobody");
         barriers.reached(second);
         assert!(reader.try_recv().is_ok());
+    }
+
+    #[test]
+    fn a_failed_barrier_is_sent_again_however_many_readers_come_meanwhile() {
+        let mut barriers = Barriers::default();
+        let begun = Instant::now();
+        let mut first = ask(&mut barriers, Consistency::Lease);
+        let (id, _) = barriers.next(begun).unwrap();
+        barriers.failed(id, begun);
+        let mut sent = None;
+        for step in 0..=10 {
+            drop(ask(&mut barriers, Consistency::Lease));
+            let later = begun + RETRY / 10 * step;
+            sent = sent.or(barriers.next(later).map(|(id, _)| (id, step)));
+        }
+        let (id, step) = sent.expect("it was sent again");
+        assert_eq!(step, 10, "after the pause");
+        barriers.reached(id);
+        assert!(first.try_recv().is_ok());
     }
 }

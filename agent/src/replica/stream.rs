@@ -5,7 +5,7 @@ use std::{collections::BTreeSet, time::Duration};
 use futures_util::{FutureExt, StreamExt};
 use muster_catalog::{Freshness, SnapshotBuilder, SnapshotRow, Topic};
 use muster_registry::client::{Hello, WatchEvent};
-use tokio::time::Interval;
+use tokio::time::{Instant, Interval};
 
 use super::{ReplicaTask, scope};
 
@@ -17,8 +17,6 @@ pub(super) const LONGEST_PAUSE: Duration = Duration::from_secs(2);
 const SILENCE: Duration = Duration::from_secs(3);
 /// How many events one batch takes before it is published: bounds how old a View gets under a flood.
 const BATCH: usize = 512;
-/// The pause before a failed barrier is sent again: elections take some hundred milliseconds.
-const BARRIER_RETRY: Duration = Duration::from_millis(50);
 
 /// Why following ended.
 pub(super) struct Ended {
@@ -36,10 +34,9 @@ impl ReplicaTask {
             Err(error) => return ended(error.to_string(), false),
         };
         let mut live = false;
-        let mut retry_barriers = false;
         loop {
-            if live && !retry_barriers {
-                while let Some((id, consistency)) = self.barriers.next() {
+            if live {
+                while let Some((id, consistency)) = self.barriers.next(Instant::now()) {
                     if let Err(error) = sender.barrier(id, consistency) {
                         return ended(error.to_string(), live);
                     }
@@ -57,15 +54,15 @@ impl ReplicaTask {
                     let mut next = Some(Ok(first));
                     while let Some(Ok(event)) = next.take() {
                         if let Err(reason) = self.take(event, &mut batch) {
+                            // What came before it is folded, and no later stream brings it again.
+                            live |= self.publish(batch, live);
                             return ended(reason, live);
                         }
                         if batch.events < BATCH {
                             next = events.next().now_or_never().flatten();
                         }
                     }
-                    let failed = batch.failed_barrier;
                     live |= self.publish(batch, live);
-                    retry_barriers |= failed;
                     if let Some(Err(error)) = next {
                         return ended(error.to_string(), live);
                     }
@@ -77,7 +74,7 @@ impl ReplicaTask {
                         self.barriers.queue(request);
                     }
                 }
-                () = tokio::time::sleep(BARRIER_RETRY), if retry_barriers => retry_barriers = false,
+                () = self.barriers.rested() => {}
                 _ = save.tick() => {
                     if live && self.working.index() != *saved {
                         *saved = self.working.index();
@@ -127,8 +124,7 @@ impl ReplicaTask {
             WatchEvent::Barrier { id, result: Ok(_) } => batch.reached.push(id),
             WatchEvent::Barrier { id, result: Err(reason) } => {
                 tracing::debug!(reason, "a barrier was not confirmed");
-                self.barriers.failed(id);
-                batch.failed_barrier = true;
+                self.barriers.failed(id, Instant::now());
             }
         }
         Ok(())
@@ -169,5 +165,4 @@ struct Batch {
     replaced: bool,
     current: bool,
     reached: Vec<u64>,
-    failed_barrier: bool,
 }

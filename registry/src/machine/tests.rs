@@ -88,3 +88,21 @@ fn time_does_not_run_back_and_readers_see_whole_batches() {
     assert!(!readers.has_changed().unwrap());
     assert_eq!(catalog.now().format(), 3);
 }
+
+#[test]
+fn a_reader_at_any_time_sees_no_half_of_a_batch() {
+    let (mut machine, catalog) = CatalogMachine::new();
+    let done = std::sync::atomic::AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        let reader = scope.spawn(|| {
+            while !done.load(std::sync::atomic::Ordering::Relaxed) {
+                assert_eq!(catalog.now().index() % 8, 0, "a batch has eight entries");
+            }
+        });
+        for first in (1..20_000).step_by(8) {
+            machine.apply((first..first + 8).map(|index| Committed { index, payload: None }).collect());
+        }
+        done.store(true, std::sync::atomic::Ordering::Relaxed);
+        reader.join().unwrap();
+    });
+}

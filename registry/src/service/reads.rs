@@ -38,7 +38,8 @@ impl Core {
         }
     }
 
-    async fn try_read_index(&self, policy: ReadPolicy) -> Result<u64, String> {
+    /// One attempt.
+    pub(crate) async fn try_read_index(&self, policy: ReadPolicy) -> Result<u64, String> {
         match self.log.read_index(policy).await {
             Ok(index) => Ok(index),
             Err(ReadError::NotLeader { leader: Some(leader) }) => self.ask_leader(leader, policy).await,

@@ -54,6 +54,7 @@ impl TestRegistry {
             };
             tokio::spawn(leader::run(core.clone(), leases, queues.signs, queues.held, stop.clone()));
             tokio::spawn(renewals::run(core.clone(), queues.pulses, stop.clone()));
+            tokio::spawn(contact::run(core.clone(), queues.contact, stop.clone()));
             let serving = server::serve(server::routes(core), listener, 100, stop.clone());
             let server = tokio::spawn(async move { serving.await.unwrap() });
             started.push(TestMember { address, catalog, stop, server });
@@ -328,6 +329,24 @@ async fn without_a_leader_a_write_is_surely_not_proposed() {
     let none = Client::new(ClientConfig { write_deadline: Duration::ZERO, ..ClientConfig::new(Vec::new()) });
     let error = none.submit(push("a", 1, &[])).await.unwrap_err();
     assert!(error.to_string().contains("registry.members"), "{error}");
+}
+
+#[tokio::test]
+async fn a_member_without_a_leader_passes_off_no_old_catalog_as_the_present_one() {
+    let registry = TestRegistry::start(1).await;
+    let client = registry.client([0]);
+    let mut replica = Replica::open(&client, all(), Snapshot::default()).await;
+    replica.until(|replica| replica.snapshot.index() > 0).await;
+    registry.cluster.elect(None);
+    let follow = async { while replica.step().await.is_ok() {} };
+    timeout(PATIENCE, follow).await.expect("the watch goes on without a leader");
+    let mut refused = Replica::open(&client, all(), Snapshot::default()).await;
+    assert!(refused.step().await.is_err(), "a watch began without a leader");
+    registry.cluster.elect(Some(1));
+    let mut contact = Replica::open(&client, all(), Snapshot::default()).await;
+    while contact.step().await.is_err() {
+        contact = Replica::open(&client, all(), Snapshot::default()).await;
+    }
 }
 
 fn liveness(snapshot: &Snapshot, node: &str) -> Option<Health> {

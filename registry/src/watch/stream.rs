@@ -133,6 +133,9 @@ impl Feed {
         if cluster.uuid.is_empty() || !core.log.leadership().borrow().recovered {
             return Err(Status::unavailable("this member has no catalog yet: it waits for a leader, or to catch up"));
         }
+        if !*core.contact.borrow() {
+            return Err(cut_off());
+        }
         let scope = scope(hello.scope.as_ref())?;
         let resume = hello.resume.map(|resume| (ClusterId::from(resume.cluster.unwrap_or_default()), resume.index));
         if let Some((other, _)) =
@@ -163,6 +166,7 @@ impl Feed {
         let mut heartbeat = interval(HEARTBEAT);
         heartbeat.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let stop = self.core.stop.clone();
+        let mut contact = self.core.contact.clone();
         loop {
             self.answer_barriers().await?;
             tokio::select! {
@@ -176,6 +180,7 @@ impl Feed {
                     Some(Err(_)) | None => return Ok(()),
                 },
                 () = self.barriers.progress() => {}
+                true = lost(&mut contact) => return Err(End::Ours(cut_off())),
                 _ = heartbeat.tick() => self.beat().await?,
                 () = self.out.closed() => return Ok(()),
             }
@@ -312,6 +317,15 @@ impl Feed {
             Err(_) => Err(End::Ours(Status::resource_exhausted(format!("the watcher took nothing for {STALL:?}")))),
         }
     }
+}
+
+/// Returns true when no leader is heard; false when nobody looks for one any more.
+async fn lost(contact: &mut watch::Receiver<bool>) -> bool {
+    contact.wait_for(|heard| !heard).await.is_ok()
+}
+
+fn cut_off() -> Status {
+    Status::unavailable("this member hears no leader, so its catalog may be old: ask another")
 }
 
 fn scope(scope: Option<&pb::Scope>) -> Result<Scope, Status> {

@@ -1,0 +1,45 @@
+//! Whether this member hears of a leader. One that was cut off goes on applying nothing, and would pass its old catalog
+//! off as the present one for as long as its watchers' connections hold.
+
+use std::{sync::Arc, time::Duration};
+
+use tokio::{
+    sync::watch,
+    time::{Instant, MissedTickBehavior, interval, timeout},
+};
+use tokio_util::sync::CancellationToken;
+
+use super::Core;
+use crate::raft::ReadPolicy;
+
+/// How often the leader is asked: two dozen small calls in a lease, whatever the watchers.
+const INTERVAL: Duration = Duration::from_millis(500);
+/// A leader that does not answer within this is not heard.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(1);
+/// Without a leader for so long, this member is cut off: several elections fit, and an agent has time to find another
+/// member before its lease ends.
+pub(crate) const PATIENCE: Duration = Duration::from_secs(4);
+
+/// Looks for the leader until the member stops.
+pub(crate) async fn run(core: Arc<Core>, contact: watch::Sender<bool>, stop: CancellationToken) {
+    let mut ticks = interval(INTERVAL);
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut heard = Instant::now();
+    loop {
+        tokio::select! {
+            () = stop.cancelled() => return,
+            _ = ticks.tick() => {}
+        }
+        let asked = Instant::now();
+        if let Ok(Ok(_)) = timeout(ANSWER_TIMEOUT, core.try_read_index(ReadPolicy::Lease)).await {
+            heard = asked;
+        }
+        let now = heard.elapsed() < PATIENCE;
+        let changed = contact.send_if_modified(|before| std::mem::replace(before, now) != now);
+        if changed && now {
+            tracing::info!("this member hears a leader again");
+        } else if changed {
+            tracing::warn!("no leader was heard for {PATIENCE:?}: watchers are sent to other members");
+        }
+    }
+}
