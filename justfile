@@ -55,4 +55,5 @@ peers:
 
 # Benchmarks, with medians: `just bench` for all, `just bench --help` for which.
 bench *arguments:
+    cargo build --release --locked -p muster-agent -p muster-tests --bins
     cargo run --release --locked -p muster-tests --bin bench -- {{ arguments }}

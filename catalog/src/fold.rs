@@ -79,7 +79,8 @@ impl Fold<'_> {
     }
 
     fn put_instance(&mut self, instance: &Arc<Instance>) {
-        let Some(node) = self.snapshot.nodes.get(&instance.node).cloned() else { return };
+        // No handle of the node is kept: what nobody else holds is edited in place.
+        let Some(node) = self.snapshot.nodes.get(&instance.node) else { return };
         let old = node.find_instance(&instance.id).cloned();
         let moved = old.as_ref().filter(|old| old.instance.value.service != instance.service);
         if let Some(old) = moved {
@@ -117,8 +118,8 @@ impl Fold<'_> {
     }
 
     fn put_check(&mut self, check: &Arc<Check>) {
-        let Some(node) = self.snapshot.nodes.get(&check.node).cloned() else { return };
-        let old = find_check(&node, &check.id);
+        let Some(node) = self.snapshot.nodes.get(&check.node) else { return };
+        let old = find_check(node, &check.id);
         let (stays, moves): (Option<_>, Option<_>) = match old {
             Some((place, row)) if place == check.instance => (Some(row), None),
             moved => (None, moved),
@@ -137,8 +138,8 @@ impl Fold<'_> {
     }
 
     fn delete_check(&mut self, node: &Name, id: &str) {
-        let Some(entry) = self.snapshot.nodes.get(node).cloned() else { return };
-        let Some((place, _)) = find_check(&entry, id) else { return };
+        let Some(entry) = self.snapshot.nodes.get(node) else { return };
+        let Some((place, _)) = find_check(entry, id) else { return };
         self.edit_checks(node, place.as_ref(), |checks| checks.retain(|check| &*check.value.id != id));
     }
 
@@ -191,10 +192,8 @@ impl Fold<'_> {
             return;
         }
         self.remember_tags(service);
-        let mut slot = match self.snapshot.services.get(service) {
-            Some(slot) => slot.clone(),
-            None => ServiceSlot { name: service.clone(), index: 0, tags: Arc::new([]), set: None },
-        };
+        let new = || ServiceSlot { name: service.clone(), index: 0, tags: Arc::new([]), set: None };
+        let slot = self.snapshot.services.entry(service.clone()).or_insert_with(new);
         let set = Arc::make_mut(slot.set.get_or_insert_default());
         match position(set, instance) {
             Ok(at) => set.instances[at] = entry.clone(),
@@ -205,7 +204,6 @@ impl Fold<'_> {
             slot.tags = union_of_tags(set, &slot.tags);
         }
         slot.index = self.index;
-        self.snapshot.services.insert(service.clone(), slot);
         self.touch_service_topics(service);
     }
 
@@ -214,7 +212,7 @@ impl Fold<'_> {
         let instance = &entry.instance.value;
         let service = &instance.service;
         self.remember_tags(service);
-        let Some(mut slot) = self.snapshot.services.get(service).cloned() else { return };
+        let Some(slot) = self.snapshot.services.get_mut(service) else { return };
         let Some(set) = slot.set.as_mut() else { return };
         let set = Arc::make_mut(set);
         if let Ok(at) = position(set, instance) {
@@ -225,7 +223,6 @@ impl Fold<'_> {
             slot.tags = union_of_tags(set, &slot.tags);
         }
         slot.index = self.index;
-        self.snapshot.services.insert(service.clone(), slot);
         self.touch_service_topics(service);
     }
 

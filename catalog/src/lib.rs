@@ -40,7 +40,7 @@ pub use instance::{Instance, InstanceId, Locality, Port, ServiceAddress, Weights
 pub use name::{Name, NameError};
 pub use node::{Address, Meta, Node, Origin};
 pub use rows::{SnapshotBuilder, SnapshotHeader, SnapshotRow};
-pub use scope::{Scope, project_changes, project_snapshot};
+pub use scope::{Footprint, Scope, project_changes, project_snapshot};
 pub use snapshot::{InstanceEntry, NodeEntry, Row, ServiceLookup, ServiceSet, ServiceSlot, Snapshot};
 pub use view::{ClusterId, Freshness, Import, Timestamp, View};
 pub use wake::{Topic, Waiter, Waiters};

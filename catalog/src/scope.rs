@@ -4,11 +4,13 @@
 //! A Scope adds the instances of the services it names, and those of one node (the agent's own).
 //! Projection commutes with folding: `project(fold(S, e)) == fold(project(S), project(e))`.
 
-use std::sync::Arc;
+use std::{collections::BTreeMap, sync::Arc};
 
 use imbl::OrdSet;
 
-use crate::{Change, DirectoryRow, Entry, Name, Snapshot, Topic, snapshot::ServiceSlot};
+use crate::{
+    Change, DirectoryRow, Entry, InstanceEntry, InstanceId, Name, Snapshot, Text, Topic, snapshot::ServiceSlot,
+};
 
 /// What a replica holds beyond the Directory.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -74,63 +76,122 @@ pub fn project_snapshot(scope: &Scope, full: &Snapshot) -> Snapshot {
     projected
 }
 
-/// The Changes that bring a replica of that Scope from `project(before)` to `project(after)`.
-/// `touched` is what folding the entry into the full Snapshot returned.
-pub fn project_changes(
-    scope: &Scope,
-    before: &Snapshot,
-    after: &Snapshot,
-    entry: &Entry,
-    touched: &[Topic],
-) -> Vec<Change> {
+/// What projecting an entry has to know of the catalog around it. It is kept with the entry: two whole Snapshots in its
+/// place would keep alive all that later entries replace.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Footprint {
+    instances: BTreeMap<(Name, InstanceId), Trace>,
+    services: Vec<Listed>,
+}
+
+/// A service that the entry touched, as the Directory has it afterwards.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Listed {
+    service: Name,
+    /// `None` for one that is gone.
+    row: Option<(u64, Arc<[Text]>)>,
+}
+
+/// An instance that the entry names.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+struct Trace {
+    /// The service it stood in before.
+    before: Option<Name>,
+    /// What it is afterwards.
+    after: Option<Arc<InstanceEntry>>,
+}
+
+impl Footprint {
+    /// Takes note of the catalog as it is before these Changes are folded.
+    pub fn before(snapshot: &Snapshot, changes: &[Change]) -> Self {
+        let named = changes.iter().filter_map(|change| match change {
+            Change::PutInstance(instance) => Some((instance.node.clone(), instance.id.clone())),
+            Change::DeleteInstance { node, id } => Some((node.clone(), id.clone())),
+            Change::PutCheck(check) => check.instance.as_ref().map(|id| (check.node.clone(), id.clone())),
+            _ => None,
+        });
+        let traces = named.map(|(node, id)| {
+            let before = find_instance(snapshot, &node, &id).map(|found| found.instance.value.service.clone());
+            ((node, id), Trace { before, after: None })
+        });
+        Self { instances: traces.collect(), services: Vec::new() }
+    }
+
+    /// Takes note of the catalog after they were folded, and of what folding them touched.
+    pub fn after(mut self, snapshot: &Snapshot, touched: &[Topic]) -> Self {
+        for ((node, id), trace) in &mut self.instances {
+            trace.after = find_instance(snapshot, node, id).cloned();
+        }
+        let services = touched.iter().filter_map(|topic| match topic {
+            Topic::Service(service) => Some(service),
+            _ => None,
+        });
+        let services = services.map(|service| match snapshot.services.get(service) {
+            Some(slot) => Listed { service: slot.name.clone(), row: Some((slot.index, slot.tags.clone())) },
+            None => Listed { service: service.clone(), row: None },
+        });
+        self.services = services.collect();
+        self
+    }
+
+    fn held_before(&self, scope: &Scope, node: &Name, id: &InstanceId) -> bool {
+        let service = self.find(node, id).and_then(|trace| trace.before.as_ref());
+        service.is_some_and(|service| scope.holds(service, node))
+    }
+
+    fn held_after(&self, scope: &Scope, node: &Name, id: &InstanceId) -> bool {
+        let after = self.find(node, id).and_then(|trace| trace.after.as_ref());
+        after.is_some_and(|after| scope.holds(&after.instance.value.service, node))
+    }
+
+    fn find(&self, node: &Name, id: &InstanceId) -> Option<&Trace> {
+        self.instances.get(&(node.clone(), id.clone()))
+    }
+}
+
+fn find_instance<'a>(snapshot: &'a Snapshot, node: &Name, id: &str) -> Option<&'a Arc<InstanceEntry>> {
+    snapshot.find_node(node)?.find_instance(id)
+}
+
+/// The Changes that bring a replica of that Scope from before the entry to after it.
+pub fn project_changes(scope: &Scope, entry: &Entry, footprint: &Footprint) -> Vec<Change> {
     let watched = |change: &&Change| !matches!(change, Change::PutWriter { .. });
     if *scope == Scope::All {
         return entry.changes.iter().filter(watched).cloned().collect();
     }
     let mut changes: Vec<Change> =
-        entry.changes.iter().filter(watched).flat_map(|change| project_change(scope, before, after, change)).collect();
-    for topic in touched {
-        let Topic::Service(service) = topic else { continue };
-        if scope.holds_service(service) {
-            continue;
+        entry.changes.iter().filter(watched).flat_map(|change| project_change(scope, footprint, change)).collect();
+    let outside = footprint.services.iter().filter(|listed| !scope.holds_service(&listed.service));
+    changes.extend(outside.map(|Listed { service, row }| match row {
+        Some((index, tags)) => {
+            Change::PutDirectory(DirectoryRow { service: service.clone(), index: *index, tags: tags.to_vec() })
         }
-        changes.push(match after.services.get(service) {
-            Some(slot) => Change::PutDirectory(DirectoryRow {
-                service: slot.name.clone(),
-                index: slot.index,
-                tags: slot.tags.to_vec(),
-            }),
-            None => Change::DeleteDirectory(service.clone()),
-        });
-    }
+        None => Change::DeleteDirectory(service.clone()),
+    }));
     changes
 }
 
-fn project_change(scope: &Scope, before: &Snapshot, after: &Snapshot, change: &Change) -> Vec<Change> {
-    let held = |snapshot: &Snapshot, node: &Name, id: &str| {
-        let instance = snapshot.find_node(node).and_then(|entry| entry.find_instance(id));
-        instance.is_some_and(|instance| scope.holds(&instance.instance.value.service, node))
-    };
+fn project_change(scope: &Scope, footprint: &Footprint, change: &Change) -> Vec<Change> {
     match change {
         Change::PutInstance(instance) => {
             let (node, id) = (&instance.node, &instance.id);
-            match (held(before, node, id), scope.holds(&instance.service, node)) {
+            match (footprint.held_before(scope, node, id), scope.holds(&instance.service, node)) {
                 (true, true) => vec![change.clone()],
                 (false, false) => Vec::new(),
                 // It moved to a service that is not held.
                 (true, false) => vec![Change::DeleteInstance { node: node.clone(), id: id.clone() }],
                 // It is new, or moved here from a service that is not held: then its checks come with it.
                 (false, true) => {
-                    let entry = after.find_node(node).and_then(|entry| entry.find_instance(id));
+                    let entry = footprint.find(node, id).and_then(|trace| trace.after.as_ref());
                     let checks = entry.into_iter().flat_map(|entry| &entry.checks);
                     let checks = checks.map(|check| Change::PutCheck(check.value.clone()));
                     std::iter::once(change.clone()).chain(checks).collect()
                 }
             }
         }
-        Change::DeleteInstance { node, id } if !held(before, node, id) => Vec::new(),
+        Change::DeleteInstance { node, id } if !footprint.held_before(scope, node, id) => Vec::new(),
         Change::PutCheck(check) => match &check.instance {
-            Some(id) if !held(after, &check.node, id) => {
+            Some(id) if !footprint.held_after(scope, &check.node, id) => {
                 // It may have moved here from what is held; if not, this folds to nothing.
                 vec![Change::DeleteCheck { node: check.node.clone(), id: check.id.clone() }]
             }

@@ -5,8 +5,8 @@ mod support;
 use std::collections::{BTreeSet, HashMap};
 
 use muster_catalog::{
-    Change, Command, Entry, Name, NodeEntry, Scope, ServiceLookup, Snapshot, SnapshotBuilder, SnapshotRow, Text, Topic,
-    project_changes, project_snapshot,
+    Change, Command, Entry, Footprint, Name, NodeEntry, Scope, ServiceLookup, Snapshot, SnapshotBuilder, SnapshotRow,
+    Text, Topic, project_changes, project_snapshot,
 };
 use proptest::prelude::*;
 use support::{Registry, SERVICES, any_change, any_command, any_commands, any_scope, name};
@@ -138,7 +138,8 @@ proptest! {
                 replica.advance(registry.snapshot.index(), registry.snapshot.at());
                 continue;
             };
-            let changes = project_changes(&scope, &before, &registry.snapshot, &entry, &touched);
+            let footprint = Footprint::before(&before, &entry.changes).after(&registry.snapshot, &touched);
+            let changes = project_changes(&scope, &entry, &footprint);
             let projected = Entry { changes, ..entry.clone() };
             let woken = replica.fold(&projected);
             prop_assert_eq!(&replica, &project_snapshot(&scope, &registry.snapshot), "{:#?}", entry.changes);

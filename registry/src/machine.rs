@@ -6,7 +6,7 @@ use std::{
 };
 
 use bytes::Bytes;
-use muster_catalog::{Change, Entry, Proposal, Rejection, Scope, Snapshot, decide};
+use muster_catalog::{Change, Entry, Footprint, Proposal, Rejection, Scope, Snapshot, decide};
 use prost::Message;
 use tokio::sync::watch;
 
@@ -113,12 +113,12 @@ impl CatalogMachine {
             self.snapshot.advance(index, proposal.at);
             return Answer::Applied;
         }
-        let before = self.snapshot.clone();
         let entry = Entry { index, at: proposal.at, changes };
+        let footprint = Footprint::before(&self.snapshot, &entry.changes);
         let topics = self.snapshot.fold(&entry);
         let watched = entry.changes.iter().any(|change| !matches!(change, Change::PutWriter { .. }));
         if watched {
-            records.push(Record { entry, before, after: self.snapshot.clone(), topics, size });
+            records.push(Record { footprint: footprint.after(&self.snapshot, &topics), entry, size });
         }
         Answer::Applied
     }

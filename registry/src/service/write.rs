@@ -47,7 +47,7 @@ impl Core {
         };
         if !self.log.leadership().borrow().is_leader && !request.forwarded {
             let leader = self.log.leadership().borrow().leader.clone();
-            return self.forward(leader, encoded).await;
+            return self.forward(leader, Some(encoded)).await;
         }
         let length = encoded.encoded_len();
         let command = match Command::try_from(encoded.clone()) {
@@ -61,7 +61,9 @@ impl Core {
             Command::Sync(sync) => Some((sync.node.name.clone(), sync.writer.incarnation)),
             _ => None,
         };
-        match self.propose(command).await {
+        // What came is what is logged: it was read above, and is not written out a second time.
+        let proposal = catalog::Proposal { at_milliseconds: self.stamp().0, command: Some(encoded) };
+        match self.log.propose(proposal.encode_to_vec().into()).await {
             Ok((index, answer)) => {
                 if let (Some((node, incarnation)), Answer::Applied) = (alive, &answer) {
                     // A push is a sign of life.
@@ -69,7 +71,9 @@ impl Core {
                 }
                 committed(index, answer)
             }
-            Err(ProposeError::NotLeader { leader }) if !request.forwarded => self.forward(leader, encoded).await,
+            Err(ProposeError::NotLeader { leader }) if !request.forwarded => {
+                self.forward(leader, proposal.command).await
+            }
             Err(ProposeError::NotLeader { .. }) => Reply::NotProposed("the leader just changed".to_owned()),
             Err(ProposeError::UnknownOutcome(why)) => Reply::UnknownOutcome(why),
             Err(error @ ProposeError::Stopped(_)) => Reply::UnknownOutcome(error.to_string()),
@@ -77,7 +81,7 @@ impl Core {
         }
     }
 
-    async fn forward(&self, leader: Option<Member>, command: catalog::Command) -> Reply {
+    async fn forward(&self, leader: Option<Member>, command: Option<catalog::Command>) -> Reply {
         let Some(leader) = leader.filter(|leader| leader.id != self.log.id()) else {
             return Reply::NotProposed("no member leads at the moment".to_owned());
         };
@@ -85,7 +89,7 @@ impl Core {
             Ok(client) => client,
             Err(status) => return Reply::NotProposed(status.message().to_owned()),
         };
-        let request = pb::WriteRequest { command: Some(command), forwarded: true };
+        let request = pb::WriteRequest { command, forwarded: true };
         let to = format!("leader {} at {}", leader.name, leader.address);
         match tokio::time::timeout(FORWARD_TIMEOUT, client.write(request)).await {
             Ok(Ok(reply)) => {

@@ -5,13 +5,13 @@ use std::{
     sync::{Arc, Mutex, PoisonError},
 };
 
-use muster_catalog::{Entry, Snapshot, Topic};
+use muster_catalog::{Entry, Footprint};
 
 /// Entries kept. Ten thousand nodes that flap once each still resume; a stream that is further behind reloads.
 const MAX_ENTRIES: usize = 16_384;
 /// Payload bytes kept, at most: large pushes must not make the ring large.
 const MAX_BYTES: usize = 64 * 1024 * 1024;
-/// What a record costs beside its payload: two Snapshots share almost all with their neighbours.
+/// What a record costs beside its payload: its footprint, and rows that are larger in memory than on the wire.
 const RECORD_BYTES: usize = 1024;
 
 /// One entry, and what a Scope needs to be told of it.
@@ -19,12 +19,8 @@ const RECORD_BYTES: usize = 1024;
 pub(crate) struct Record {
     /// What happened.
     pub(crate) entry: Entry,
-    /// The catalog before.
-    pub(crate) before: Snapshot,
-    /// The catalog after.
-    pub(crate) after: Snapshot,
-    /// What folding it touched.
-    pub(crate) topics: Vec<Topic>,
+    /// What narrower Scopes need to know of the catalog around it.
+    pub(crate) footprint: Footprint,
     /// The bytes of its payload.
     pub(crate) size: usize,
 }
@@ -93,7 +89,7 @@ mod tests {
 
     fn record(index: u64, size: usize) -> Record {
         let entry = Entry { index, at: Default::default(), changes: Vec::new() };
-        Record { entry, before: Snapshot::default(), after: Snapshot::default(), topics: Vec::new(), size }
+        Record { entry, footprint: Footprint::default(), size }
     }
 
     fn indexes(ring: &Ring, cursor: u64) -> Option<Vec<u64>> {

@@ -255,8 +255,8 @@ impl Feed {
 
     /// Sends an entry, unless nothing of it is for this watcher.
     async fn entry(&mut self, record: &Record) -> Result<bool, End> {
-        let Record { entry, before, after, topics, .. } = record;
-        let mut changes = project_changes(&self.scope, before, after, entry, topics);
+        let Record { entry, footprint, .. } = record;
+        let mut changes = project_changes(&self.scope, entry, footprint);
         changes.retain(|change| self.known.contains(&change_kind(change)));
         if changes.is_empty() {
             return Ok(false);

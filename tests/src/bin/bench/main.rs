@@ -7,18 +7,26 @@ use std::{process::ExitCode, time::Duration};
 use anyhow::Result;
 
 mod dns;
+mod failover;
+mod idle;
 mod memory;
+mod nsd;
 mod waiters;
 mod writes;
 
+/// What can be asked for; all when nothing is.
+const SECTIONS: [&str; 6] = ["dns", "writes", "waiters", "memory", "idle", "failover"];
 /// How often each figure is taken; the median is printed.
 const ROUNDS: usize = 3;
 
 #[tokio::main]
 async fn main() -> ExitCode {
     let only: Vec<String> = std::env::args().skip(1).filter(|argument| argument != "--").collect();
-    let wanted = |name: &str| only.is_empty() || only.iter().any(|one| one == name);
-    match run(wanted).await {
+    if let Some(unknown) = only.iter().find(|one| !SECTIONS.contains(&one.as_str())) {
+        eprintln!("bench: {unknown:?} is not one of {}", SECTIONS.join(", "));
+        return ExitCode::FAILURE;
+    }
+    match run(&only).await {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("bench: {error:#}");
@@ -27,19 +35,21 @@ async fn main() -> ExitCode {
     }
 }
 
-async fn run(wanted: impl Fn(&str) -> bool) -> Result<()> {
-    line("binary", &muster_tests::harness::muster_binary()?.display().to_string());
-    if wanted("dns") {
-        dns::run().await?;
+async fn run(only: &[String]) -> Result<()> {
+    let binary = muster_tests::harness::muster_binary()?;
+    line("binary", &binary.display().to_string());
+    if cfg!(debug_assertions) || binary.components().any(|part| part.as_os_str() == "debug") {
+        line("profile", "debug: these figures say nothing, use --release");
     }
-    if wanted("writes") {
-        writes::run().await?;
-    }
-    if wanted("waiters") {
-        waiters::run().await?;
-    }
-    if wanted("memory") {
-        memory::run().await?;
+    for section in SECTIONS.into_iter().filter(|section| only.is_empty() || only.iter().any(|one| one == section)) {
+        match section {
+            "dns" => dns::run().await?,
+            "writes" => writes::run().await?,
+            "waiters" => waiters::run().await?,
+            "memory" => memory::run().await?,
+            "idle" => idle::run().await?,
+            _ => failover::run().await?,
+        }
     }
     Ok(())
 }

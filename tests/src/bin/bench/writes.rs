@@ -8,7 +8,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use anyhow::{Result, ensure};
+use anyhow::{Context, Result, ensure};
 use muster_tests::{
     harness::{TestAgent, TestCluster},
     load::{native_client, registration_command},
@@ -21,7 +21,7 @@ use super::{ROUNDS, line, median, milliseconds, percentile};
 const ROUND: Duration = Duration::from_secs(4);
 
 pub(super) async fn run() -> Result<()> {
-    let cluster = TestCluster::start_with(3, "")?;
+    let mut cluster = TestCluster::start_with(3, "")?;
     let agent = TestAgent::start(&cluster, "bench").await?;
     let numbers = Arc::new(AtomicU64::new(0));
     for clients in [1, 64] {
@@ -29,24 +29,52 @@ pub(super) async fn run() -> Result<()> {
         let mut native = Vec::new();
         // Interleaved, so that a slow minute of the machine hits both.
         for _ in 0..ROUNDS {
-            http.push(round(clients, |_| http_writer(&agent, numbers.clone())).await?);
-            native.push(round(clients, |_| native_writer(&cluster, numbers.clone())).await?);
+            let before = members_cpu(&mut cluster)?;
+            let round = measure(clients, |_| http_writer(&agent, numbers.clone())).await?;
+            http.push(round.with_cpu(members_cpu(&mut cluster)? - before));
+            let before = members_cpu(&mut cluster)?;
+            let round = measure(clients, |_| native_writer(&cluster, numbers.clone())).await?;
+            native.push(round.with_cpu(members_cpu(&mut cluster)? - before));
         }
         for (way, rounds) in [("HTTP catalog/register", http), ("native gRPC write", native)] {
-            let rate = median(rounds.iter().map(|round| round.0).collect());
-            let p50 = median(rounds.iter().map(|round| round.1).collect());
-            let p99 = median(rounds.iter().map(|round| round.2).collect());
+            let of = |figure: fn(&Round) -> f64| median(rounds.iter().map(figure).collect());
             line(
                 &format!("{way}, {clients} clients, 3 members"),
-                &format!("{rate:.0}/s  p50 {p50:.2} ms  p99 {p99:.2} ms"),
+                &format!(
+                    "{:.0}/s  p50 {:.2} ms  p99 {:.2} ms  {:.0} µs CPU a write (all members)",
+                    of(|round| round.rate),
+                    of(|round| round.p50),
+                    of(|round| round.p99),
+                    of(|round| round.cpu)
+                ),
             );
         }
     }
     Ok(())
 }
 
-/// Rate, median and 99th percentile in milliseconds.
-async fn round<W, F>(clients: usize, writer: impl Fn(usize) -> W) -> Result<(f64, f64, f64)>
+/// CPU time that all members have spent.
+fn members_cpu(cluster: &mut TestCluster) -> Result<Duration> {
+    (0..3).map(|member| cluster.process(member).context("a member is down")?.cpu_time()).sum()
+}
+
+/// What one round came to: writes a second, milliseconds, and the members' CPU microseconds for each write.
+struct Round {
+    rate: f64,
+    p50: f64,
+    p99: f64,
+    cpu: f64,
+    writes: usize,
+}
+
+impl Round {
+    fn with_cpu(self, cpu: Duration) -> Self {
+        Self { cpu: cpu.as_secs_f64() * 1e6 / self.writes as f64, ..self }
+    }
+}
+
+/// Lets so many clients write for one round.
+async fn measure<W, F>(clients: usize, writer: impl Fn(usize) -> W) -> Result<Round>
 where
     W: FnMut() -> F + Send + 'static,
     F: Future<Output = Result<()>> + Send,
@@ -72,7 +100,8 @@ where
     }
     let rate = taken.len() as f64 / began.elapsed().as_secs_f64();
     taken.sort_by(f64::total_cmp);
-    Ok((rate, percentile(&taken, 0.5).unwrap_or(0.0), percentile(&taken, 0.99).unwrap_or(0.0)))
+    let at = |share| percentile(&taken, share).unwrap_or(f64::NAN);
+    Ok(Round { rate, p50: at(0.5), p99: at(0.99), cpu: f64::NAN, writes: taken.len() })
 }
 
 fn http_writer(
