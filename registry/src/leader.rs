@@ -76,6 +76,8 @@ struct Leader {
 struct Reign {
     term: u64,
     table: LeaseTable,
+    /// The index at which the table last followed the catalog: walking all nodes is for when something happened.
+    followed: u64,
 }
 
 impl Leader {
@@ -86,8 +88,9 @@ impl Leader {
             metrics::gauge!("muster_registry_leases").set(0.0);
         } else if self.reign.as_ref().is_none_or(|reign| reign.term != leadership.term) {
             tracing::info!(term = leadership.term, "this member leads");
-            let table = LeaseTable::new(self.config.clone(), Instant::now(), &self.core.catalog.now());
-            self.reign = Some(Reign { term: leadership.term, table });
+            let snapshot = self.core.catalog.now();
+            let table = LeaseTable::new(self.config.clone(), Instant::now(), &snapshot);
+            self.reign = Some(Reign { term: leadership.term, table, followed: snapshot.index() });
             // A new registry gets its identity at once.
             self.tick();
         }
@@ -122,7 +125,10 @@ impl Leader {
     fn tick(&mut self) {
         let Some(reign) = &mut self.reign else { return };
         let (now, snapshot) = (Instant::now(), self.core.catalog.now());
-        reign.table.reconcile(now, &snapshot);
+        if reign.followed != snapshot.index() {
+            reign.table.reconcile(now, &snapshot);
+            reign.followed = snapshot.index();
+        }
         metrics::gauge!("muster_registry_leases").set(reign.table.len() as f64);
         let verdicts = reign.table.tick(now);
         self.show_held(verdicts.held);
