@@ -1,3 +1,4 @@
+use crate::checks::Scripts;
 use std::time::Duration;
 
 use tempfile::TempDir;
@@ -24,7 +25,7 @@ impl Agent {
     fn start(data_dir: Option<&TempDir>) -> Self {
         let node = Name::host("node", "n1").unwrap();
         let data_dir = data_dir.map(|directory| directory.path().to_owned());
-        let (state, handle) = LocalState::open(LocalConfig { node, data_dir }).unwrap();
+        let (state, handle) = LocalState::open(LocalConfig { node, data_dir, scripts: Scripts::Files }).unwrap();
         let shutdown = CancellationToken::new();
         Self { handle, owner: tokio::spawn(state.run(shutdown.clone())), shutdown }
     }
