@@ -7,9 +7,9 @@ use muster_catalog::{
     port::{BoxFuture, Source},
 };
 use muster_http::port::{
-    CheckDefinition as HttpCheck, ExpectedIdentity as HttpIdentity, Identity, LocalAgent, LocalError as HttpError, MemberInfo, MemberRole, Operator,
-    Pending, Probe as HttpProbeKind, ProxyRefusal, ProxyResources, ProxyStatus, Readiness, ServiceRegistration,
-    Talk as HttpTalk, Tls as HttpTls,
+    CheckDefinition as HttpCheck, ExpectedIdentity as HttpIdentity, Identity, LocalAgent, LocalError as HttpError,
+    MemberInfo, MemberRole, Operator, Pending, Probe as HttpProbeKind, ProxyRefusal, ProxyResources, ProxyStatus,
+    Readiness, ServiceRegistration, Talk as HttpTalk, Tls as HttpTls,
 };
 use muster_registry::client::Client;
 use tokio::sync::watch;
@@ -132,7 +132,8 @@ fn check_definition(check: HttpCheck, node: &Identity) -> Result<CheckDefinition
         HttpProbeKind::Unit { name } => Probe::Systemd { unit: name },
         HttpProbeKind::Alias { node: Some(other), .. } if &*other != "_agent" && Name::lookup(&other) != node.name => {
             let (id, own) = (&check.id, node.name.as_str());
-            let why = format!("check {id}: AliasNode {other:?} is another node: an alias follows checks of {own:?} only");
+            let why =
+                format!("check {id}: AliasNode {other:?} is another node: an alias follows checks of {own:?} only");
             return Err(HttpError::Invalid(why));
         }
         HttpProbeKind::Alias { service, .. } => Probe::Alias { service },

@@ -65,5 +65,10 @@ pub(super) fn broken(error: &std::io::Error) -> String {
 
 /// Bytes from outside as one line of printable text.
 pub(super) fn printable(bytes: &[u8]) -> String {
-    String::from_utf8_lossy(bytes).chars().map(|c| if c.is_control() { ' ' } else { c }).collect::<String>().trim().into()
+    String::from_utf8_lossy(bytes)
+        .chars()
+        .map(|c| if c.is_control() { ' ' } else { c })
+        .collect::<String>()
+        .trim()
+        .into()
 }

@@ -85,8 +85,17 @@ mod tests {
     #[test]
     fn link_local_and_metadata_addresses_are_refused_however_written() {
         for bad in [
-            "169.254.0.1", "169.254.169.254", "100.100.100.200", "168.63.129.16", "fe80::1", "febf::1",
-            "fd00:ec2::254", "::ffff:169.254.169.254", "64:ff9b::a9fe:a9fe", "2002:a9fe:a9fe::1", "::169.254.1.1",
+            "169.254.0.1",
+            "169.254.169.254",
+            "100.100.100.200",
+            "168.63.129.16",
+            "fe80::1",
+            "febf::1",
+            "fd00:ec2::254",
+            "::ffff:169.254.169.254",
+            "64:ff9b::a9fe:a9fe",
+            "2002:a9fe:a9fe::1",
+            "::169.254.1.1",
         ] {
             assert!(find_offence(bad.parse().unwrap()).is_some(), "{bad}");
         }

@@ -205,8 +205,12 @@ async fn grpc_health_and_http2_pings() {
     expect(&run_once(&grpc(target.clone())).await, Status::Passing, "success");
     expect(&run_once(&grpc(format!("{target}/web"))).await, Status::Passing, "success");
     expect(&run_once(&grpc(format!("{target}/db"))).await, Status::Critical, "\"db\" is NOT_SERVING");
-    expect(&run_once(&grpc(format!("{target}/none"))).await, Status::Critical, "unknown");
-    expect(&run_once(&CheckText { h2ping: Some(target), ..text() }).await, Status::Passing, "HTTP2 ping was successful");
+    expect(&run_once(&grpc(format!("{target}/none"))).await, Status::Critical, "not registered");
+    expect(
+        &run_once(&CheckText { h2ping: Some(target), ..text() }).await,
+        Status::Passing,
+        "HTTP2 ping was successful",
+    );
 }
 
 #[tokio::test]
@@ -277,7 +281,8 @@ impl Issuer {
 
     fn acceptor(&self, names: &[&str], uri: Option<&str>, alpn: &[u8]) -> TlsAcceptor {
         let key = KeyPair::generate().unwrap();
-        let mut params = CertificateParams::new(names.iter().map(|name| (*name).to_owned()).collect::<Vec<_>>()).unwrap();
+        let mut params =
+            CertificateParams::new(names.iter().map(|name| (*name).to_owned()).collect::<Vec<_>>()).unwrap();
         params.subject_alt_names.extend(uri.map(|uri| SanType::URI(uri.try_into().unwrap())));
         let certificate = params.signed_by(&key, &self.issuer).unwrap();
         let provider = Arc::new(rustls::crypto::ring::default_provider());
@@ -308,7 +313,7 @@ async fn tls_with_own_roots_and_names() {
         expect(&run_with(&named(check, "web.internal"), &tools).await, Status::Passing, "");
         expect(&run_with(&named(check, "db.internal"), &tools).await, Status::Critical, "not valid for name");
         let foreign = CheckText { ca_file: theirs.ca_file(), ..named(check, "web.internal") };
-        expect(&run_with(&foreign, &tools).await, Status::Critical, "UnknownIssuer");
+        expect(&run_with(&foreign, &tools).await, Status::Critical, "invalid peer certificate");
         let missing = CheckText { ca_file: Some("/nonexistent/ca.pem".into()), ..check.clone() };
         expect(&run_with(&missing, &tools).await, Status::Critical, "/nonexistent/ca.pem");
         let blind = CheckText { tls_skip_verify: Some(true), ..check.clone() };
@@ -329,17 +334,20 @@ async fn another_service_on_the_port_fails() {
     let issuer = Issuer::new();
     let acceptor = issuer.acceptor(&[], Some("spiffe://mesh/web"), b"http/1.1");
     let target = serve_with(Some(acceptor), Manner::Answer(FINE)).await;
-    let certificate = |name: &str| {
-        Some(IdentityText { certificate: Some(name.into()), ..IdentityText::default() })
-    };
+    let certificate = |name: &str| Some(IdentityText { certificate: Some(name.into()), ..IdentityText::default() });
     let base = CheckText { http: Some(format!("https://{target}/")), ca_file: issuer.ca_file(), ..text() };
     let right = CheckText { expect_identity: certificate("spiffe://mesh/web"), ..base.clone() };
     expect(&run_once(&right).await, Status::Passing, "fine");
     let wrong = CheckText { expect_identity: certificate("spiffe://mesh/db"), ..base.clone() };
-    expect(&run_once(&wrong).await, Status::Critical, "its certificate is for spiffe://mesh/web, not for spiffe://mesh/db");
+    expect(
+        &run_once(&wrong).await,
+        Status::Critical,
+        "its certificate is for spiffe://mesh/web, not for spiffe://mesh/db",
+    );
     // Any name does not mean any issuer.
-    let foreign = CheckText { ca_file: Issuer::new().ca_file(), ..right };
-    expect(&run_once(&foreign).await, Status::Critical, "ca.pem");
+    let other = Issuer::new();
+    let foreign = CheckText { ca_file: other.ca_file(), ..right };
+    expect(&run_once(&foreign).await, Status::Critical, "invalid peer certificate");
 
     let plain = serve(Manner::Answer(FINE)).await;
     let header = |value: &str| {

@@ -72,11 +72,11 @@ impl TlsTrust {
         };
         let config = ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions();
         let config = config.map_err(|error| format!("TLS cannot be set up: {error}"))?;
-        let mut config =
-            config.dangerous().with_custom_certificate_verifier(verifier).with_no_client_auth();
+        let mut config = config.dangerous().with_custom_certificate_verifier(verifier).with_no_client_auth();
         config.alpn_protocols = terms.alpn.iter().map(|protocol| protocol.to_vec()).collect();
         let name = terms.options.server_name.as_deref().unwrap_or(host).trim_matches(['[', ']']);
-        let name = ServerName::try_from(name.to_owned()).map_err(|_| format!("{name:?} is no name to ask for in TLS"))?;
+        let name =
+            ServerName::try_from(name.to_owned()).map_err(|_| format!("{name:?} is no name to ask for in TLS"))?;
         let stream = TlsConnector::from(Arc::new(config)).connect(name, stream).await;
         let stream = stream.map_err(|error| format!("TLS: {error}"))?;
         if let Some(expected) = terms.certificate {
@@ -102,9 +102,9 @@ impl TlsTrust {
         let pem = tokio::fs::read(Path::new(&**path)).await.map_err(fail)?;
         let mut roots = RootCertStore::empty();
         for certificate in CertificateDer::pem_slice_iter(&pem) {
-            let added = certificate.map_err(|error| error.to_string()).and_then(|certificate| {
-                roots.add(certificate).map_err(|error| error.to_string())
-            });
+            let added = certificate
+                .map_err(|error| error.to_string())
+                .and_then(|certificate| roots.add(certificate).map_err(|error| error.to_string()));
             added.map_err(|error| format!("ca_file {path}: {error}; it must hold PEM certificates"))?;
         }
         let verifier = WebPkiServerVerifier::builder_with_provider(Arc::new(roots), provider.clone()).build();
@@ -223,4 +223,3 @@ impl ServerCertVerifier for TrustAnything {
         self.0.signature_verification_algorithms.supported_schemes()
     }
 }
-

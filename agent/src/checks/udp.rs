@@ -16,9 +16,7 @@ pub(super) async fn probe(target: &str, send: &str, expect: &str, allow_link_loc
         Ok(answer) if holds(&answer, expect.as_bytes()) => {
             Outcome::passing(&format!("UDP {target}: answered with {} bytes: {}", answer.len(), printable(&answer)))
         }
-        Ok(answer) => {
-            Outcome::critical(&format!("UDP {target}: the answer lacks {expect:?}: {}", printable(&answer)))
-        }
+        Ok(answer) => Outcome::critical(&format!("UDP {target}: the answer lacks {expect:?}: {}", printable(&answer))),
     }
 }
 

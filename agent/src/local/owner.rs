@@ -371,7 +371,9 @@ fn refuse_file_only(check: &CheckDefinition) -> Result<(), LocalError> {
         None => Ok(()),
         Some(key) => {
             let id = &check.id;
-            Err(LocalError::Invalid(format!("check {id:?} has {key}, which only a definition file may: write it there")))
+            Err(LocalError::Invalid(format!(
+                "check {id:?} has {key}, which only a definition file may: write it there"
+            )))
         }
     }
 }
@@ -405,7 +407,8 @@ mod tests {
     async fn a_probe_task_that_ends_by_itself_ends_the_owner() {
         for panics in [true, false] {
             let node = Name::host("node", "n1").unwrap();
-            let (mut state, _handle) = LocalState::open(LocalConfig { node, data_dir: None, scripts: Scripts::Off }).unwrap();
+            let (mut state, _handle) =
+                LocalState::open(LocalConfig { node, data_dir: None, scripts: Scripts::Off }).unwrap();
             state.tasks.spawn(async move {
                 assert!(!panics, "a defect in a probe");
                 "service:web".into()

@@ -51,14 +51,18 @@ pub(super) fn read_probe(object: &mut Object) -> Result<(Probe, Duration, Durati
     match (&probe, interval) {
         (Probe::Ttl { .. }, _) | (Probe::Alias { .. }, None) => Ok((probe, Duration::ZERO, Duration::ZERO)),
         (Probe::Alias { .. }, Some(_)) => Err(DecodeError::Rule("Interval cannot be set for Alias checks".into())),
-        (_, None) => Err(DecodeError::Rule(
-            "Interval must be > 0 for Script, HTTP, H2PING, TCP, UDP or OSService checks".into(),
-        )),
+        (_, None) => {
+            Err(DecodeError::Rule("Interval must be > 0 for Script, HTTP, H2PING, TCP, UDP or OSService checks".into()))
+        }
         (_, Some(interval)) => Ok((probe, interval.max(MIN_INTERVAL), timeout.unwrap_or(DEFAULT_TIMEOUT))),
     }
 }
 
-fn read_http(object: &mut Object, tls: &Tls, identity: Option<&ExpectedIdentity>) -> Result<Option<Probe>, DecodeError> {
+fn read_http(
+    object: &mut Object,
+    tls: &Tls,
+    identity: Option<&ExpectedIdentity>,
+) -> Result<Option<Probe>, DecodeError> {
     let url = object.find_text("HTTP")?;
     let (method, headers) = read_request(object)?;
     let (body, disable_redirects) = (object.text("Body")?, object.flag("DisableRedirects")?);

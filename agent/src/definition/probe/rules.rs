@@ -49,7 +49,9 @@ impl CheckText {
                 Probe::Alias { service: Some(text(&self.alias_service)) }
             }
             "alias_node" if self.alias_node == Some(true) => Probe::Alias { service: None },
-            "alias_node" => return Err(Invalid::new(key(at, kind), "false follows nothing: write true, or leave it out")),
+            "alias_node" => {
+                return Err(Invalid::new(key(at, kind), "false follows nothing: write true, or leave it out"));
+            }
             "ttl" => {
                 let ttl = duration(&key(at, "ttl"), self.ttl.as_deref(), (MIN_INTERVAL, MAX_INTERVAL))?;
                 Probe::Ttl { ttl: ttl.unwrap_or(DEFAULT_INTERVAL) }
@@ -266,7 +268,8 @@ fn identity(at: &str, written: &IdentityText) -> Result<ExpectedIdentity, Invali
             Ok(ExpectedIdentity::Certificate(name))
         }
         _ => {
-            let message = "write either { header = \"X-Service\", value = \"web\" } or { certificate = \"web.internal\" }";
+            let message =
+                "write either { header = \"X-Service\", value = \"web\" } or { certificate = \"web.internal\" }";
             Err(Invalid::new(at, message))
         }
     }
@@ -286,7 +289,9 @@ fn validate_target(at: &str, written: &str, target: &str) -> Result<(), Invalid>
 fn unit(at: &str, name: &str) -> Result<Text, Invalid> {
     validate_text(at, name, MAX_UNIT)?;
     let plain = |byte: u8| byte.is_ascii_alphanumeric() || b":-_.\\@".contains(&byte);
-    if !name.bytes().all(plain) || !name.rsplit_once('.').is_some_and(|(stem, kind)| !stem.is_empty() && !kind.is_empty()) {
+    if !name.bytes().all(plain)
+        || !name.rsplit_once('.').is_some_and(|(stem, kind)| !stem.is_empty() && !kind.is_empty())
+    {
         let message = format!("{:?} is no unit: write its full name, for example \"nginx.service\"", shorten(name));
         return Err(Invalid::new(at, message));
     }
