@@ -63,7 +63,7 @@ impl TlsTrust {
         let provider = Arc::new(ring::default_provider());
         let verifier = match &terms.options.ca_file {
             _ if terms.options.skip_verify => Arc::new(TrustAnything(provider.clone())) as Verifier,
-            Some(path) => self.from_file(path, &provider).await?,
+            Some(path) => self.read_roots(path, &provider).await?,
             None => self.host.get_or_init(|| host_roots(&provider)).clone()?,
         };
         let verifier = match terms.certificate {
@@ -86,7 +86,7 @@ impl TlsTrust {
         Ok(stream)
     }
 
-    async fn from_file(&self, path: &Text, provider: &Arc<CryptoProvider>) -> Result<Verifier, String> {
+    async fn read_roots(&self, path: &Text, provider: &Arc<CryptoProvider>) -> Result<Verifier, String> {
         let fail = |error: io::Error| format!("ca_file {path}: {error}; make it readable for the agent's user");
         let meta = tokio::fs::metadata(&**path).await.map_err(fail)?;
         let stamp = (meta.len(), meta.modified().ok());
