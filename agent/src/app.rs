@@ -219,7 +219,8 @@ impl App {
         let (replica, replica_task) = Replica::open(replica_config, client.clone(), now)?;
         self.supervisor.spawn("replica", replica_task.run(self.closing.clone()));
 
-        let local_config = crate::local::LocalConfig { node: node.name.clone(), data_dir: Some(data_dir) };
+        let scripts = config.checks.scripts;
+        let local_config = crate::local::LocalConfig { node: node.name.clone(), data_dir: Some(data_dir), scripts };
         let opened = LocalState::open(local_config);
         let (state, local) = opened.map_err(|error| StartError::Room(error.into()))?;
         let closing = self.closing.clone();

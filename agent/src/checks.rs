@@ -1,22 +1,43 @@
 //! Checks: each probe on its own schedule, one small task per check, results to the owner of the local state.
 //!
-//! A probe ([`http`], [`tcp`]) turns into an [`Outcome`]; [`threshold`] turns outcomes into a status; [`schedule`]
-//! says when. TTL checks have no task: their deadlines ([`ttl`]) lie with the owner.
+//! A probe (a file per type) turns into an [`Outcome`]; [`threshold`] turns outcomes into a status; [`schedule`] says
+//! when. What goes over the network is resolved and judged by [`guard`] first, and may speak [`tls`]. An [`alias`] is
+//! told by changes; TTL checks have no task: their deadlines ([`ttl`]) lie with the owner.
 
+mod alias;
+mod conversation;
+mod grpc;
+mod guard;
+mod h2ping;
 mod http;
+mod mysql;
+mod postgres;
+mod redis;
 pub(crate) mod schedule;
+mod script;
+mod systemd;
 mod tcp;
+#[cfg(test)]
+mod tests;
 pub(crate) mod threshold;
+mod tls;
 pub(crate) mod ttl;
+mod udp;
 
-use std::{sync::Arc, time::Duration};
+use std::{error::Error, sync::Arc, time::Duration};
 
 use muster_catalog::{CheckId, Status, Text};
-use tokio::{sync::mpsc, time::Instant};
+use tokio::{
+    sync::{Semaphore, mpsc, watch},
+    time::Instant,
+};
 
-use crate::definition::{CheckDefinition, Probe};
-pub(crate) use http::HttpClients;
+use crate::{
+    definition::{CheckDefinition, Probe, SocketProbe, Talk},
+    local::LocalRows,
+};
 use schedule::Schedule;
+pub(crate) use script::Scripts;
 
 /// What is kept of an output: enough to see what is wrong, small enough to travel with the row.
 pub(crate) const MAX_OUTPUT: usize = 4096;
@@ -35,8 +56,31 @@ impl Outcome {
         Self { status, output: cut(output) }
     }
 
+    fn passing(output: &str) -> Self {
+        Self::new(Status::Passing, output)
+    }
+
     fn critical(output: &str) -> Self {
         Self::new(Status::Critical, output)
+    }
+}
+
+/// Scripts that run at one time: more of them belong to a host that is overloaded already.
+const MAX_SCRIPTS: usize = 16;
+
+/// What all checks of the agent share.
+#[derive(Debug)]
+pub(crate) struct Tools {
+    tls: tls::TlsTrust,
+    bus: systemd::Bus,
+    scripts: Scripts,
+    script_turns: Semaphore,
+}
+
+impl Tools {
+    pub(crate) fn new(scripts: Scripts) -> Self {
+        let (tls, bus) = (tls::TlsTrust::default(), systemd::Bus::default());
+        Self { tls, bus, scripts, script_turns: Semaphore::new(MAX_SCRIPTS) }
     }
 }
 
@@ -56,14 +100,19 @@ pub(crate) async fn run(
     definition: Arc<CheckDefinition>,
     mut schedule: Schedule,
     run: u64,
-    clients: Arc<HttpClients>,
+    tools: Arc<Tools>,
+    rows: watch::Receiver<Arc<LocalRows>>,
     reports: mpsc::Sender<Report>,
 ) -> CheckId {
     let check = definition.id.clone();
+    if let Probe::Alias { service } = &definition.probe {
+        return alias::follow(check, service.clone(), run, rows, reports).await;
+    }
+    drop(rows);
     loop {
         tokio::time::sleep_until(schedule.next()).await;
         let started = Instant::now();
-        let outcome = probe(&definition, &clients).await;
+        let outcome = probe(&definition, &tools).await;
         count(definition.probe.kind(), outcome.status, started.elapsed());
         schedule.advance(Instant::now());
         if reports.send(Report { check: check.clone(), run, outcome }).await.is_err() {
@@ -73,20 +122,38 @@ pub(crate) async fn run(
 }
 
 /// One probe, in at most the check's timeout; an overrun is an outcome like any other.
-async fn probe(definition: &CheckDefinition, clients: &HttpClients) -> Outcome {
+async fn probe(definition: &CheckDefinition, tools: &Tools) -> Outcome {
     let probe = async {
         match &definition.probe {
-            Probe::Http(probe) => http::probe(probe, clients).await,
-            Probe::Tcp { target } => tcp::probe(target).await,
-            Probe::Ttl { .. } => Outcome::critical("a ttl check is told its status and does not probe"),
+            Probe::Http(probe) => http::probe(probe, tools).await,
+            Probe::Socket(probe) => talk(probe, tools).await,
+            Probe::Systemd { unit } => systemd::probe(unit, &tools.bus).await,
+            Probe::Script { args } => script::probe(args, definition.timeout, tools).await,
+            Probe::Ttl { .. } | Probe::Alias { .. } => Outcome::critical("it is told its status and does not probe"),
         }
     };
+    // A script minds the time itself: it has to be killed, and its words are kept.
+    if matches!(definition.probe, Probe::Script { .. }) {
+        return probe.await;
+    }
     match tokio::time::timeout(definition.timeout, probe).await {
         Ok(outcome) => outcome,
         Err(_) => {
             let (kind, target) = (definition.probe.kind(), definition.probe.target());
             Outcome::critical(&format!("{kind} {target}: no answer within {:?}", definition.timeout))
         }
+    }
+}
+
+async fn talk(probe: &SocketProbe, tools: &Tools) -> Outcome {
+    match &probe.talk {
+        Talk::Tcp => tcp::probe(probe, tools).await,
+        Talk::Udp { send, expect } => udp::probe(&probe.target, send, expect, probe.allow_link_local).await,
+        Talk::Grpc { service } => grpc::probe(probe, service, tools).await,
+        Talk::H2Ping => h2ping::probe(probe, tools).await,
+        Talk::Redis => redis::probe(probe, tools).await,
+        Talk::Postgres => postgres::probe(probe, tools).await,
+        Talk::Mysql => mysql::probe(probe, tools).await,
     }
 }
 
@@ -104,4 +171,19 @@ fn cut(output: &str) -> Text {
 pub(crate) fn begin(text: &str, most: usize) -> &str {
     let end = (0..=most.min(text.len())).rev().find(|&at| text.is_char_boundary(at)).unwrap_or(0);
     &text[..end]
+}
+
+/// The error and what lies beneath it: the top alone says little ("error sending request").
+fn with_causes(error: &dyn Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        let more = error.to_string();
+        if !text.ends_with(&more) {
+            text.push_str(": ");
+            text.push_str(&more);
+        }
+        cause = error.source();
+    }
+    text
 }

@@ -25,6 +25,8 @@ pub struct Config {
     pub registry: RegistryConfig,
     /// How the agent checks and pushes.
     pub agent: AgentConfig,
+    /// What checks may do.
+    pub checks: ChecksConfig,
     /// The v1 HTTP API.
     pub http: HttpConfig,
     /// DNS.
@@ -148,6 +150,14 @@ impl Default for AgentConfig {
             drain_time: Seconds(Duration::ZERO),
         }
     }
+}
+
+/// `[checks]`: what checks may do.
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct ChecksConfig {
+    /// Whose scripts are run: `off`, or `files` for those of definition files; never the API's. Default `off`.
+    pub scripts: crate::checks::Scripts,
 }
 
 /// `[http]`: the v1 API.
@@ -424,6 +434,8 @@ mod tests {
             assert!(error.contains(expected), "{text:?} gave {error:?}");
         }
         assert_eq!(parse("[node]\nname = \"a\"\n[dns]\nalt_zones = [\"consul\"]"), Ok(()));
+        assert_eq!(parse("[checks]\nscripts = \"files\""), Ok(()));
+        assert!(parse("[checks]\nscripts = \"api\"").unwrap_err().contains("unknown variant `api`"));
     }
     #[test]
     fn an_engine_that_was_left_out_of_the_build_is_refused() {

@@ -7,6 +7,7 @@
 mod check;
 mod duration;
 mod file;
+mod probe;
 mod service;
 #[cfg(test)]
 mod tests;
@@ -20,10 +21,11 @@ use muster_catalog::{
 };
 
 pub(crate) use check::is_reserved;
-pub use check::{DEFAULT_FALL, DEFAULT_INTERVAL, DEFAULT_RISE, DEFAULT_TIMEOUT};
+pub use check::{DEFAULT_FALL, DEFAULT_INTERVAL, DEFAULT_RISE, DEFAULT_SCRIPT_TIMEOUT, DEFAULT_TIMEOUT};
 pub use duration::{format_duration, parse_duration};
 pub use file::{FileError, MAX_SERVICES_PER_FILE, parse, read};
-pub use written::{AddressText, CheckText, LocalityText, ServiceText, WeightsText};
+pub use probe::{ExpectedIdentity, HttpProbe, Probe, SocketProbe, Talk, TlsOptions};
+pub use written::{AddressText, CheckText, IdentityText, LocalityText, ServiceText, WeightsText};
 
 /// A service as its operator defined it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -87,9 +89,9 @@ pub struct CheckDefinition {
     pub notes: Text,
     /// What it does.
     pub probe: Probe,
-    /// From the start of one probe to the start of the next; zero for TTL checks.
+    /// From the start of one probe to the start of the next; zero for TTL and alias checks.
     pub interval: Duration,
-    /// How long one probe may take; zero for TTL checks.
+    /// How long one probe may take; zero for TTL and alias checks.
     pub timeout: Duration,
     /// How many results turn a status.
     pub thresholds: Thresholds,
@@ -104,7 +106,7 @@ impl CheckDefinition {
     pub fn to_check(&self, node: &Name, status: Status, output: Text) -> Check {
         let (interval, timeout) = match self.probe {
             Probe::Ttl { ttl } => (ttl, Duration::ZERO),
-            Probe::Http(_) | Probe::Tcp { .. } => (self.interval, self.timeout),
+            _ => (self.interval, self.timeout),
         };
         Check {
             node: node.clone(),
@@ -118,60 +120,6 @@ impl CheckDefinition {
             origin: Origin::Agent,
         }
     }
-}
-
-/// What a check does.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Probe {
-    /// Asks a URL.
-    Http(HttpProbe),
-    /// Connects to a port.
-    Tcp {
-        /// `host:port`.
-        target: Text,
-    },
-    /// Waits to be told, and expires.
-    Ttl {
-        /// How long an update holds.
-        ttl: Duration,
-    },
-}
-
-impl Probe {
-    /// The word for it, also the metric label.
-    pub fn kind(&self) -> &'static str {
-        match self {
-            Self::Http(_) => "http",
-            Self::Tcp { .. } => "tcp",
-            Self::Ttl { .. } => "ttl",
-        }
-    }
-
-    /// What is probed, for people; empty for TTL.
-    pub fn target(&self) -> Text {
-        match self {
-            Self::Http(probe) => probe.url.clone(),
-            Self::Tcp { target } => target.clone(),
-            Self::Ttl { .. } => Text::default(),
-        }
-    }
-}
-
-/// An HTTP request and how its answer is taken.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct HttpProbe {
-    /// An `http` or `https` URL.
-    pub url: Text,
-    /// The request's method.
-    pub method: Text,
-    /// Further headers.
-    pub headers: BTreeMap<Text, Text>,
-    /// The request's body.
-    pub body: Text,
-    /// Whether redirects are followed (at most five).
-    pub follow_redirects: bool,
-    /// Whether the server's certificate goes unverified.
-    pub tls_skip_verify: bool,
 }
 
 /// How many consecutive results turn a check's status. They hold for every result, timeouts too.

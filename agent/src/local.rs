@@ -23,6 +23,7 @@ use std::{
 
 use muster_catalog::{Check, CheckId, Instance, InstanceId, Name, Status, Text, Timestamp};
 
+use crate::checks::Scripts;
 use crate::definition::{CheckDefinition, ServiceDefinition};
 
 pub use handle::LocalHandle;
@@ -40,6 +41,8 @@ pub struct LocalConfig {
     pub node: Name,
     /// Where API registrations and results are kept; `None` keeps nothing over a restart.
     pub data_dir: Option<PathBuf>,
+    /// Whose scripts are run.
+    pub scripts: Scripts,
 }
 
 /// Who defined a service or check. Files win over the API.

@@ -3,12 +3,13 @@
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use muster_catalog::{
-    Check, CheckId, Freshness, Instance, InstanceId, Node, Status, Text,
+    Check, CheckId, Freshness, Instance, InstanceId, Name, Node, Status, Text,
     port::{BoxFuture, Source},
 };
 use muster_http::port::{
-    CheckDefinition as HttpCheck, Identity, LocalAgent, LocalError as HttpError, MemberInfo, MemberRole, Operator,
-    Pending, Probe as HttpProbeKind, ProxyRefusal, ProxyResources, ProxyStatus, Readiness, ServiceRegistration,
+    CheckDefinition as HttpCheck, ExpectedIdentity as HttpIdentity, Identity, LocalAgent, LocalError as HttpError,
+    MemberInfo, MemberRole, Operator, Pending, Probe as HttpProbeKind, ProxyRefusal, ProxyResources, ProxyStatus,
+    Readiness, ServiceRegistration, Talk as HttpTalk, Tls as HttpTls,
 };
 use muster_registry::{
     client::{Client, RegistryStatus},
@@ -18,7 +19,10 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    definition::{CheckDefinition, HttpProbe, Probe, ServiceDefinition, Thresholds},
+    definition::{
+        CheckDefinition, CheckText, ExpectedIdentity, HttpProbe, Probe, ServiceDefinition, SocketProbe, Talk,
+        Thresholds, TlsOptions,
+    },
     local::{LocalError, LocalHandle, TtlUpdate},
     replica::Replica,
     sync::SyncStatus,
@@ -66,7 +70,7 @@ impl LocalAgent for AgentPort {
         Box::pin(async move {
             let maintenance = registration.instance.maintenance.clone();
             let id = registration.instance.id.clone();
-            let definition = service_definition(registration.instance, registration.checks)?;
+            let definition = service_definition(registration.instance, registration.checks, &self.identity)?;
             self.local.register_service(definition, registration.replace_existing_checks).await.map_err(refused)?;
             match maintenance {
                 Some(reason) => self.local.set_service_maintenance(&id, Some(reason)).await.map_err(refused),
@@ -80,7 +84,10 @@ impl LocalAgent for AgentPort {
     }
 
     fn register_check(&self, check: HttpCheck) -> BoxFuture<'_, Result<(), HttpError>> {
-        Box::pin(async move { self.local.register_check(check_definition(check)?).await.map_err(refused) })
+        Box::pin(async move {
+            let definition = check_definition(check, &self.identity)?;
+            self.local.register_check(definition).await.map_err(refused)
+        })
     }
 
     fn deregister_check(&self, id: CheckId) -> BoxFuture<'_, Result<(), HttpError>> {
@@ -107,7 +114,11 @@ fn refused(error: LocalError) -> HttpError {
     }
 }
 
-fn service_definition(instance: Instance, checks: Vec<HttpCheck>) -> Result<ServiceDefinition, HttpError> {
+fn service_definition(
+    instance: Instance,
+    checks: Vec<HttpCheck>,
+    node: &Identity,
+) -> Result<ServiceDefinition, HttpError> {
     Ok(ServiceDefinition {
         id: instance.id,
         name: instance.service,
@@ -119,33 +130,57 @@ fn service_definition(instance: Instance, checks: Vec<HttpCheck>) -> Result<Serv
         weights: instance.weights,
         locality: instance.locality,
         enable_tag_override: instance.enable_tag_override,
-        checks: checks.into_iter().map(check_definition).collect::<Result<_, _>>()?,
+        checks: checks.into_iter().map(|check| check_definition(check, node)).collect::<Result<_, _>>()?,
     })
 }
 
-fn check_definition(check: HttpCheck) -> Result<CheckDefinition, HttpError> {
+fn check_definition(check: HttpCheck, node: &Identity) -> Result<CheckDefinition, HttpError> {
     let probe = match check.probe {
-        HttpProbeKind::Tcp { address } => Probe::Tcp { target: address },
         HttpProbeKind::Ttl { ttl } => Probe::Ttl { ttl },
-        HttpProbeKind::Http { url, method, headers, body, disable_redirects, tls_server_name, tls_skip_verify } => {
-            if !tls_server_name.is_empty() {
-                let why = format!(
-                    "check {}: TLSServerName {tls_server_name:?} is not supported yet: use the name in the URL",
-                    check.id
-                );
-                return Err(HttpError::Invalid(why));
-            }
-            Probe::Http(HttpProbe {
+        HttpProbeKind::Unit { name } => Probe::Systemd { unit: name },
+        HttpProbeKind::Alias { node: Some(other), .. } if &*other != "_agent" && Name::lookup(&other) != node.name => {
+            let (id, own) = (&check.id, node.name.as_str());
+            let why =
+                format!("check {id}: AliasNode {other:?} is another node: an alias follows checks of {own:?} only");
+            return Err(HttpError::Invalid(why));
+        }
+        HttpProbeKind::Alias { service, .. } => Probe::Alias { service },
+        HttpProbeKind::Socket { address, talk, tls, identity } => Probe::Socket(Box::new(SocketProbe {
+            target: address,
+            talk: talk_definition(talk),
+            tls: tls.map(tls_options),
+            certificate: identity.and_then(|identity| match identity {
+                HttpIdentity::Certificate(name) => Some(name),
+                HttpIdentity::Header { .. } => None,
+            }),
+            allow_link_local: false,
+        })),
+        HttpProbeKind::Http { url, method, headers, body, disable_redirects, tls, identity } => {
+            Probe::Http(Box::new(HttpProbe {
                 url,
                 method,
                 headers: single_headers(headers),
                 body,
                 follow_redirects: !disable_redirects,
-                tls_skip_verify,
-            })
+                tls: tls_options(tls),
+                identity: identity.map(|identity| match identity {
+                    HttpIdentity::Header { name, value } => ExpectedIdentity::Header { name, value },
+                    HttpIdentity::Certificate(name) => ExpectedIdentity::Certificate(name),
+                }),
+                allow_link_local: false,
+            }))
         }
     };
-    Ok(CheckDefinition {
+    let thresholds = match &probe {
+        // What an alias follows has passed thresholds already.
+        Probe::Alias { .. } => Thresholds { rise: 1, fall: 1, warn_after: None },
+        _ => Thresholds {
+            rise: check.rise,
+            fall: check.fall,
+            warn_after: (check.failures_before_warning < check.fall).then_some(check.failures_before_warning),
+        },
+    };
+    let definition = CheckDefinition {
         id: check.id,
         instance: check.instance,
         name: check.name,
@@ -153,14 +188,32 @@ fn check_definition(check: HttpCheck) -> Result<CheckDefinition, HttpError> {
         probe,
         interval: check.interval,
         timeout: check.timeout,
-        thresholds: Thresholds {
-            rise: check.rise,
-            fall: check.fall,
-            warn_after: (check.failures_before_warning < check.fall).then_some(check.failures_before_warning),
-        },
+        thresholds,
         initial: check.initial.unwrap_or(Status::Critical),
         deregister_critical_after: check.deregister_critical_after,
-    })
+    };
+    // One door for all: what would not be taken up after a restart is not taken up now.
+    let text = CheckText::from(&definition);
+    let valid = text.validate(&format!("check {}", definition.id), "", "", definition.instance.clone());
+    valid.map_err(|error| HttpError::Invalid(error.to_string()))?;
+    Ok(definition)
+}
+
+fn talk_definition(talk: HttpTalk) -> Talk {
+    match talk {
+        HttpTalk::Tcp => Talk::Tcp,
+        HttpTalk::Udp { send, expect } => Talk::Udp { send, expect },
+        HttpTalk::Grpc { service } => Talk::Grpc { service },
+        HttpTalk::H2Ping => Talk::H2Ping,
+        HttpTalk::Redis => Talk::Redis,
+        HttpTalk::Postgres => Talk::Postgres,
+        HttpTalk::Mysql => Talk::Mysql,
+    }
+}
+
+fn tls_options(tls: HttpTls) -> TlsOptions {
+    let server_name = Some(tls.server_name).filter(|name| !name.is_empty());
+    TlsOptions { ca_file: None, server_name, skip_verify: tls.skip_verify }
 }
 
 /// Several values of one header are one line with commas (RFC 9110 §5.3).

@@ -127,21 +127,89 @@ pub enum Probe {
         body: Text,
         /// Whether a redirect is the answer, rather than followed.
         disable_redirects: bool,
-        /// The name to ask for in TLS; the URL's host when empty.
-        tls_server_name: Text,
-        /// Whether any certificate will do.
-        tls_skip_verify: bool,
+        /// How `https` is verified.
+        tls: Tls,
+        /// Who has to answer.
+        identity: Option<ExpectedIdentity>,
     },
-    /// A connection; that it opens is enough.
-    Tcp {
+    /// A conversation with a port.
+    Socket {
         /// Host and port.
         address: Text,
+        /// What is said.
+        talk: Talk,
+        /// How TLS is verified; `None` speaks without.
+        tls: Option<Tls>,
+        /// Who has to answer.
+        identity: Option<ExpectedIdentity>,
+    },
+    /// The checks of another service of a node, or of the node alone.
+    Alias {
+        /// The service's id.
+        service: Option<InstanceId>,
+        /// The node; this one when absent.
+        node: Option<Text>,
+    },
+    /// A unit of the service manager.
+    Unit {
+        /// Its full name.
+        name: Text,
     },
     /// The service reports by itself, at least this often.
     Ttl {
         /// The longest silence.
         ttl: Duration,
     },
+}
+
+/// What is said to a port.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Talk {
+    /// Nothing; that the connection opens is enough.
+    Tcp,
+    /// A datagram, which must be answered.
+    Udp {
+        /// What is sent.
+        send: Text,
+        /// What the answer must hold.
+        expect: Text,
+    },
+    /// `grpc.health.v1`.
+    Grpc {
+        /// The service asked for; empty asks for the server.
+        service: Text,
+    },
+    /// An HTTP/2 PING.
+    H2Ping,
+    /// Redis' PING.
+    Redis,
+    /// PostgreSQL's start of a session.
+    Postgres,
+    /// MySQL's greeting.
+    Mysql,
+}
+
+/// How a server's certificate is verified.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Tls {
+    /// The name to ask for; the target's host when empty.
+    pub server_name: Text,
+    /// Whether any certificate will do.
+    pub skip_verify: bool,
+}
+
+/// Who has to answer.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum ExpectedIdentity {
+    /// A header of the answer with exactly this value.
+    Header {
+        /// Its name.
+        name: Text,
+        /// Its value.
+        value: Text,
+    },
+    /// A DNS name or URI of the server's certificate.
+    Certificate(Text),
 }
 
 /// What an operator asks of the registry and of the proxies, as this agent knows it.

@@ -6,7 +6,7 @@ mod support;
 use std::time::Duration;
 
 use muster_catalog::{Freshness, Status, Timestamp};
-use muster_http::port::Probe;
+use muster_http::port::{Probe, Talk, Tls};
 use serde_json::json;
 use support::{House, request};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
@@ -57,9 +57,9 @@ async fn statuses_and_texts_are_the_dialects() {
         (
             "PUT",
             "/v1/agent/service/register",
-            r#"{"Name":"a","Check":{"GRPC":"x:1"}}"#,
+            r#"{"Name":"a","Check":{"Args":["/bin/true"],"Interval":"10s"}}"#,
             400,
-            "\"Check.GRPC\": gRPC checks are not supported yet",
+            "\"Check.Args\": script checks over the API are (write them into a definition file) not supported yet",
         ),
         (
             "PUT",
@@ -330,5 +330,49 @@ async fn header_names_are_written_as_clients_print_them() {
     stream.read_to_string(&mut answer).await.unwrap();
     for header in ["X-Consul-Index: 1\r\n", "X-Consul-Knownleader: true\r\n", "X-Consul-Lastcontact: 0\r\n"] {
         assert!(answer.contains(header), "{answer}");
+    }
+}
+
+#[tokio::test]
+async fn every_kind_of_check_is_taken() {
+    let house = House::start().await;
+    let tls = Tls { server_name: "web.internal".into(), skip_verify: true };
+    let socket = |talk, tls| Probe::Socket { address: "a:1".into(), talk, tls, identity: None };
+    let kinds = [
+        (json!({"UDP": "a:1", "UDPSend": "x"}), socket(Talk::Udp { send: "x".into(), expect: "".into() }, None)),
+        (json!({"GRPC": "a:1/web"}), socket(Talk::Grpc { service: "web".into() }, None)),
+        (
+            json!({"TCP": "a:1", "TCPUseTLS": true, "TLSServerName": "web.internal", "TLSSkipVerify": true}),
+            socket(Talk::Tcp, Some(tls)),
+        ),
+        (json!({"H2PING": "a:1"}), socket(Talk::H2Ping, Some(Tls::default()))),
+        (json!({"h2ping": "a:1", "h2ping_use_tls": false}), socket(Talk::H2Ping, None)),
+        (json!({"Redis": "a:1"}), socket(Talk::Redis, None)),
+        (json!({"Postgres": "a:1", "PostgresUseTLS": true}), socket(Talk::Postgres, Some(Tls::default()))),
+        (json!({"MySQL": "a:1"}), socket(Talk::Mysql, None)),
+        (json!({"OSService": "nginx.service"}), Probe::Unit { name: "nginx.service".into() }),
+    ];
+    for (body, probe) in kinds {
+        let mut body = json!({"Name": "web", "Check": body});
+        body["Check"]["Interval"] = json!("10s");
+        let reply = house.put("/v1/agent/service/register", &body.to_string()).await;
+        assert_eq!((reply.status, &*reply.text), (200, ""), "{body}");
+        assert_eq!(house.agent.registrations.lock().unwrap().remove(0).checks[0].probe, probe);
+    }
+    let alias = json!({"Name": "web", "Check": {"AliasService": "db", "AliasNode": "n1"}});
+    assert_eq!(house.put("/v1/agent/service/register", &alias.to_string()).await.status, 200);
+    let probe = house.agent.registrations.lock().unwrap().remove(0).checks.remove(0).probe;
+    assert_eq!(probe, Probe::Alias { service: Some("db".into()), node: Some("n1".into()) });
+    for (check, why) in [
+        (json!({"TCP": "a:1", "UDP": "a:1", "Interval": "1s"}), "not several"),
+        (json!({"GRPC": "a", "Interval": "1s"}), "Check.GRPC"),
+        (json!({"AliasService": "db", "Interval": "1s"}), "Interval cannot be set for Alias checks"),
+        (json!({"TCP": "a:1", "Interval": "1s", "CAFile": "/etc/passwd"}), "CAFile"),
+        (json!({"TCP": "a:1", "Interval": "1s", "AllowLinkLocal": true}), "AllowLinkLocal"),
+        (json!({"TCP": "a:1", "Interval": "1s", "ExpectIdentity": {"Header": "a", "Value": "b"}}), "only Certificate"),
+    ] {
+        let body = json!({"Name": "web", "Check": check}).to_string();
+        let reply = house.put("/v1/agent/service/register", &body).await;
+        assert!(reply.status == 400 && reply.text.contains(why), "{body}: {} {}", reply.status, reply.text);
     }
 }

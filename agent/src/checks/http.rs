@@ -1,192 +1,174 @@
 //! The HTTP probe: 2xx is good, 429 half good, all else bad. Each probe has its own connection.
 
-use std::{
-    error::Error,
-    sync::{Arc, OnceLock},
+use bytes::Bytes;
+use http_body_util::{BodyExt, Full};
+use hyper::{
+    HeaderMap, Method, Request, Response, StatusCode,
+    body::Incoming,
+    client::conn::http1,
+    header::{self, HeaderName, HeaderValue},
 };
-
+use hyper_util::rt::TokioIo;
 use muster_catalog::Status;
-use reqwest::{Client, Method, Response, StatusCode, redirect::Policy};
-use rustls::{
-    ClientConfig, DigitallySignedStruct, RootCertStore, SignatureScheme,
-    client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier},
-    crypto::{CryptoProvider, ring},
-    pki_types::{CertificateDer, ServerName, UnixTime},
-};
-use rustls_platform_verifier::BuilderVerifierExt;
+use reqwest::Url;
 
-use super::{MAX_OUTPUT, Outcome};
-use crate::definition::HttpProbe;
+use super::{
+    MAX_OUTPUT, Outcome, Tools,
+    conversation::{self, printable},
+    tls::Terms,
+    with_causes,
+};
+use crate::definition::{ExpectedIdentity, HttpProbe};
 
 /// A service that needs more hops does not answer, it sends around.
 const MAX_REDIRECTS: usize = 5;
+/// For the head of an answer; a longer one is a fault of its own.
+const MAX_HEAD: usize = 64 * 1024;
 
-/// Clients by what they trust and follow, made when first needed: the host's root certificates are large, so all
-/// checks share them.
-#[derive(Debug, Default)]
-pub(crate) struct HttpClients {
-    slots: [OnceLock<Result<Client, String>>; 6],
+/// What came of a request.
+struct Answer {
+    status: StatusCode,
+    headers: HeaderMap,
+    body: Vec<u8>,
 }
 
-#[derive(Clone, Copy)]
-enum Trust {
-    /// No certificate at all: for plain HTTP, which must work on hosts without root certificates.
-    Nothing = 0,
-    /// The host's root certificates.
-    Host = 1,
-    /// Whatever is shown.
-    Anything = 2,
+/// One request of a probe; redirects change it.
+struct Asking {
+    url: Url,
+    method: Method,
+    /// Whether the operator's headers and body go with it: never to another host than theirs.
+    own: bool,
+    with_body: bool,
 }
 
-impl HttpClients {
-    fn find(&self, probe: &HttpProbe) -> Result<&Client, &str> {
-        let trust = match probe.url.get(..6) {
-            _ if probe.tls_skip_verify => Trust::Anything,
-            Some(scheme) if scheme.eq_ignore_ascii_case("https:") => Trust::Host,
-            _ if probe.follow_redirects => Trust::Host,
-            _ => Trust::Nothing,
-        };
-        let slot = &self.slots[trust as usize * 2 + usize::from(probe.follow_redirects)];
-        slot.get_or_init(|| build(trust, probe.follow_redirects)).as_ref().map_err(String::as_str)
-    }
-}
-
-fn build(trust: Trust, follow: bool) -> Result<Client, String> {
-    let provider = Arc::new(ring::default_provider());
-    let builder = ClientConfig::builder_with_provider(provider.clone())
-        .with_safe_default_protocol_versions()
-        .map_err(|error| format!("TLS cannot be set up: {error}"))?;
-    let builder = match trust {
-        Trust::Nothing => builder.with_root_certificates(RootCertStore::empty()),
-        Trust::Host => builder.with_platform_verifier().map_err(|error| {
-            format!("the host's root certificates cannot be used: {error}; install them (ca-certificates)")
-        })?,
-        Trust::Anything => builder.dangerous().with_custom_certificate_verifier(Arc::new(TrustAnything(provider))),
-    };
-    Client::builder()
-        .tls_backend_preconfigured(builder.with_no_client_auth())
-        .redirect(if follow { Policy::limited(MAX_REDIRECTS) } else { Policy::none() })
-        .pool_max_idle_per_host(0)
-        .no_proxy()
-        .referer(false)
-        .user_agent("muster-check")
-        .build()
-        .map_err(|error| format!("no HTTP client: {}", with_causes(&error)))
-}
-
-/// Asks the URL and reads at most as much of the answer as is shown.
-pub(super) async fn probe(probe: &HttpProbe, clients: &HttpClients) -> Outcome {
+/// Asks the URL, follows redirects if told to, and reads at most as much of the answer as is shown.
+pub(super) async fn probe(probe: &HttpProbe, tools: &Tools) -> Outcome {
     let (method, url) = (&probe.method, &probe.url);
-    let failed = |reason: &str| Outcome::critical(&format!("HTTP {method} {url}: {reason}"));
-    let client = match clients.find(probe) {
-        Ok(client) => client,
-        Err(reason) => return failed(reason),
-    };
-    let Ok(request_method) = Method::from_bytes(method.as_bytes()) else {
-        return failed("the method cannot be sent");
-    };
-    let mut request = client.request(request_method, &**url).header("Accept", "text/plain, text/*, */*");
-    for (name, value) in &probe.headers {
-        request = request.header(&**name, &**value);
-    }
-    if !probe.body.is_empty() {
-        request = request.body(probe.body.to_string());
-    }
-    match request.send().await {
-        Ok(response) => judge(probe, response).await,
-        Err(error) => failed(&with_causes(&error.without_url())),
+    match ask_through(probe, tools).await {
+        Ok(answer) => judge(probe, &answer),
+        Err(why) => Outcome::critical(&format!("HTTP {method} {url}: {why}")),
     }
 }
 
-async fn judge(probe: &HttpProbe, mut response: Response) -> Outcome {
-    let code = response.status();
-    let status = match code {
+async fn ask_through(probe: &HttpProbe, tools: &Tools) -> Result<Answer, String> {
+    let url = Url::parse(&probe.url).map_err(|error| format!("it is no URL: {error}"))?;
+    let method = Method::from_bytes(probe.method.as_bytes()).map_err(|_| "the method cannot be sent")?;
+    let mut asking = Asking { url, method, own: true, with_body: !probe.body.is_empty() };
+    for _ in 0..=MAX_REDIRECTS {
+        let answer = ask(probe, &asking, tools).await?;
+        match find_redirect(probe, &asking, &answer)? {
+            None => return Ok(answer),
+            Some(next) => asking = next,
+        }
+    }
+    Err(format!("it redirects more than {MAX_REDIRECTS} times"))
+}
+
+fn find_redirect(probe: &HttpProbe, asked: &Asking, answer: &Answer) -> Result<Option<Asking>, String> {
+    let moved = matches!(answer.status.as_u16(), 301 | 302 | 303 | 307 | 308);
+    let Some(location) = answer.headers.get(header::LOCATION).filter(|_| moved && probe.follow_redirects) else {
+        return Ok(None);
+    };
+    let location = location.to_str().map_err(|_| "it redirects to no URL")?;
+    let url = asked.url.join(location).map_err(|error| format!("it redirects to {location:?}: {error}"))?;
+    let anew = answer.status.as_u16() < 307 && asked.method != Method::HEAD;
+    let own = asked.own && url.origin() == asked.url.origin();
+    let method = if anew { Method::GET } else { asked.method.clone() };
+    Ok(Some(Asking { url, method, own, with_body: asked.with_body && !anew && own }))
+}
+
+async fn ask(probe: &HttpProbe, asking: &Asking, tools: &Tools) -> Result<Answer, String> {
+    let url = &asking.url;
+    let host = url.host_str().ok_or("the URL has no host")?;
+    let (terms, port) = match url.scheme() {
+        "http" if matches!(probe.identity, Some(ExpectedIdentity::Certificate(_))) => {
+            return Err("it redirects to plain http, which shows no certificate".to_owned());
+        }
+        "http" => (None, url.port_or_known_default().unwrap_or(80)),
+        "https" => {
+            let certificate = match &probe.identity {
+                Some(ExpectedIdentity::Certificate(name)) => Some(name),
+                _ => None,
+            };
+            let terms = Terms { options: &probe.tls, certificate, alpn: Some(b"http/1.1") };
+            (Some(terms), url.port_or_known_default().unwrap_or(443))
+        }
+        other => return Err(format!("it leads to {other}, which is not HTTP")),
+    };
+    let line = conversation::open(&format!("{host}:{port}"), probe.allow_link_local, terms, tools).await?;
+    let shaken = http1::Builder::new().max_buf_size(MAX_HEAD).handshake(TokioIo::new(line)).await;
+    let (mut sender, connection) = shaken.map_err(|error| with_causes(&error))?;
+    let exchange = async {
+        let response = sender.send_request(request(probe, asking, host)?).await.map_err(|error| with_causes(&error))?;
+        read(response).await
+    };
+    tokio::pin!(exchange);
+    tokio::select! {
+        answer = &mut exchange => answer,
+        // All that came is in the hands of the exchange; an error reaches it too.
+        _ = connection => exchange.await,
+    }
+}
+
+fn request(probe: &HttpProbe, asking: &Asking, host: &str) -> Result<Request<Full<Bytes>>, String> {
+    let url = &asking.url;
+    let target = url.query().map_or_else(|| url.path().to_owned(), |query| format!("{}?{query}", url.path()));
+    let authority = url.port().map_or_else(|| host.to_owned(), |port| format!("{host}:{port}"));
+    let mut headers = HeaderMap::new();
+    let given = HeaderValue::from_str(&authority).map_err(|_| "the host cannot be sent")?;
+    headers.insert(header::HOST, given);
+    headers.insert(header::ACCEPT, HeaderValue::from_static("text/plain, text/*, */*"));
+    headers.insert(header::USER_AGENT, HeaderValue::from_static("muster-check"));
+    for (name, value) in probe.headers.iter().filter(|_| asking.own) {
+        let fault = || format!("header {name} cannot be sent");
+        let value = HeaderValue::from_str(value).map_err(|_| fault())?;
+        headers.insert(HeaderName::from_bytes(name.as_bytes()).map_err(|_| fault())?, value);
+    }
+    let body = if asking.with_body { Bytes::from(probe.body.to_string()) } else { Bytes::new() };
+    let request = Request::builder().method(asking.method.clone()).uri(target).body(Full::new(body));
+    let mut request = request.map_err(|error| error.to_string())?;
+    *request.headers_mut() = headers;
+    Ok(request)
+}
+
+async fn read(response: Response<Incoming>) -> Result<Answer, String> {
+    let (head, mut incoming) = response.into_parts();
+    let mut body = Vec::new();
+    while body.len() < MAX_OUTPUT {
+        match incoming.frame().await {
+            Some(Ok(frame)) => {
+                let chunk = frame.into_data().unwrap_or_default();
+                body.extend_from_slice(&chunk[..chunk.len().min(MAX_OUTPUT - body.len())]);
+            }
+            None => break,
+            Some(Err(error)) => {
+                return Err(format!("{} and then the body broke off: {}", head.status, with_causes(&error)));
+            }
+        }
+    }
+    Ok(Answer { status: head.status, headers: head.headers, body })
+}
+
+fn judge(probe: &HttpProbe, answer: &Answer) -> Outcome {
+    let status = match answer.status {
         code if code.is_success() => Status::Passing,
         StatusCode::TOO_MANY_REQUESTS => Status::Warning,
         _ => Status::Critical,
     };
-    let mut body = Vec::new();
-    while body.len() < MAX_OUTPUT {
-        match response.chunk().await {
-            Ok(Some(chunk)) => body.extend_from_slice(&chunk[..chunk.len().min(MAX_OUTPUT - body.len())]),
-            Ok(None) => break,
-            Err(error) => {
-                let (method, url, why) = (&probe.method, &probe.url, with_causes(&error.without_url()));
-                return Outcome::critical(&format!("HTTP {method} {url}: {code} and then the body broke off: {why}"));
-            }
+    let (method, url) = (&probe.method, &probe.url);
+    if let Some(ExpectedIdentity::Header { name, value }) = &probe.identity {
+        let shown: Vec<_> = answer.headers.get_all(&**name).iter().map(|value| value.as_bytes()).collect();
+        if !shown.contains(&value.as_bytes()) {
+            let shown = match shown.first() {
+                Some(other) => format!("says {:?}", printable(other)),
+                None => "is missing".to_owned(),
+            };
+            let code = answer.status;
+            return Outcome::critical(&format!(
+                "HTTP {method} {url}: {code}, but another service answers: header {name} {shown}, expected {value:?}"
+            ));
         }
     }
-    let (method, url, body) = (&probe.method, &probe.url, String::from_utf8_lossy(&body));
+    let (code, body) = (answer.status, String::from_utf8_lossy(&answer.body));
     Outcome::new(status, &format!("HTTP {method} {url}: {code} Output: {body}"))
-}
-
-/// The error and what lies beneath it: the top alone says little ("error sending request").
-fn with_causes(error: &dyn Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        let more = error.to_string();
-        if !text.ends_with(&more) {
-            text.push_str(": ");
-            text.push_str(&more);
-        }
-        cause = error.source();
-    }
-    text
-}
-
-/// Takes any certificate, for `tls_skip_verify`: signatures are still checked, so the server holds the key it shows.
-#[derive(Debug)]
-struct TrustAnything(Arc<CryptoProvider>);
-
-impl ServerCertVerifier for TrustAnything {
-    fn verify_server_cert(
-        &self,
-        _end_entity: &CertificateDer<'_>,
-        _intermediates: &[CertificateDer<'_>],
-        _server_name: &ServerName<'_>,
-        _ocsp_response: &[u8],
-        _now: UnixTime,
-    ) -> Result<ServerCertVerified, rustls::Error> {
-        Ok(ServerCertVerified::assertion())
-    }
-
-    fn verify_tls12_signature(
-        &self,
-        message: &[u8],
-        cert: &CertificateDer<'_>,
-        dss: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        rustls::crypto::verify_tls12_signature(message, cert, dss, &self.0.signature_verification_algorithms)
-    }
-
-    fn verify_tls13_signature(
-        &self,
-        message: &[u8],
-        cert: &CertificateDer<'_>,
-        dss: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        rustls::crypto::verify_tls13_signature(message, cert, dss, &self.0.signature_verification_algorithms)
-    }
-
-    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        self.0.signature_verification_algorithms.supported_schemes()
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn clients_need_no_global_tls_provider() {
-        for follow in [false, true] {
-            assert!(build(Trust::Nothing, follow).is_ok());
-            assert!(build(Trust::Anything, follow).is_ok());
-            // Hosts without root certificates exist: then the reason must be said.
-            if let Err(reason) = build(Trust::Host, follow) {
-                assert!(reason.contains("ca-certificates"), "{reason}");
-            }
-        }
-    }
 }

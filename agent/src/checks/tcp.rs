@@ -1,14 +1,13 @@
-//! The TCP probe: a connection that is accepted is good.
+//! The TCP probe: a connection that is accepted is good; with TLS, one whose certificate holds.
 
-use muster_catalog::Status;
-use tokio::net::TcpStream;
+use super::{Outcome, Tools, conversation::open_for};
+use crate::definition::SocketProbe;
 
-use super::Outcome;
-
-/// Connects to `host:port`, trying every address that the host has.
-pub(super) async fn probe(target: &str) -> Outcome {
-    match TcpStream::connect(target).await {
-        Ok(_) => Outcome::new(Status::Passing, &format!("TCP connect {target}: Success")),
-        Err(error) => Outcome::critical(&format!("TCP connect {target}: {error}")),
+/// Connects, and shakes hands if asked.
+pub(super) async fn probe(probe: &SocketProbe, tools: &Tools) -> Outcome {
+    let how = if probe.tls.is_some() { "TCP+TLS" } else { "TCP" };
+    match open_for(probe, None, tools).await {
+        Ok(_) => Outcome::passing(&format!("{how} connect {}: Success", probe.target)),
+        Err(why) => Outcome::critical(&format!("{how} connect {}: {why}", probe.target)),
     }
 }

@@ -5,10 +5,22 @@ use std::path::Path;
 use serde_json::{Map, Value, json};
 
 use super::{ApiArgs, Failure, Outcome, client::Api, say};
-use crate::definition::{self, CheckDefinition, Probe, ServiceDefinition, format_duration};
+use crate::definition::{
+    self, CheckDefinition, ExpectedIdentity, Probe, ServiceDefinition, Talk, TlsOptions, format_duration,
+};
+
+/// What the API takes for the agent's own node, whatever its name.
+const THIS_NODE: &str = "_agent";
 
 pub(super) fn register(file: &Path, args: &ApiArgs) -> Outcome {
     let definitions = definition::read(file).map_err(|error| Failure::Usage(error.to_string()))?;
+    for check in definitions.iter().flat_map(|definition| &definition.checks) {
+        if let Some(key) = check.find_file_only_key() {
+            let (id, file) = (&check.id, file.display());
+            let remedy = "only files of the agent's services directory may have it: put the file there instead";
+            return Err(Failure::Usage(format!("{file}: check {id:?} has {key}: {remedy}")));
+        }
+    }
     let api = Api::new(args)?;
     let mut registered = Vec::new();
     for definition in &definitions {
@@ -69,24 +81,63 @@ fn check_to_v1(check: &CheckDefinition) -> Value {
     });
     set(&mut body, "FailuresBeforeWarning", check.thresholds.warn_after);
     set(&mut body, "DeregisterCriticalServiceAfter", check.deregister_critical_after.map(format_duration));
-    match &check.probe {
-        Probe::Http(http) => {
-            set(&mut body, "HTTP", Some(&http.url));
-            set(&mut body, "Method", Some(&http.method));
-            set(&mut body, "Body", Some(&http.body));
-            set(&mut body, "DisableRedirects", Some(!http.follow_redirects));
-            set(&mut body, "TLSSkipVerify", Some(http.tls_skip_verify));
-            let headers = http.headers.iter().map(|(name, value)| (name.to_string(), json!([value])));
-            set(&mut body, "Header", Some(headers.collect::<Map<_, _>>()));
-        }
-        Probe::Tcp { target } => set(&mut body, "TCP", Some(target)),
-        Probe::Ttl { ttl } => set(&mut body, "TTL", Some(format_duration(*ttl))),
-    }
-    if !matches!(check.probe, Probe::Ttl { .. }) {
+    write_probe(&mut body, &check.probe);
+    if !check.probe.is_told() {
         set(&mut body, "Interval", Some(format_duration(check.interval)));
         set(&mut body, "Timeout", Some(format_duration(check.timeout)));
     }
     body
+}
+
+fn write_probe(body: &mut Value, probe: &Probe) {
+    match probe {
+        Probe::Http(http) => {
+            set(body, "HTTP", Some(&http.url));
+            set(body, "Method", Some(&http.method));
+            set(body, "Body", Some(&http.body));
+            set(body, "DisableRedirects", Some(!http.follow_redirects));
+            let headers = http.headers.iter().map(|(name, value)| (name.to_string(), json!([value])));
+            set(body, "Header", Some(headers.collect::<Map<_, _>>()));
+            write_tls(body, &http.tls);
+            let identity = http.identity.as_ref().map(|identity| match identity {
+                ExpectedIdentity::Header { name, value } => json!({"Header": name, "Value": value}),
+                ExpectedIdentity::Certificate(name) => json!({"Certificate": name}),
+            });
+            set(body, "ExpectIdentity", identity);
+        }
+        Probe::Socket(socket) => {
+            let (key, tls_key) = match &socket.talk {
+                Talk::Tcp => ("TCP", "TCPUseTLS"),
+                Talk::Udp { send, expect } => {
+                    set(body, "UDPSend", Some(send).filter(|send| !send.is_empty()));
+                    set(body, "UDPExpect", Some(expect).filter(|expect| !expect.is_empty()));
+                    ("UDP", "")
+                }
+                Talk::Grpc { .. } => ("GRPC", "GRPCUseTLS"),
+                Talk::H2Ping => ("H2PING", "H2PingUseTLS"),
+                Talk::Redis => ("Redis", "RedisUseTLS"),
+                Talk::Postgres => ("Postgres", "PostgresUseTLS"),
+                Talk::Mysql => ("MySQL", ""),
+            };
+            set(body, key, Some(probe.target()));
+            set(body, tls_key, Some(socket.tls.is_some()).filter(|_| !tls_key.is_empty()));
+            if let Some(tls) = &socket.tls {
+                write_tls(body, tls);
+            }
+            set(body, "ExpectIdentity", socket.certificate.as_ref().map(|name| json!({"Certificate": name})));
+        }
+        Probe::Alias { service: Some(service) } => set(body, "AliasService", Some(service)),
+        Probe::Alias { service: None } => set(body, "AliasNode", Some(THIS_NODE)),
+        Probe::Systemd { unit } => set(body, "OSService", Some(unit)),
+        Probe::Ttl { ttl } => set(body, "TTL", Some(format_duration(*ttl))),
+        // Refused before: only definition files may hold it.
+        Probe::Script { .. } => {}
+    }
+}
+
+fn write_tls(body: &mut Value, tls: &TlsOptions) {
+    set(body, "TLSServerName", tls.server_name.as_ref());
+    set(body, "TLSSkipVerify", Some(tls.skip_verify));
 }
 
 fn set(body: &mut Value, key: &str, value: Option<impl serde::Serialize>) {

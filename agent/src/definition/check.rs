@@ -1,16 +1,12 @@
 //! The rules for a check.
 
-use std::{collections::BTreeMap, time::Duration};
+use std::time::Duration;
 
 use muster_catalog::{InstanceId, NODE_LIVENESS_CHECK, Status, Text};
-use reqwest::{
-    Method, Url,
-    header::{HeaderName, HeaderValue},
-};
 
 use super::{
-    CheckDefinition, CheckText, HttpProbe, InvalidDefinition, Probe, Thresholds, parse_duration,
-    service::{key, limit, shorten, validate_id, validate_text},
+    CheckDefinition, CheckText, InvalidDefinition, Probe, Thresholds, parse_duration,
+    service::{key, shorten, validate_id, validate_text},
 };
 use crate::local::NODE_MAINTENANCE_CHECK;
 
@@ -18,15 +14,17 @@ use crate::local::NODE_MAINTENANCE_CHECK;
 pub const DEFAULT_INTERVAL: Duration = Duration::from_secs(10);
 /// For one probe, unless written or the interval is shorter: a local answer that takes longer is not a good one.
 pub const DEFAULT_TIMEOUT: Duration = Duration::from_secs(2);
+/// The same for a script, which has more to do.
+pub const DEFAULT_SCRIPT_TIMEOUT: Duration = Duration::from_secs(30);
 /// Good results that end critical, unless written.
 pub const DEFAULT_RISE: u32 = 1;
 /// Bad results that end passing, unless written: one slow answer must not take an instance out.
 pub const DEFAULT_FALL: u32 = 2;
 
 /// Faster than this, probing is load and no news.
-const MIN_INTERVAL: Duration = Duration::from_millis(100);
+pub(super) const MIN_INTERVAL: Duration = Duration::from_millis(100);
 /// Slower than this, a status says nothing any more.
-const MAX_INTERVAL: Duration = Duration::from_secs(24 * 3600);
+pub(super) const MAX_INTERVAL: Duration = Duration::from_secs(24 * 3600);
 /// A connection on the same host takes about this.
 const MIN_TIMEOUT: Duration = Duration::from_millis(1);
 /// Longer, a hanging probe holds its socket for nothing.
@@ -38,11 +36,6 @@ const MAX_DEREGISTER: Duration = Duration::from_secs(10 * 365 * 24 * 3600);
 const MAX_THRESHOLD: u32 = 1000;
 /// For names and notes.
 const MAX_TEXT: usize = 1024;
-const MAX_URL: usize = 2048;
-const MAX_HEADERS: usize = 32;
-const MAX_HEADER: usize = 4096;
-/// A request that needs more is not a health check.
-const MAX_BODY: usize = 16 * 1024;
 
 type Invalid = InvalidDefinition;
 
@@ -98,75 +91,16 @@ impl CheckText {
         })
     }
 
-    fn probe(&self, at: &str) -> Result<Probe, Invalid> {
-        match (&self.http, &self.tcp, &self.ttl) {
-            (Some(url), None, None) => self.http_probe(at, url),
-            (None, Some(target), None) => {
-                self.refuse_http_keys(at)?;
-                tcp_probe(&key(at, "tcp"), target)
-            }
-            (None, None, Some(ttl)) => {
-                self.refuse_http_keys(at)?;
-                self.refuse_probe_keys(at)?;
-                let ttl = duration(&key(at, "ttl"), Some(ttl), (MIN_INTERVAL, MAX_INTERVAL))?;
-                Ok(Probe::Ttl { ttl: ttl.unwrap_or(DEFAULT_INTERVAL) })
-            }
-            (None, None, None) => Err(Invalid::new(at, "it probes nothing: write exactly one of http, tcp and ttl")),
-            _ => Err(Invalid::new(
-                at,
-                "it probes several ways: write exactly one of http, tcp and ttl, and a check for each",
-            )),
-        }
-    }
-
-    fn http_probe(&self, at: &str, url: &str) -> Result<Probe, Invalid> {
-        let at_url = key(at, "http");
-        validate_text(&at_url, url, MAX_URL)?;
-        let parsed = Url::parse(url).ok().filter(|url| matches!(url.scheme(), "http" | "https") && url.has_host());
-        if parsed.is_none() {
-            let message =
-                format!("{:?} is no URL to ask: write for example \"http://127.0.0.1:8080/healthz\"", shorten(url));
-            return Err(Invalid::new(at_url, message));
-        }
-        let method = self.method.as_deref().filter(|method| !method.is_empty()).unwrap_or("GET");
-        if Method::from_bytes(method.as_bytes()).is_err() {
-            let message = format!("{:?} is no HTTP method: write for example \"GET\" or \"HEAD\"", shorten(method));
-            return Err(Invalid::new(key(at, "method"), message));
-        }
-        let body = self.body.as_deref().unwrap_or_default();
-        limit(&key(at, "body"), "bytes", body.len(), MAX_BODY)?;
-        Ok(Probe::Http(HttpProbe {
-            url: Text::from(url),
-            method: Text::from(method),
-            headers: self.headers(at)?,
-            body: Text::from(body),
-            follow_redirects: self.follow_redirects.unwrap_or(false),
-            tls_skip_verify: self.tls_skip_verify.unwrap_or(false),
-        }))
-    }
-
-    fn headers(&self, at: &str) -> Result<BTreeMap<Text, Text>, Invalid> {
-        limit(&key(at, "headers"), "headers", self.headers.len(), MAX_HEADERS)?;
-        let mut headers = BTreeMap::new();
-        for (name, value) in &self.headers {
-            let valid = HeaderName::from_bytes(name.as_bytes()).is_ok() && HeaderValue::from_str(value).is_ok();
-            if !valid || name.len() + value.len() > MAX_HEADER {
-                let message = format!("{:?} is no HTTP header: write a token and printable text", shorten(value));
-                return Err(Invalid::new(format!("{}.{name}", key(at, "headers")), message));
-            }
-            headers.insert(Text::from(name.as_str()), Text::from(value.as_str()));
-        }
-        Ok(headers)
-    }
-
     fn times(&self, at: &str, probe: &Probe) -> Result<(Duration, Duration), Invalid> {
-        if matches!(probe, Probe::Ttl { .. }) {
+        if probe.is_told() {
+            self.refuse_probe_keys(at)?;
             return Ok((Duration::ZERO, Duration::ZERO));
         }
         let interval = duration(&key(at, "interval"), self.interval.as_deref(), (MIN_INTERVAL, MAX_INTERVAL))?;
         let interval = interval.unwrap_or(DEFAULT_INTERVAL);
         let timeout = duration(&key(at, "timeout"), self.timeout.as_deref(), (MIN_TIMEOUT, MAX_TIMEOUT))?;
-        Ok((interval, timeout.unwrap_or(DEFAULT_TIMEOUT.min(interval))))
+        let default = if matches!(probe, Probe::Script { .. }) { DEFAULT_SCRIPT_TIMEOUT } else { DEFAULT_TIMEOUT };
+        Ok((interval, timeout.unwrap_or(default.min(interval))))
     }
 
     fn thresholds(&self, at: &str) -> Result<Thresholds, Invalid> {
@@ -174,7 +108,9 @@ impl CheckText {
             count @ 1..=MAX_THRESHOLD => Ok(count),
             other => Err(Invalid::new(key(at, name), format!("{other} is out of range: write 1 to {MAX_THRESHOLD}"))),
         };
-        let (rise, fall) = (count("rise", self.rise, DEFAULT_RISE)?, count("fall", self.fall, DEFAULT_FALL)?);
+        // What an alias follows has passed thresholds already.
+        let (default_rise, default_fall) = if self.follows() { (1, 1) } else { (DEFAULT_RISE, DEFAULT_FALL) };
+        let (rise, fall) = (count("rise", self.rise, default_rise)?, count("fall", self.fall, default_fall)?);
         let warn_after = self.warn_after.map(|after| count("warn_after", Some(after), 1)).transpose()?;
         if let Some(after) = warn_after.filter(|after| *after > fall) {
             let message = format!("{after} lies beyond fall = {fall}, so it would never warn: write at most {fall}");
@@ -193,15 +129,8 @@ impl CheckText {
         })
     }
 
-    fn refuse_http_keys(&self, at: &str) -> Result<(), Invalid> {
-        let written = [
-            ("method", self.method.is_some()),
-            ("headers", !self.headers.is_empty()),
-            ("body", self.body.is_some()),
-            ("follow_redirects", self.follow_redirects.is_some()),
-            ("tls_skip_verify", self.tls_skip_verify.is_some()),
-        ];
-        refuse(at, &written, "only http checks have it")
+    fn follows(&self) -> bool {
+        self.alias_service.is_some() || self.alias_node.is_some()
     }
 
     fn refuse_probe_keys(&self, at: &str) -> Result<(), Invalid> {
@@ -212,7 +141,7 @@ impl CheckText {
             ("fall", self.fall.is_some()),
             ("warn_after", self.warn_after.is_some()),
         ];
-        refuse(at, &written, "a ttl check is told its status and does not probe")
+        refuse(at, &written, "a ttl or alias check is told its status and does not probe")
     }
 }
 
@@ -223,18 +152,7 @@ fn refuse(at: &str, written: &[(&str, bool)], why: &str) -> Result<(), Invalid> 
     }
 }
 
-fn tcp_probe(at: &str, target: &str) -> Result<Probe, Invalid> {
-    validate_text(at, target, MAX_URL)?;
-    let split = target.rsplit_once(':').filter(|(host, _)| !host.is_empty());
-    let port = split.and_then(|(_, port)| port.parse::<u16>().ok()).filter(|port| *port != 0);
-    if port.is_none() {
-        let message = format!("{:?} is no target: write host:port, for example \"127.0.0.1:5432\"", shorten(target));
-        return Err(Invalid::new(at, message));
-    }
-    Ok(Probe::Tcp { target: Text::from(target) })
-}
-
-fn duration(at: &str, text: Option<&str>, range: (Duration, Duration)) -> Result<Option<Duration>, Invalid> {
+pub(super) fn duration(at: &str, text: Option<&str>, range: (Duration, Duration)) -> Result<Option<Duration>, Invalid> {
     let Some(text) = text else { return Ok(None) };
     let Some(duration) = parse_duration(text) else {
         let message = format!("{:?} is no duration: write for example \"10s\", \"500ms\" or \"1m\"", shorten(text));

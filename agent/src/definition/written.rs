@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-use super::{CheckDefinition, Probe, ServiceDefinition, Thresholds, format_duration};
+use super::{CheckDefinition, ServiceDefinition, Thresholds, format_duration};
 use muster_catalog::{Status, Text};
 
 /// A service as written.
@@ -88,7 +88,7 @@ pub struct LocalityText {
     pub zone: String,
 }
 
-/// A check as written. Exactly one of `http`, `tcp` and `ttl` is set.
+/// A check as written. Exactly one of the keys that say what it does is set.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct CheckText {
@@ -107,6 +107,36 @@ pub struct CheckText {
     /// A `host:port` to connect to.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub tcp: Option<String>,
+    /// A `host:port` that answers datagrams.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub udp: Option<String>,
+    /// A `host:port` or `host:port/service` that serves `grpc.health.v1`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub grpc: Option<String>,
+    /// A `host:port` that speaks HTTP/2.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub h2ping: Option<String>,
+    /// A `host:port` of a Redis.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub redis: Option<String>,
+    /// A `host:port` of a PostgreSQL.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub postgres: Option<String>,
+    /// A `host:port` of a MySQL or MariaDB.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub mysql: Option<String>,
+    /// A systemd unit.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub systemd: Option<String>,
+    /// A program and its arguments.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub args: Vec<String>,
+    /// The id of another service of this node.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub alias_service: Option<String>,
+    /// True: the checks of the node.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub alias_node: Option<bool>,
     /// How long an update by the API holds.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub ttl: Option<String>,
@@ -140,12 +170,48 @@ pub struct CheckText {
     /// Whether redirects are followed.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub follow_redirects: Option<bool>,
+    /// The datagram that is sent.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub send: Option<String>,
+    /// What its answer must hold.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub expect: Option<String>,
+    /// Whether it speaks TLS.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub tls: Option<bool>,
+    /// A PEM file of roots, instead of the host's.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub ca_file: Option<String>,
+    /// The name asked for and verified.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub tls_server_name: Option<String>,
     /// Whether the server's certificate goes unverified.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub tls_skip_verify: Option<bool>,
+    /// Who has to answer.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub expect_identity: Option<IdentityText>,
+    /// Whether it may go to link-local and metadata addresses.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub allow_link_local: Option<bool>,
     /// How long it may be critical before its service leaves the catalog.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub deregister_critical_after: Option<String>,
+}
+
+/// Who has to answer, as written: a header with its value, or a name in the certificate.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct IdentityText {
+    /// The header's name.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub header: Option<String>,
+    /// The header's value.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub value: Option<String>,
+    /// A DNS name or URI of the certificate.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub certificate: Option<String>,
 }
 
 impl From<&ServiceDefinition> for ServiceText {
@@ -187,20 +253,9 @@ impl From<&CheckDefinition> for CheckText {
             deregister_critical_after: definition.deregister_critical_after.map(format_duration),
             ..Self::default()
         };
-        match &definition.probe {
-            Probe::Ttl { ttl } => {
-                text.ttl = Some(format_duration(*ttl));
-                return text;
-            }
-            Probe::Tcp { target } => text.tcp = Some(target.to_string()),
-            Probe::Http(probe) => {
-                text.http = Some(probe.url.to_string());
-                text.method = Some(probe.method.to_string());
-                text.headers = probe.headers.iter().map(|(key, value)| (key.to_string(), value.to_string())).collect();
-                text.body = (!probe.body.is_empty()).then(|| probe.body.to_string());
-                text.follow_redirects = Some(probe.follow_redirects);
-                text.tls_skip_verify = Some(probe.tls_skip_verify);
-            }
+        text.write_probe(&definition.probe);
+        if definition.probe.is_told() {
+            return text;
         }
         text.interval = Some(format_duration(definition.interval));
         text.timeout = Some(format_duration(definition.timeout));

@@ -1,5 +1,6 @@
 use std::fs;
 
+use crate::checks::Scripts;
 use muster_catalog::Name;
 use tempfile::TempDir;
 
@@ -102,7 +103,7 @@ async fn the_directory_is_followed_live() {
     let directory = TempDir::new().unwrap();
     put(&directory, "a.toml", &service("a"));
     let node = Name::host("node", "n1").unwrap();
-    let (state, handle) = LocalState::open(LocalConfig { node, data_dir: None }).unwrap();
+    let (state, handle) = LocalState::open(LocalConfig { node, data_dir: None, scripts: Scripts::Off }).unwrap();
     let (shutdown, (problems, mut shown)) = (CancellationToken::new(), watch::channel(Arc::default()));
     let owner = tokio::spawn(state.run(shutdown.clone()));
     let follower = tokio::spawn(follow(directory.path().to_owned(), handle.clone(), problems, shutdown.clone()));

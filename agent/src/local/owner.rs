@@ -20,7 +20,7 @@ use super::handle::{Letter, Request};
 use super::store::{Saved, Store};
 use super::table::{Moment, Table, Task, refuse_file};
 use super::{FileService, LocalConfig, LocalError, LocalFailure, LocalHandle, LocalRows, Source};
-use crate::checks::{self, HttpClients, Report, schedule::Schedule};
+use crate::checks::{self, Report, Tools, schedule::Schedule};
 use crate::definition::{CheckDefinition, Probe, ServiceDefinition};
 
 /// Requests that wait; beyond it callers wait.
@@ -40,7 +40,7 @@ pub struct LocalState {
     store: Option<Store>,
     base: Instant,
     runs: u64,
-    clients: Arc<HttpClients>,
+    tools: Arc<Tools>,
     tasks: JoinSet<CheckId>,
     reports: (mpsc::Sender<Report>, mpsc::Receiver<Report>),
     letters: mpsc::Receiver<Letter>,
@@ -64,10 +64,14 @@ impl LocalState {
         let at = now();
         let mut table = Table::new(config.node.clone(), saved.maintenance, saved.results, at.instant);
         for definition in saved.services {
+            if let Err(error) = definition.checks.iter().try_for_each(refuse_file_only) {
+                tracing::error!(service = %definition.id, %error, "a saved service is left out");
+                continue;
+            }
             table.put_service(Arc::new(definition), Source::Api, at);
         }
         for definition in saved.checks {
-            match table.admit_check(&definition) {
+            match refuse_file_only(&definition).and_then(|()| table.admit_check(&definition)) {
                 Ok(()) => table.put_check(Arc::new(definition), Source::Api, false, at),
                 Err(error) => tracing::warn!(check = %definition.id, %error, "a saved check is left out"),
             }
@@ -80,7 +84,7 @@ impl LocalState {
             store,
             base: at.instant,
             runs: 0,
-            clients: Arc::default(),
+            tools: Arc::new(Tools::new(config.scripts)),
             tasks: JoinSet::new(),
             reports: mpsc::channel(MAX_REPORTS),
             letters,
@@ -141,6 +145,7 @@ impl LocalState {
     }
 
     async fn register_service(&mut self, mut definition: ServiceDefinition, replace: bool) -> Result<(), LocalError> {
+        definition.checks.iter().try_for_each(refuse_file_only)?;
         let id = definition.id.clone();
         let earlier = self.table.find_service(&id).map(|(earlier, _)| earlier.clone());
         self.table.admit_service(&definition, earlier.as_ref().map_or(0, |earlier| earlier.checks.len()))?;
@@ -173,6 +178,7 @@ impl LocalState {
     }
 
     async fn register_check(&mut self, definition: CheckDefinition) -> Result<(), LocalError> {
+        refuse_file_only(&definition)?;
         self.table.admit_check(&definition)?;
         let earlier = self.table.find_check(&definition.id);
         if earlier.is_some_and(|(earlier, _, _)| **earlier == definition) {
@@ -338,8 +344,8 @@ impl LocalState {
             self.runs += 1;
             slot.run = self.runs;
             let schedule = Schedule::new(self.node.as_key(), id, slot.definition.interval, self.base, at);
-            let (clients, reports) = (self.clients.clone(), self.reports.0.clone());
-            let task = checks::run(slot.definition.clone(), schedule, slot.run, clients, reports);
+            let (tools, rows, reports) = (self.tools.clone(), self.rows.subscribe(), self.reports.0.clone());
+            let task = checks::run(slot.definition.clone(), schedule, slot.run, tools, rows, reports);
             slot.task = Some(Task(self.tasks.spawn(task)));
         }
     }
@@ -355,6 +361,19 @@ impl LocalState {
                 let check = slot.map_or_else(|| "(removed)".into(), |slot| slot.definition.id.clone());
                 Err(LocalFailure::ProbeEnded { check, reason: error.to_string() })
             }
+        }
+    }
+}
+
+/// What only files may define is refused here too, wherever else it was let through.
+fn refuse_file_only(check: &CheckDefinition) -> Result<(), LocalError> {
+    match check.find_file_only_key() {
+        None => Ok(()),
+        Some(key) => {
+            let id = &check.id;
+            Err(LocalError::Invalid(format!(
+                "check {id:?} has {key}, which only a definition file may: write it there"
+            )))
         }
     }
 }
@@ -382,12 +401,14 @@ fn now() -> Moment {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::checks::Scripts;
 
     #[tokio::test]
     async fn a_probe_task_that_ends_by_itself_ends_the_owner() {
         for panics in [true, false] {
             let node = Name::host("node", "n1").unwrap();
-            let (mut state, _handle) = LocalState::open(LocalConfig { node, data_dir: None }).unwrap();
+            let (mut state, _handle) =
+                LocalState::open(LocalConfig { node, data_dir: None, scripts: Scripts::Off }).unwrap();
             state.tasks.spawn(async move {
                 assert!(!panics, "a defect in a probe");
                 "service:web".into()

@@ -437,7 +437,7 @@ impl CheckSlot {
         let (status, output) = (definition.initial, Text::from(NOT_RUN_YET));
         let ttl = match definition.probe {
             Probe::Ttl { ttl } => Some(TtlDeadline::new(ttl, status != Status::Critical, at.instant)),
-            Probe::Http(_) | Probe::Tcp { .. } => None,
+            _ => None,
         };
         Self {
             threshold: Threshold::new(definition.thresholds, status),

@@ -1,3 +1,4 @@
+use crate::checks::Scripts;
 use std::time::Duration;
 
 use tempfile::TempDir;
@@ -24,7 +25,7 @@ impl Agent {
     fn start(data_dir: Option<&TempDir>) -> Self {
         let node = Name::host("node", "n1").unwrap();
         let data_dir = data_dir.map(|directory| directory.path().to_owned());
-        let (state, handle) = LocalState::open(LocalConfig { node, data_dir }).unwrap();
+        let (state, handle) = LocalState::open(LocalConfig { node, data_dir, scripts: Scripts::Files }).unwrap();
         let shutdown = CancellationToken::new();
         Self { handle, owner: tokio::spawn(state.run(shutdown.clone())), shutdown }
     }
@@ -343,4 +344,43 @@ async fn the_api_cannot_take_the_ids_of_the_nodes_own_state() {
         let refused = agent.handle.register_service(of_service, false).await;
         assert!(matches!(refused, Err(LocalError::Invalid(_))), "{refused:?}");
     }
+    agent.stop().await;
+}
+
+#[tokio::test]
+async fn an_alias_follows_and_two_do_not_hold_each_other() {
+    let agent = Agent::start(None);
+    let alias = |to: &str| CheckText { alias_service: Some(to.into()), ..Default::default() };
+    let with_id = |id: &str, check: CheckText| CheckText { id: Some(id.into()), ..check };
+    let web = vec![with_id("beat", ttl("60s")), with_id("web-to-db", alias("db"))];
+    agent.handle.register_service(service("web", web), false).await.unwrap();
+    let missing = eventually(&agent, "web-to-db", |row| &*row.output != NOT_RUN_YET).await;
+    assert!(missing.status == Status::Critical && missing.output.contains("\"db\" is not in"), "{missing:?}");
+    agent.handle.register_service(service("db", vec![with_id("db-to-web", alias("web"))]), false).await.unwrap();
+    agent.wait_status("web-to-db", Status::Passing).await;
+    agent.handle.update_ttl("beat", passing("fine")).await.unwrap();
+    agent.wait_status("db-to-web", Status::Passing).await;
+    let update = TtlUpdate { status: Status::Warning, output: "slow".into() };
+    agent.handle.update_ttl("beat", update).await.unwrap();
+    let row = agent.wait_status("db-to-web", Status::Warning).await;
+    assert!(row.output.contains("slow"), "{row:?}");
+    agent.handle.set_service_maintenance("web", Some("disk".into())).await.unwrap();
+    agent.wait_status("db-to-web", Status::Critical).await;
+    agent.stop().await;
+}
+
+#[tokio::test]
+async fn the_api_cannot_register_what_only_files_may_hold() {
+    let agent = Agent::start(None);
+    let tcp = || probe(CheckText { tcp: Some("127.0.0.1:1".into()), ..Default::default() });
+    for (key, check) in [
+        ("args", probe(CheckText { args: vec!["/bin/true".into()], ..Default::default() })),
+        ("allow_link_local", CheckText { allow_link_local: Some(true), ..tcp() }),
+        ("ca_file", CheckText { tls: Some(true), ca_file: Some("/etc/passwd".into()), ..tcp() }),
+    ] {
+        let error = agent.handle.register_service(service("web", vec![check]), false).await.unwrap_err();
+        assert!(error.to_string().contains(&format!("has {key}, which only a definition file may")), "{error}");
+    }
+    assert!(agent.handle.rows().instances.is_empty());
+    agent.stop().await;
 }

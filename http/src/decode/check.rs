@@ -1,36 +1,24 @@
 //! Check definitions, as `agent/check/register` and a service's `Check` and `Checks` hold them.
 
-use std::{collections::BTreeMap, time::Duration};
+use std::time::Duration;
 
 use muster_catalog::{InstanceId, Status, Text};
-use serde_json::Value;
 
-use super::{DecodeError, object::Object};
-use crate::port::{CheckDefinition, Probe};
+use super::{DecodeError, object::Object, probe};
+use crate::port::CheckDefinition;
 
-/// The shortest interval, as in the dialect: probes more often than this burden what they probe.
-const MIN_INTERVAL: Duration = Duration::from_secs(1);
-/// How long a probe may take when the client does not say, as in the dialect.
-const DEFAULT_TIMEOUT: Duration = Duration::from_secs(10);
 /// The shortest critical time after which an instance is deregistered, as in the dialect: a restart is no death.
 const MIN_DEREGISTER_AFTER: Duration = Duration::from_secs(60);
 /// More results in a row than this would take days at any interval: a slip of the pen.
 const MAX_THRESHOLD: u32 = 10_000;
 
-/// Fields of the dialect that no check here knows yet, and what they are about.
-const UNSUPPORTED: [(&str, &str); 13] = [
-    ("Args", "script checks are"),
-    ("ScriptArgs", "script checks are"),
-    ("Script", "script checks are"),
+/// Fields of the dialect that no check of the API may have, and why.
+const UNSUPPORTED: [(&str, &str); 6] = [
+    ("Args", "script checks over the API are (write them into a definition file)"),
+    ("ScriptArgs", "script checks over the API are (write them into a definition file)"),
+    ("Script", "script checks over the API are (write them into a definition file)"),
     ("DockerContainerID", "docker checks are"),
     ("Shell", "docker checks are"),
-    ("UDP", "UDP checks are"),
-    ("GRPC", "gRPC checks are"),
-    ("H2PING", "HTTP/2 ping checks are"),
-    ("OSService", "service manager checks are"),
-    ("AliasService", "alias checks are"),
-    ("AliasNode", "alias checks are"),
-    ("TCPUseTLS", "TCP checks with TLS are"),
     ("Token", "tokens are"),
 ];
 
@@ -90,7 +78,7 @@ fn read_check(
     }
     object.refuse("Namespace", "namespaces are")?;
     object.refuse("Partition", "partitions are")?;
-    object.pass_over(&["GRPCUseTLS", "H2PingUseTLS", "ExposedPort"]);
+    object.pass_over(&["ExposedPort"]);
     let id = match (object.find_text("CheckID")?, object.find_text("ID")?) {
         (Some(id), None) | (None, Some(id)) => Some(id),
         (Some(id), Some(other)) if id == other => Some(id),
@@ -113,7 +101,7 @@ fn read_check(
     let deregister_critical_after = object.duration("DeregisterCriticalServiceAfter")?;
     let output_limit = object.number("OutputMaxSize", u32::MAX)?.filter(|limit| *limit > 0);
     let (rise, fall, failures_before_warning) = read_thresholds(object)?;
-    let (probe, interval, timeout) = read_probe(object)?;
+    let (probe, interval, timeout) = probe::read_probe(object)?;
     Ok(CheckDefinition {
         id,
         name,
@@ -140,89 +128,4 @@ fn read_thresholds(object: &mut Object) -> Result<(u32, u32, u32), DecodeError> 
         return Err(DecodeError::Rule("FailuresBeforeWarning can't be higher than FailuresBeforeCritical".into()));
     }
     Ok((rise, fall, warning))
-}
-
-fn read_probe(object: &mut Object) -> Result<(Probe, Duration, Duration), DecodeError> {
-    let (http, tcp, ttl) = (object.find_text("HTTP")?, object.find_text("TCP")?, object.duration("TTL")?);
-    let (interval, timeout) = (object.duration("Interval")?, object.duration("Timeout")?);
-    let settings = read_http_settings(object)?;
-    if interval.is_some() && ttl.is_some() {
-        return Err(DecodeError::Rule("Interval and TTL cannot both be specified".into()));
-    }
-    let probe = match (http, tcp, ttl) {
-        (Some(url), None, None) => Probe::Http {
-            url: http_url(object, url)?,
-            method: settings.method,
-            headers: settings.headers,
-            body: settings.body,
-            disable_redirects: settings.disable_redirects,
-            tls_server_name: settings.tls_server_name,
-            tls_skip_verify: settings.tls_skip_verify,
-        },
-        (None, Some(address), None) => Probe::Tcp { address: host_and_port(object, address)? },
-        (None, None, Some(ttl)) => return Ok((Probe::Ttl { ttl }, Duration::ZERO, Duration::ZERO)),
-        (None, None, None) if interval.is_none() => {
-            return Err(DecodeError::Rule("TTL must be > 0 for TTL checks; or give HTTP or TCP, and Interval".into()));
-        }
-        (None, None, None) => return Err(DecodeError::Rule("Interval without a probe: give HTTP or TCP too".into())),
-        _ => return Err(DecodeError::Rule("give one of HTTP, TCP and TTL, not several".into())),
-    };
-    let interval = interval.ok_or_else(|| {
-        DecodeError::Rule("Interval must be > 0 for Script, HTTP, H2PING, TCP, UDP or OSService checks".into())
-    })?;
-    Ok((probe, interval.max(MIN_INTERVAL), timeout.unwrap_or(DEFAULT_TIMEOUT)))
-}
-
-struct HttpSettings {
-    method: Text,
-    headers: BTreeMap<Text, Vec<Text>>,
-    body: Text,
-    disable_redirects: bool,
-    tls_server_name: Text,
-    tls_skip_verify: bool,
-}
-
-fn read_http_settings(object: &mut Object) -> Result<HttpSettings, DecodeError> {
-    let mut headers = BTreeMap::new();
-    for (name, values) in object.map("Header")? {
-        let values: Option<Vec<Text>> = match &values {
-            Value::Array(values) => values.iter().map(|value| value.as_str().map(Text::from)).collect(),
-            // Some clients write a single value without its list.
-            Value::String(value) => Some(vec![Text::from(value.as_str())]),
-            _ => None,
-        };
-        let values = values.ok_or_else(|| object.broken("Header", format!("{name:?} must be a list of strings")))?;
-        headers.insert(Text::from(name), values);
-    }
-    let method = object.find_text("Method")?.unwrap_or_else(|| Text::from("GET"));
-    if !method.bytes().all(|b| b.is_ascii_alphabetic()) {
-        return Err(object.broken("Method", format!("{method:?} is not a method: write one like \"GET\"")));
-    }
-    Ok(HttpSettings {
-        method,
-        headers,
-        body: object.text("Body")?,
-        disable_redirects: object.flag("DisableRedirects")?,
-        tls_server_name: object.text("TLSServerName")?,
-        tls_skip_verify: object.flag("TLSSkipVerify")?,
-    })
-}
-
-fn http_url(object: &Object, url: Text) -> Result<Text, DecodeError> {
-    let uri: Option<axum::http::Uri> = url.parse().ok();
-    let good = uri.is_some_and(|uri| matches!(uri.scheme_str(), Some("http" | "https")) && uri.host().is_some());
-    if good {
-        return Ok(url);
-    }
-    Err(object.broken("HTTP", format!("{url:?} is not a URL: write one like \"http://127.0.0.1:8080/health\"")))
-}
-
-fn host_and_port(object: &Object, address: Text) -> Result<Text, DecodeError> {
-    let good = address
-        .rsplit_once(':')
-        .is_some_and(|(host, port)| !host.is_empty() && port.parse::<u16>().is_ok_and(|port| port > 0));
-    if good {
-        return Ok(address);
-    }
-    Err(object.broken("TCP", format!("{address:?} is not a host and port: write one like \"127.0.0.1:5432\"")))
 }

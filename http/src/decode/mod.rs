@@ -3,6 +3,7 @@
 
 mod check;
 mod object;
+mod probe;
 mod registration;
 mod service;
 

@@ -86,9 +86,14 @@ impl Object {
 
     /// A truth value; false when absent.
     pub(crate) fn flag(&mut self, field: &str) -> Result<bool, DecodeError> {
+        Ok(self.find_flag(field)?.unwrap_or(false))
+    }
+
+    /// A truth value; `None` when absent.
+    pub(crate) fn find_flag(&mut self, field: &str) -> Result<Option<bool>, DecodeError> {
         match self.take(field) {
-            None => Ok(false),
-            Some(Value::Bool(flag)) => Ok(flag),
+            None => Ok(None),
+            Some(Value::Bool(flag)) => Ok(Some(flag)),
             Some(other) => Err(self.wrong(field, "true or false", &other)),
         }
     }

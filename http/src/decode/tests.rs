@@ -5,7 +5,7 @@ use serde_json::{Map, Value};
 use super::*;
 
 /// Keys that the decoders know, and a few that they do not.
-const KEYS: [&str; 44] = [
+const KEYS: [&str; 48] = [
     "Name",
     "name",
     "ID",
@@ -46,6 +46,10 @@ const KEYS: [&str; 44] = [
     "Definition",
     "Output",
     "GRPC",
+    "H2PING",
+    "AliasNode",
+    "ExpectIdentity",
+    "Certificate",
     "Kind",
     "Proxy",
     "Bogus",

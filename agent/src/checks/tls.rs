@@ -1,0 +1,225 @@
+//! TLS for checks: whom they trust, by what name, and who has to be there.
+
+use std::{
+    collections::BTreeMap,
+    io,
+    path::Path,
+    sync::{Arc, Mutex, OnceLock, PoisonError},
+    time::SystemTime,
+};
+
+use muster_catalog::Text;
+use rustls::{
+    CertificateError, ClientConfig, DigitallySignedStruct, Error, RootCertStore, SignatureScheme,
+    client::{
+        WebPkiServerVerifier,
+        danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier},
+    },
+    crypto::{CryptoProvider, ring},
+    pki_types::{CertificateDer, ServerName, UnixTime, pem::PemObject},
+};
+use tokio::net::TcpStream;
+use tokio_rustls::{TlsConnector, client::TlsStream};
+
+use crate::definition::TlsOptions;
+
+/// Files of roots that are kept parsed; more of them are read for each probe.
+const MAX_ROOTS: usize = 64;
+/// The largest bundle of public roots is a quarter of this.
+const MAX_ROOTS_BYTES: u64 = 1024 * 1024;
+/// Names of a certificate that are shown when none is the right one.
+const MAX_NAMES_SHOWN: usize = 5;
+
+/// Whom a check trusts; made when first needed, since the host's roots are large and shared by all checks.
+#[derive(Debug, Default)]
+pub(crate) struct TlsTrust {
+    host: OnceLock<Result<Verifier, String>>,
+    files: Mutex<BTreeMap<Text, (Stamp, Verifier)>>,
+}
+
+type Verifier = Arc<dyn ServerCertVerifier>;
+/// What tells a changed file from an unchanged one.
+type Stamp = (u64, Option<SystemTime>);
+
+/// What a conversation needs of TLS.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Terms<'a> {
+    /// How the certificate is verified.
+    pub(super) options: &'a TlsOptions,
+    /// The name it has to carry, instead of the server's.
+    pub(super) certificate: Option<&'a Text>,
+    /// The protocol to agree on, if any.
+    pub(super) alpn: Option<&'static [u8]>,
+}
+
+impl TlsTrust {
+    /// Shakes hands over `stream` with `host`.
+    pub(super) async fn shake_hands(
+        &self,
+        stream: TcpStream,
+        host: &str,
+        terms: Terms<'_>,
+    ) -> Result<TlsStream<TcpStream>, String> {
+        let provider = Arc::new(ring::default_provider());
+        let verifier = match &terms.options.ca_file {
+            _ if terms.options.skip_verify => Arc::new(TrustAnything(provider.clone())) as Verifier,
+            Some(path) => self.read_roots(path, &provider).await?,
+            None => self.host.get_or_init(|| host_roots(&provider)).clone()?,
+        };
+        let verifier = match terms.certificate {
+            Some(_) => Arc::new(AnyName(verifier)),
+            None => verifier,
+        };
+        let config = ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions();
+        let config = config.map_err(|error| format!("TLS cannot be set up: {error}"))?;
+        let mut config = config.dangerous().with_custom_certificate_verifier(verifier).with_no_client_auth();
+        config.alpn_protocols = terms.alpn.iter().map(|protocol| protocol.to_vec()).collect();
+        let name = terms.options.server_name.as_deref().unwrap_or(host).trim_matches(['[', ']']);
+        let name =
+            ServerName::try_from(name.to_owned()).map_err(|_| format!("{name:?} is no name to ask for in TLS"))?;
+        let stream = TlsConnector::from(Arc::new(config)).connect(name, stream).await;
+        let stream = stream.map_err(|error| format!("TLS: {error}"))?;
+        if let Some(expected) = terms.certificate {
+            let shown = stream.get_ref().1.peer_certificates().and_then(|chain| chain.first());
+            prove(shown.ok_or("TLS: no certificate was shown")?, expected)?;
+        }
+        Ok(stream)
+    }
+
+    async fn read_roots(&self, path: &Text, provider: &Arc<CryptoProvider>) -> Result<Verifier, String> {
+        let fail = |error: io::Error| format!("ca_file {path}: {error}; make it readable for the agent's user");
+        let meta = tokio::fs::metadata(&**path).await.map_err(fail)?;
+        let stamp = (meta.len(), meta.modified().ok());
+        let files = || self.files.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some((kept, verifier)) = files().get(path)
+            && *kept == stamp
+        {
+            return Ok(verifier.clone());
+        }
+        if meta.len() > MAX_ROOTS_BYTES {
+            return Err(format!("ca_file {path}: {} bytes are too many for a file of roots", meta.len()));
+        }
+        let pem = tokio::fs::read(Path::new(&**path)).await.map_err(fail)?;
+        let mut roots = RootCertStore::empty();
+        for certificate in CertificateDer::pem_slice_iter(&pem) {
+            let added = certificate
+                .map_err(|error| error.to_string())
+                .and_then(|certificate| roots.add(certificate).map_err(|error| error.to_string()));
+            added.map_err(|error| format!("ca_file {path}: {error}; it must hold PEM certificates"))?;
+        }
+        let verifier = WebPkiServerVerifier::builder_with_provider(Arc::new(roots), provider.clone()).build();
+        let verifier: Verifier =
+            verifier.map_err(|error| format!("ca_file {path}: {error}; it must hold PEM certificates"))?;
+        let mut files = files();
+        if files.len() < MAX_ROOTS || files.contains_key(path) {
+            files.insert(path.clone(), (stamp, verifier.clone()));
+        }
+        Ok(verifier)
+    }
+}
+
+fn host_roots(provider: &Arc<CryptoProvider>) -> Result<Verifier, String> {
+    let verifier = rustls_platform_verifier::Verifier::new(provider.clone()).map_err(|error| {
+        format!("the host's root certificates cannot be used: {error}; install them (ca-certificates), or give ca_file")
+    })?;
+    Ok(Arc::new(verifier))
+}
+
+/// Whether the certificate carries the expected DNS name or URI.
+fn prove(certificate: &CertificateDer<'_>, expected: &str) -> Result<(), String> {
+    let parsed = webpki::EndEntityCert::try_from(certificate).map_err(|error| format!("TLS: {error}"))?;
+    let named = match ServerName::try_from(expected) {
+        Ok(name) => parsed.verify_is_valid_for_subject_name(&name).is_ok(),
+        Err(_) => parsed.valid_uri_names().any(|uri| uri == expected),
+    };
+    if named {
+        return Ok(());
+    }
+    let names: Vec<_> = parsed.valid_uri_names().chain(parsed.valid_dns_names()).take(MAX_NAMES_SHOWN).collect();
+    let names = if names.is_empty() { "no name".to_owned() } else { names.join(", ") };
+    Err(format!("another service answers: its certificate is for {names}, not for {expected}"))
+}
+
+/// Trusts as the inner one does, under whatever name: which one it has to be is proven after the handshake.
+#[derive(Debug)]
+struct AnyName(Verifier);
+
+impl ServerCertVerifier for AnyName {
+    fn verify_server_cert(
+        &self,
+        end_entity: &CertificateDer<'_>,
+        intermediates: &[CertificateDer<'_>],
+        server_name: &ServerName<'_>,
+        ocsp_response: &[u8],
+        now: UnixTime,
+    ) -> Result<ServerCertVerified, Error> {
+        match self.0.verify_server_cert(end_entity, intermediates, server_name, ocsp_response, now) {
+            // The chain is judged before the name.
+            Err(Error::InvalidCertificate(
+                CertificateError::NotValidForName | CertificateError::NotValidForNameContext { .. },
+            )) => Ok(ServerCertVerified::assertion()),
+            other => other,
+        }
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        message: &[u8],
+        cert: &CertificateDer<'_>,
+        dss: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, Error> {
+        self.0.verify_tls12_signature(message, cert, dss)
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        cert: &CertificateDer<'_>,
+        dss: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, Error> {
+        self.0.verify_tls13_signature(message, cert, dss)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        self.0.supported_verify_schemes()
+    }
+}
+
+/// Takes any certificate, for `tls_skip_verify`: signatures are still checked, so the server holds the key it shows.
+#[derive(Debug)]
+struct TrustAnything(Arc<CryptoProvider>);
+
+impl ServerCertVerifier for TrustAnything {
+    fn verify_server_cert(
+        &self,
+        _end_entity: &CertificateDer<'_>,
+        _intermediates: &[CertificateDer<'_>],
+        _server_name: &ServerName<'_>,
+        _ocsp_response: &[u8],
+        _now: UnixTime,
+    ) -> Result<ServerCertVerified, Error> {
+        Ok(ServerCertVerified::assertion())
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        message: &[u8],
+        cert: &CertificateDer<'_>,
+        dss: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, Error> {
+        rustls::crypto::verify_tls12_signature(message, cert, dss, &self.0.signature_verification_algorithms)
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        cert: &CertificateDer<'_>,
+        dss: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, Error> {
+        rustls::crypto::verify_tls13_signature(message, cert, dss, &self.0.signature_verification_algorithms)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        self.0.signature_verification_algorithms.supported_schemes()
+    }
+}
