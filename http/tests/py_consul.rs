@@ -8,12 +8,18 @@ use std::{env, path::PathBuf};
 use support::House;
 
 /// How to get the client.
-const HOW: &str = "python3 -m venv ~/.cache/muster-peers/py-consul && \
-                   ~/.cache/muster-peers/py-consul/bin/pip install py-consul";
+const HOW: &str = "python3 -m venv ~/.cache/muster-peers/venv && \
+                   ~/.cache/muster-peers/venv/bin/pip install py-consul";
 
+/// The Python that has the client, where `.ci/peers` puts it.
 fn find_python() -> Option<PathBuf> {
-    let python = PathBuf::from(env::var_os("HOME")?).join(".cache/muster-peers/py-consul/bin/python");
-    python.exists().then_some(python)
+    let peers = match env::var_os("MUSTER_PEERS") {
+        Some(peers) => PathBuf::from(peers),
+        None => PathBuf::from(env::var_os("HOME")?).join(".cache/muster-peers"),
+    };
+    let python = peers.join("venv/bin/python");
+    let has_client = std::process::Command::new(&python).args(["-c", "import consul"]).output();
+    has_client.is_ok_and(|output| output.status.success()).then_some(python)
 }
 
 #[tokio::test]

@@ -237,7 +237,9 @@ pub fn free_port() -> u16 {
 
 /// Where peers for tests are installed.
 pub fn peers() -> PathBuf {
-    PathBuf::from(std::env::var("HOME").unwrap_or_default()).join(".cache/muster-peers/venv")
+    let peers = std::env::var_os("MUSTER_PEERS").map(PathBuf::from);
+    let home = || PathBuf::from(std::env::var("HOME").unwrap_or_default()).join(".cache/muster-peers");
+    peers.unwrap_or_else(home).join("venv")
 }
 
 /// A peer that is not there fails the test where everything must be tested, and is told of elsewhere.

@@ -1,11 +1,18 @@
 //! From a status change to a thousand waiters.
 
-use std::time::{Duration, Instant};
+use std::{
+    net::SocketAddr,
+    time::{Duration, Instant},
+};
 
 use anyhow::{Context, Result, ensure};
 use muster_tests::harness::{TestAgent, TestCluster};
 use serde_json::json;
-use tokio::task::JoinSet;
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::TcpStream,
+    task::JoinSet,
+};
 
 use super::{line, median, milliseconds, percentile};
 
@@ -24,21 +31,20 @@ pub(super) async fn run() -> Result<()> {
         )
         .await?;
     agent.wait_passing("web", &["web"]).await?;
-    let clients: Vec<reqwest::Client> =
-        (0..WAITERS).map(|_| muster_tests::harness::http_client(Duration::from_secs(90))).collect::<Result<_, _>>()?;
+    let mut waiters = Vec::new();
+    for _ in 0..WAITERS {
+        waiters.push(Waiter::connect(agent.http).await?);
+    }
     let mut all = Vec::new();
     let mut lasts = Vec::new();
     for change in 0..CHANGES {
-        let index = index_of(&agent, &clients[0]).await?;
+        let index = index_of(&agent).await?;
         let mut waiting = JoinSet::new();
-        for client in &clients {
-            let url = format!("http://{}/v1/health/service/web?stale&index={index}&wait=60s", agent.http);
-            let client = client.clone();
+        for mut waiter in waiters.drain(..) {
+            let path = format!("/v1/health/service/web?stale&index={index}&wait=60s");
             waiting.spawn(async move {
-                let response = client.get(url).send().await?;
-                let woken = Instant::now();
-                response.bytes().await?;
-                anyhow::Ok(woken)
+                let woken = waiter.get(&path).await?;
+                anyhow::Ok((woken, waiter))
             });
         }
         parked(&agent, WAITERS).await?;
@@ -47,7 +53,9 @@ pub(super) async fn run() -> Result<()> {
         agent.put(&format!("/v1/agent/check/{verb}/service:web"), &json!(null)).await?;
         let mut taken = Vec::new();
         while let Some(woken) = waiting.join_next().await {
-            taken.push(milliseconds(woken?? - changed));
+            let (woken, waiter) = woken??;
+            taken.push(milliseconds(woken - changed));
+            waiters.push(waiter);
         }
         ensure!(taken.len() == WAITERS, "{} of {WAITERS} woke", taken.len());
         taken.sort_by(f64::total_cmp);
@@ -61,8 +69,41 @@ pub(super) async fn run() -> Result<()> {
     Ok(())
 }
 
-async fn index_of(agent: &TestAgent, client: &reqwest::Client) -> Result<u64> {
-    let response = client.get(format!("http://{}/v1/health/service/web?stale", agent.http)).send().await?;
+/// A client that costs little, so that what is measured is the server: one connection, one request at a time.
+struct Waiter {
+    stream: TcpStream,
+    buffer: Vec<u8>,
+}
+
+impl Waiter {
+    async fn connect(agent: SocketAddr) -> Result<Self> {
+        Ok(Self { stream: TcpStream::connect(agent).await?, buffer: Vec::with_capacity(4096) })
+    }
+
+    /// Asks, and returns when the first byte of the answer came; the rest is read too.
+    async fn get(&mut self, path: &str) -> Result<Instant> {
+        self.stream.write_all(format!("GET {path} HTTP/1.1\r\nHost: agent\r\n\r\n").as_bytes()).await?;
+        self.buffer.clear();
+        let mut woken = None;
+        while !self.is_complete()? {
+            let read = self.stream.read_buf(&mut self.buffer).await?;
+            ensure!(read > 0, "the agent closed the connection");
+            woken.get_or_insert_with(Instant::now);
+        }
+        woken.context("an empty answer")
+    }
+
+    fn is_complete(&self) -> Result<bool> {
+        let Some(end) = self.buffer.windows(4).position(|bytes| bytes == b"\r\n\r\n") else { return Ok(false) };
+        let head = std::str::from_utf8(&self.buffer[..end])?.to_ascii_lowercase();
+        ensure!(head.starts_with("http/1.1 200"), "{head}");
+        let length = head.lines().find_map(|line| line.strip_prefix("content-length: ")).context("no length")?;
+        Ok(self.buffer.len() >= end + 4 + length.parse::<usize>()?)
+    }
+}
+
+async fn index_of(agent: &TestAgent) -> Result<u64> {
+    let response = agent.response("/v1/health/service/web?stale").await?;
     Ok(response.headers().get("x-consul-index").context("no index")?.to_str()?.parse()?)
 }
 
