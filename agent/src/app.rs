@@ -427,16 +427,17 @@ async fn bind_dns(address: SocketAddr) -> Result<(TcpListener, UdpSocket), Start
     /// Ports that are free for TCP are nearly always free for UDP.
     const ATTEMPTS: usize = 10;
     let failed = |source| StartError::Bind { what: "DNS", address, key: "dns.listen", source };
-    for attempt in 1.. {
+    let mut attempts = 0;
+    loop {
+        attempts += 1;
         let tcp = bind_tcp("DNS", "dns.listen", address).await?;
         let chosen = tcp.local_addr().map_err(failed)?;
         match UdpSocket::bind(chosen).await {
             Ok(udp) => return Ok((tcp, udp)),
-            Err(_) if address.port() == 0 && attempt < ATTEMPTS => {}
+            Err(_) if address.port() == 0 && attempts < ATTEMPTS => {}
             Err(source) => return Err(failed(source)),
         }
     }
-    unreachable!("the last attempt returns")
 }
 
 fn node_row(config: &Config, identity: &Identity) -> Result<Node, StartError> {
