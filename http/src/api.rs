@@ -12,7 +12,7 @@ use axum::{
 use muster_catalog::{Command, View};
 use tokio_util::sync::CancellationToken;
 
-use crate::{error::HttpError, server::Ports};
+use crate::{error::HttpError, made::Made, server::Ports};
 
 /// What every handler shares.
 pub(crate) struct Api {
@@ -21,6 +21,8 @@ pub(crate) struct Api {
     pub(crate) limits: Limits,
     /// Ends parked reads, so that a stop does not wait for them.
     pub(crate) shutdown: CancellationToken,
+    /// Answers made once for all parked reads that ask the same.
+    pub(crate) made: Arc<Made>,
     written: Mutex<WrittenIndex>,
 }
 
@@ -41,7 +43,7 @@ struct WrittenIndex {
 
 impl Api {
     pub(crate) fn new(ports: Ports, datacenter: String, limits: Limits, shutdown: CancellationToken) -> Self {
-        Self { ports, datacenter, limits, shutdown, written: Mutex::default() }
+        Self { ports, datacenter, limits, shutdown, made: Arc::default(), written: Mutex::default() }
     }
 
     /// Refuses another datacenter than ours; none, or an empty one, is ours.

@@ -8,7 +8,7 @@ use axum::{
 };
 use muster_catalog::{Instance, Node, port::Consistency};
 
-use crate::{api::Api, duration, error::HttpError};
+use crate::{api::Api, duration, error::HttpError, made::Question};
 
 /// How long a blocking read waits when the client does not say, as in the dialect.
 const DEFAULT_WAIT: Duration = Duration::from_secs(300);
@@ -30,6 +30,9 @@ const UNSUPPORTED: [(&str, &str); 9] = [
     ("ap", "partitions"),
 ];
 
+/// Parameters that say when to answer and how current, not what: answers from one View do not depend on them.
+const ABOUT_TIME: [&str; 6] = ["index", "wait", "stale", "max_stale", "consistent", "leader"];
+
 /// The parameters of a request.
 #[derive(Debug)]
 pub(crate) struct Ask {
@@ -43,6 +46,7 @@ pub(crate) struct Ask {
     pub(crate) wait: Duration,
     /// Whether people read the answer.
     pub(crate) pretty: bool,
+    path: String,
     pairs: Vec<(String, String)>,
 }
 
@@ -52,15 +56,15 @@ impl FromRequestParts<Arc<Api>> for Ask {
     async fn from_request_parts(parts: &mut Parts, api: &Arc<Api>) -> Result<Self, HttpError> {
         let Query(pairs) = Query::<Vec<(String, String)>>::try_from_uri(&parts.uri)
             .map_err(|error| HttpError::BadRequest(format!("Invalid query string: {}", error.body_text())))?;
-        let ask = Self::new(pairs)?;
+        let ask = Self::new(parts.uri.path().to_owned(), pairs)?;
         api.check_datacenter(ask.find("datacenter").or_else(|| ask.find("dc")))?;
         Ok(ask)
     }
 }
 
 impl Ask {
-    /// Reads the parameters.
-    pub(crate) fn new(pairs: Vec<(String, String)>) -> Result<Self, HttpError> {
+    /// Reads the parameters of a request for that path.
+    pub(crate) fn new(path: String, pairs: Vec<(String, String)>) -> Result<Self, HttpError> {
         if pairs.len() > MAX_PARAMETERS {
             let text = format!("Too many query parameters: {}, at most {MAX_PARAMETERS}", pairs.len());
             return Err(HttpError::BadRequest(text));
@@ -71,6 +75,7 @@ impl Ask {
             index: 0,
             wait: DEFAULT_WAIT,
             pretty: false,
+            path,
             pairs,
         };
         if let Some((name, what)) = UNSUPPORTED.iter().find(|(name, _)| ask.has(name)) {
@@ -116,6 +121,12 @@ impl Ask {
             self.wait = if wait.is_zero() { DEFAULT_WAIT } else { wait.min(MAX_WAIT) };
         }
         Ok(())
+    }
+
+    /// What is asked, whenever it is answered.
+    pub(crate) fn question(&self) -> Question {
+        let pairs = self.pairs.iter().filter(|(key, _)| !ABOUT_TIME.contains(&&**key));
+        (self.path.clone(), pairs.cloned().collect())
     }
 
     /// The first value of a parameter.

@@ -21,6 +21,7 @@ mod decode;
 mod duration;
 mod error;
 mod json;
+mod made;
 pub mod port;
 mod probes;
 mod reading;

@@ -6,6 +6,7 @@ use std::{
 };
 
 use axum::{
+    body::Bytes,
     http::{HeaderMap, HeaderName, HeaderValue, header},
     response::{IntoResponse, Response},
 };
@@ -14,7 +15,7 @@ use rand::Rng;
 use serde::Serialize;
 use tokio::time::Instant;
 
-use crate::{api::Api, ask::Ask, error::HttpError};
+use crate::{api::Api, ask::Ask, error::HttpError, made::Made};
 
 /// The version of the answer, for the next `?index`.
 pub(crate) const INDEX: HeaderName = HeaderName::from_static("x-consul-index");
@@ -39,6 +40,7 @@ pub(crate) struct Reading {
     index: u64,
     consistency: Consistency,
     parked: bool,
+    made: Arc<Made>,
 }
 
 /// Marks an answer that was waited for: its duration says nothing of the server.
@@ -63,7 +65,7 @@ impl Api {
             return Err(HttpError::NoLeader(text.into()));
         }
         let index = index_of(&view.local).max(1);
-        Ok(Reading { view, index, consistency, parked })
+        Ok(Reading { view, index, consistency, parked, made: self.made.clone() })
     }
 
     /// Like `read`, for the instances of a service, which are fetched when they lie outside the replica's Scope.
@@ -165,9 +167,22 @@ impl Reading {
         Err(HttpError::NotHeld("this agent holds a part of the catalog: ask one whose scope is all".into()))
     }
 
-    /// The answer as JSON, with the headers that say how current it is.
-    pub(crate) fn answer(&self, ask: &Ask, body: &impl Serialize) -> Result<Response, HttpError> {
-        let mut response = json(ask, body)?;
+    /// The answer as JSON, with the headers that say how current it is. Parked reads of one question that wake
+    /// together share the body that the first of them makes.
+    pub(crate) fn answer<T: Serialize>(&self, ask: &Ask, body: impl FnOnce() -> T) -> Result<Response, HttpError> {
+        let question = self.parked.then(|| ask.question());
+        let made = question.as_ref().and_then(|question| self.made.find(&self.view, question));
+        let text = match made {
+            Some(text) => text,
+            None => {
+                let text = Bytes::from(to_text(ask, &body())?);
+                if let Some(question) = question {
+                    self.made.keep(&self.view, question, &text);
+                }
+                text
+            }
+        };
+        let mut response = json_response(text);
         self.set_headers(response.headers_mut(), now());
         if self.parked {
             response.extensions_mut().insert(Parked);
@@ -196,16 +211,22 @@ impl Reading {
 
 /// JSON for programs, or for people with `?pretty`.
 pub(crate) fn json(ask: &Ask, body: &impl Serialize) -> Result<Response, HttpError> {
-    let text = if ask.pretty {
-        let mut text = Vec::new();
-        let formatter = serde_json::ser::PrettyFormatter::with_indent(b"    ");
-        body.serialize(&mut serde_json::Serializer::with_formatter(&mut text, formatter))?;
-        text.push(b'\n');
-        text
-    } else {
-        serde_json::to_vec(body)?
-    };
-    Ok(([(header::CONTENT_TYPE, HeaderValue::from_static("application/json"))], text).into_response())
+    Ok(json_response(to_text(ask, body)?.into()))
+}
+
+fn to_text(ask: &Ask, body: &impl Serialize) -> Result<Vec<u8>, HttpError> {
+    if !ask.pretty {
+        return Ok(serde_json::to_vec(body)?);
+    }
+    let mut text = Vec::new();
+    let formatter = serde_json::ser::PrettyFormatter::with_indent(b"    ");
+    body.serialize(&mut serde_json::Serializer::with_formatter(&mut text, formatter))?;
+    text.push(b'\n');
+    Ok(text)
+}
+
+fn json_response(text: Bytes) -> Response {
+    ([(header::CONTENT_TYPE, HeaderValue::from_static("application/json"))], text).into_response()
 }
 
 /// The clock, read once per answer: the age of a View is all it is for.

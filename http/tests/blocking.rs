@@ -35,6 +35,33 @@ async fn a_parked_read_wakes_for_its_own_service_and_not_for_others() {
 }
 
 #[tokio::test]
+async fn parked_reads_that_wake_together_share_what_they_ask_alike_and_nothing_else() {
+    let house = House::start().await;
+    house.catalog.push("n1", "web", &[], Status::Passing);
+    house.catalog.push("n2", "web", &["v2"], Status::Passing);
+    for (round, status) in [Status::Critical, Status::Passing].into_iter().enumerate() {
+        let index = house.get("/v1/health/service/web").await.index();
+        let mut parked = Vec::new();
+        for asked in ["wait=60s", "wait=59s&stale", "wait=60s&passing", "wait=60s&tag=v2"] {
+            let (address, before) = (house.handle.address, house.subscriptions());
+            let path = format!("/v1/health/service/web?index={index}&{asked}");
+            parked.push(tokio::spawn(async move { request(address, "GET", &path, "").await }));
+            house.until_subscribed(before).await;
+        }
+        house.catalog.push("n1", "web", &[], status);
+        let mut replies = Vec::new();
+        for reply in parked {
+            replies.push(reply.await.unwrap());
+        }
+        let rows = |at: usize| replies[at].json().as_array().unwrap().len();
+        assert_eq!((rows(0), rows(1), rows(2), rows(3)), (2, 2, 1 + round, 1), "round {round}");
+        assert_eq!(replies[0].text, replies[1].text);
+        let consistency = |at: usize| replies[at].header("x-consul-effective-consistency");
+        assert_eq!((consistency(0), consistency(1)), ("leader", "stale"), "headers are each one's own");
+    }
+}
+
+#[tokio::test]
 async fn a_wait_that_ends_gives_the_same_answer_at_the_same_index() {
     let house = House::start().await;
     house.catalog.push("n1", "web", &[], Status::Passing);

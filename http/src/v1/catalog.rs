@@ -24,8 +24,8 @@ pub(crate) async fn list_datacenters(State(api): House, ask: Ask) -> Answer {
 pub(crate) async fn list_nodes(State(api): House, ask: Ask) -> Answer {
     let reading = api.read(&ask, Topic::Nodes, Snapshot::nodes_index).await?;
     let nodes = reading.view.local.nodes().filter(|entry| ask.wants_node(&entry.node.value));
-    let nodes: Vec<Node<'_>> = nodes.map(|entry| Node::new(&entry.node, &api.datacenter)).collect();
-    reading.answer(&ask, &nodes)
+    let nodes = nodes.map(|entry| Node::new(&entry.node, &api.datacenter));
+    reading.answer(&ask, || nodes.collect::<Vec<Node<'_>>>())
 }
 
 /// All services with the union of their tags.
@@ -33,17 +33,19 @@ pub(crate) async fn list_services(State(api): House, ask: Ask) -> Answer {
     let reading = api.read(&ask, Topic::Services, Snapshot::services_index).await?;
     if !ask.has("node-meta") {
         let services = reading.view.local.services();
-        let services: BTreeMap<&str, &[Text]> = services.map(|slot| (slot.name.as_str(), &*slot.tags)).collect();
-        return reading.answer(&ask, &services);
+        let services = services.map(|slot| (slot.name.as_str(), &*slot.tags));
+        return reading.answer(&ask, || services.collect::<BTreeMap<&str, &[Text]>>());
     }
     reading.require_all()?;
-    let mut services: BTreeMap<&str, BTreeSet<&Text>> = BTreeMap::new();
-    for entry in reading.view.local.nodes().filter(|entry| ask.wants_node(&entry.node.value)) {
-        for instance in entry.instances.iter().map(|entry| &entry.instance.value) {
-            services.entry(instance.service.as_str()).or_default().extend(&instance.tags);
+    reading.answer(&ask, || {
+        let mut services: BTreeMap<&str, BTreeSet<&Text>> = BTreeMap::new();
+        for entry in reading.view.local.nodes().filter(|entry| ask.wants_node(&entry.node.value)) {
+            for instance in entry.instances.iter().map(|entry| &entry.instance.value) {
+                services.entry(instance.service.as_str()).or_default().extend(&instance.tags);
+            }
         }
-    }
-    reading.answer(&ask, &services)
+        services
+    })
 }
 
 /// The instances of a service, whatever their health.
@@ -51,14 +53,13 @@ pub(crate) async fn list_instances(State(api): House, Path(name): Path<String>, 
     let name = Name::lookup(&name);
     let reading = api.read_service(&ask, &name).await?;
     let local = &reading.view.local;
-    let ServiceLookup::Held(_, set) = local.service(&name) else { return reading.answer(&ask, &[(); 0]) };
-    let instances = set.instances.iter().filter(|entry| ask.wants_tags(&entry.instance.value));
-    let instances: Vec<CatalogService<'_>> = instances
+    let ServiceLookup::Held(_, set) = local.service(&name) else { return reading.answer(&ask, || [(); 0]) };
+    let wanted = set.instances.iter().filter(|entry| ask.wants_tags(&entry.instance.value));
+    let instances = wanted
         .filter_map(|entry| Some((local.find_node(&entry.instance.value.node)?, entry)))
         .filter(|(node, _)| ask.wants_node(&node.node.value))
-        .map(|(node, entry)| CatalogService::new(&node.node.value, &entry.instance, &api.datacenter))
-        .collect();
-    reading.answer(&ask, &instances)
+        .map(|(node, entry)| CatalogService::new(&node.node.value, &entry.instance, &api.datacenter));
+    reading.answer(&ask, || instances.collect::<Vec<CatalogService<'_>>>())
 }
 
 #[derive(Serialize)]
@@ -74,11 +75,12 @@ pub(crate) async fn show_node(State(api): House, Path(name): Path<String>, ask: 
     let reading = api.read(&ask, Topic::Node(name.clone()), |snapshot| snapshot.node_index(&name)).await?;
     reading.require_node(&name)?;
     let entry = reading.view.local.find_node(&name);
-    let answer = entry.map(|entry| NodeServices {
-        node: Some(Node::new(&entry.node, &api.datacenter)),
-        services: instances(entry).collect::<BTreeMap<_, _>>(),
-    });
-    reading.answer(&ask, &answer)
+    reading.answer(&ask, || {
+        entry.map(|entry| NodeServices {
+            node: Some(Node::new(&entry.node, &api.datacenter)),
+            services: instances(entry).collect::<BTreeMap<_, _>>(),
+        })
+    })
 }
 
 /// A node with its instances in a list.
@@ -87,9 +89,10 @@ pub(crate) async fn list_node_services(State(api): House, Path(name): Path<Strin
     let reading = api.read(&ask, Topic::Node(name.clone()), |snapshot| snapshot.node_index(&name)).await?;
     reading.require_node(&name)?;
     let entry = reading.view.local.find_node(&name);
-    let services: Vec<_> = entry.into_iter().flat_map(|entry| instances(entry)).map(|(_, service)| service).collect();
-    let node = entry.map(|entry| Node::new(&entry.node, &api.datacenter));
-    reading.answer(&ask, &NodeServices { node, services })
+    reading.answer(&ask, || NodeServices {
+        node: entry.map(|entry| Node::new(&entry.node, &api.datacenter)),
+        services: entry.into_iter().flat_map(|e| instances(e)).map(|(_, service)| service).collect::<Vec<_>>(),
+    })
 }
 
 fn instances(entry: &NodeEntry) -> impl Iterator<Item = (&str, NodeService<'_>)> {

@@ -25,9 +25,9 @@ pub(crate) async fn list_instances(State(api): House, Path(name): Path<String>, 
     let only_passing = ask.flag("passing")?;
     let reading = api.read_service(&ask, &name).await?;
     let local = &reading.view.local;
-    let ServiceLookup::Held(_, set) = local.service(&name) else { return reading.answer(&ask, &[(); 0]) };
-    let entries = set.instances.iter().filter(|entry| ask.wants_tags(&entry.instance.value));
-    let entries: Vec<ServiceEntry<'_>> = entries
+    let ServiceLookup::Held(_, set) = local.service(&name) else { return reading.answer(&ask, || [(); 0]) };
+    let wanted = set.instances.iter().filter(|entry| ask.wants_tags(&entry.instance.value));
+    let entries = wanted
         .filter_map(|entry| Some((local.find_node(&entry.instance.value.node)?, entry)))
         .filter(|(node, _)| ask.wants_node(&node.node.value))
         .filter(|(node, entry)| !only_passing || health::is_passing(node, entry))
@@ -35,9 +35,8 @@ pub(crate) async fn list_instances(State(api): House, Path(name): Path<String>, 
             node: Node::new(&node.node, &api.datacenter),
             service: NodeService::new(&entry.instance),
             checks: entry_checks(node, entry),
-        })
-        .collect();
-    reading.answer(&ask, &entries)
+        });
+    reading.answer(&ask, || entries.collect::<Vec<ServiceEntry<'_>>>())
 }
 
 /// The checks of a service's instances, without their nodes'.
@@ -45,11 +44,10 @@ pub(crate) async fn list_service_checks(State(api): House, Path(name): Path<Stri
     let name = Name::lookup(&name);
     let reading = api.read_service(&ask, &name).await?;
     let local = &reading.view.local;
-    let ServiceLookup::Held(_, set) = local.service(&name) else { return reading.answer(&ask, &[(); 0]) };
+    let ServiceLookup::Held(_, set) = local.service(&name) else { return reading.answer(&ask, || [(); 0]) };
     let wanted = |node: &Name| local.find_node(node).is_some_and(|node| ask.wants_node(&node.node.value));
     let entries = set.instances.iter().filter(|entry| wanted(&entry.instance.value.node));
-    let checks: Vec<Check<'_>> = entries.flat_map(|entry| service_checks(entry)).collect();
-    reading.answer(&ask, &checks)
+    reading.answer(&ask, || entries.flat_map(|entry| service_checks(entry)).collect::<Vec<Check<'_>>>())
 }
 
 /// All checks on a node.
@@ -57,8 +55,8 @@ pub(crate) async fn list_node_checks(State(api): House, Path(name): Path<String>
     let name = Name::lookup(&name);
     let reading = api.read(&ask, Topic::Node(name.clone()), |snapshot| snapshot.node_index(&name)).await?;
     reading.require_node(&name)?;
-    let checks: Vec<Check<'_>> = reading.view.local.find_node(&name).into_iter().flat_map(|n| node_checks(n)).collect();
-    reading.answer(&ask, &checks)
+    let node = reading.view.local.find_node(&name);
+    reading.answer(&ask, || node.into_iter().flat_map(|node| node_checks(node)).collect::<Vec<Check<'_>>>())
 }
 
 fn node_checks(node: &NodeEntry) -> impl Iterator<Item = Check<'_>> {
@@ -85,9 +83,8 @@ pub(crate) async fn list_state(State(api): House, Path(state): Path<String>, ask
                 .flat_map(|entry| entry.checks.iter().map(|check| (check, Some(&*entry.instance.value)))),
         )
     });
-    let checks: Vec<Check<'_>> = rows
+    let checks = rows
         .filter(|(check, _)| wanted.is_none_or(|wanted| check.value.status == wanted))
-        .map(|(check, instance)| Check::new(check, instance))
-        .collect();
-    reading.answer(&ask, &checks)
+        .map(|(check, instance)| Check::new(check, instance));
+    reading.answer(&ask, || checks.collect::<Vec<Check<'_>>>())
 }
