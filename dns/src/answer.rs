@@ -280,16 +280,18 @@ impl<'a> Draft<'a> {
             if self.is_full() {
                 return;
             }
-            let Some((target, glue)) = self.find_target(one) else { continue };
-            if !seen.insert((target.clone(), one.port)) {
+            let host = Host::of(one);
+            // Names are made for what is answered only, and compared by what they are made from.
+            if !seen.insert((host, one.port)) {
                 continue;
             }
-            self.push(ttl, RData::SRV(SRV::new(SRV_PRIORITY, one.weight, one.port, target.clone())));
+            let Some((target, glue)) = self.find_target(one) else { continue };
             if let Some(ip) = glue
-                && glued.insert(target.clone())
+                && glued.insert(host)
             {
-                self.additionals.push(Record::from_rdata(target, self.zones.ttls.node, ip_data(ip)));
+                self.additionals.push(Record::from_rdata(target.clone(), self.zones.ttls.node, ip_data(ip)));
             }
+            self.push(ttl, RData::SRV(SRV::new(SRV_PRIORITY, one.weight, one.port, target)));
         }
     }
 
@@ -307,6 +309,24 @@ impl<'a> Draft<'a> {
         // A node whose name does not fit in a DNS name is named by its address.
         let target = node.or_else(|| under([address_label(ip).as_str()], &self.zone.addresses))?;
         Some((target, Some(ip)))
+    }
+}
+
+/// What an SRV target is named after: equal hosts have equal targets.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+enum Host<'v> {
+    Elsewhere(&'v str),
+    Node(&'v str),
+    Address(IpAddr),
+}
+
+impl<'v> Host<'v> {
+    fn of(one: &Serving<'v>) -> Self {
+        match (one.address(), &one.instance.address) {
+            (Address::Host(host), _) => Self::Elsewhere(host),
+            (Address::Ip(_), None) => Self::Node(one.node.node.value.name.as_key()),
+            (Address::Ip(ip), Some(_)) => Self::Address(*ip),
+        }
     }
 }
 
