@@ -173,6 +173,8 @@ pub(crate) fn instance(node: &str, service: &str, tags: &[&str]) -> Instance {
         draining: false,
         maintenance: None,
         enable_tag_override: false,
+        proxy: None,
+        traffic: None,
         origin: Origin::Agent,
     }
 }

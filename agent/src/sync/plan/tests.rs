@@ -17,6 +17,8 @@ fn instance(id: &str, tag: &str) -> Arc<Instance> {
         draining: false,
         maintenance: None,
         enable_tag_override: false,
+        proxy: None,
+        traffic: None,
         origin: Origin::Agent,
     })
 }
