@@ -7,23 +7,25 @@
 mod check;
 mod duration;
 mod file;
+mod mesh;
 mod probe;
 mod service;
 #[cfg(test)]
 mod tests;
 mod written;
 
-use std::{collections::BTreeMap, time::Duration};
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use muster_catalog::{
-    Address, Check, CheckId, CheckKind, Instance, InstanceId, Locality, Meta, Name, Origin, Port, ServiceAddress,
-    Status, Text, Weights,
+    Address, Check, CheckId, CheckKind, Instance, InstanceId, Locality, Meta, Name, Origin, Port, Proxy,
+    ServiceAddress, Status, Text, Traffic, Weights,
 };
 
 pub(crate) use check::is_reserved;
 pub use check::{DEFAULT_FALL, DEFAULT_INTERVAL, DEFAULT_RISE, DEFAULT_SCRIPT_TIMEOUT, DEFAULT_TIMEOUT};
 pub use duration::{format_duration, parse_duration};
 pub use file::{FileError, MAX_SERVICES_PER_FILE, parse, read};
+pub use mesh::{OutlierText, ProxyText, TrafficText, UpstreamText};
 pub use probe::{ExpectedIdentity, HttpProbe, Probe, SocketProbe, Talk, TlsOptions};
 pub use written::{AddressText, CheckText, IdentityText, LocalityText, ServiceText, WeightsText};
 
@@ -50,6 +52,10 @@ pub struct ServiceDefinition {
     pub locality: Option<Locality>,
     /// Whether tags edited in the catalog survive the agent's sync.
     pub enable_tag_override: bool,
+    /// What it carries, when it is a proxy.
+    pub proxy: Option<Arc<Proxy>>,
+    /// How its service wants to be called.
+    pub traffic: Option<Arc<Traffic>>,
     /// Its checks, each with this service's id.
     pub checks: Vec<CheckDefinition>,
 }
@@ -71,6 +77,8 @@ impl ServiceDefinition {
             draining,
             maintenance,
             enable_tag_override: self.enable_tag_override,
+            proxy: self.proxy.clone(),
+            traffic: self.traffic.clone(),
             origin: Origin::Agent,
         }
     }

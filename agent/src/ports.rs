@@ -130,6 +130,8 @@ fn service_definition(
         weights: instance.weights,
         locality: instance.locality,
         enable_tag_override: instance.enable_tag_override,
+        proxy: instance.proxy,
+        traffic: instance.traffic,
         checks: checks.into_iter().map(|check| check_definition(check, node)).collect::<Result<_, _>>()?,
     })
 }

@@ -12,7 +12,7 @@ use std::{
 };
 
 use muster_catalog::{
-    Command, Freshness, Node, NodeSync, Topic, Writer,
+    Command, FIRST_FORMAT, Freshness, Node, NodeSync, Topic, Writer,
     port::{Sink, Source, SubmitError},
 };
 use muster_registry::client::Client;
@@ -75,6 +75,8 @@ pub(crate) struct SyncTask {
     status: watch::Sender<SyncStatus>,
     acknowledged: Option<Arc<LocalRows>>,
     written: u64,
+    /// The catalog format that the last push was made for.
+    format: u32,
     drain_time: Duration,
 }
 
@@ -89,7 +91,8 @@ impl SyncTask {
         drain_time: Duration,
     ) -> (Self, watch::Receiver<SyncStatus>) {
         let (status, seen) = watch::channel(SyncStatus::default());
-        let task = Self { pusher, client, replica, rows, unknown, status, acknowledged: None, written: 0, drain_time };
+        let (acknowledged, written, format) = (None, 0, FIRST_FORMAT);
+        let task = Self { pusher, client, replica, rows, unknown, status, acknowledged, written, format, drain_time };
         (task, seen)
     }
 
@@ -99,6 +102,11 @@ impl SyncTask {
         let mut pause = FIRST_PAUSE;
         loop {
             let seen = self.replica.subscribe(Topic::Node(self.pusher.node.name.clone()));
+            let other_format = self.replica.subscribe(Topic::Format);
+            if retry.is_none() && self.replica.view().local.format() != self.format {
+                // What the last push had to leave out may be said now.
+                retry = Some(Duration::ZERO);
+            }
             if retry.is_none() && self.is_lost() {
                 tracing::info!("the registry shows this node otherwise than it is; pushing all of it");
                 self.acknowledged = None;
@@ -116,6 +124,7 @@ impl SyncTask {
                 }
                 () = tokio::time::sleep(retry.unwrap_or_default()), if retry.is_some() => true,
                 () = settled(seen), if retry.is_none() => false,
+                () = other_format, if retry.is_none() => false,
             };
             if !push {
                 continue;
@@ -137,6 +146,9 @@ impl SyncTask {
 
     async fn push(&mut self) -> Result<(), SubmitError> {
         let rows = self.rows.borrow_and_update().clone();
+        // What the catalog cannot hold yet would be missed in it at every look.
+        self.format = self.replica.view().local.format();
+        let rows = plan::strip(self.format, &rows);
         let Some(push) = plan::plan(self.acknowledged.as_deref(), &rows) else { return Ok(()) };
         let sync = NodeSync {
             writer: self.pusher.next_writer(),

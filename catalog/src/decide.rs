@@ -7,7 +7,7 @@ use std::{
 
 use crate::{
     Change, Check, CheckId, CheckKind, Command, Instance, InstanceId, NODE_LIVENESS_CHECK, Name, Node, NodeEntry,
-    NodeSync, Origin, Proposal, Registration, Rejection, Removal, Snapshot, Status, Writer,
+    NodeSync, Origin, Proposal, Registration, Rejection, Removal, Snapshot, Status, Writer, strip_instance,
 };
 
 /// Decides what a proposal does to the catalog: the Changes of one entry in key order, none for what is so already.
@@ -177,6 +177,7 @@ fn liveness_check(node: &Name, status: Status) -> Check {
 struct Draft<'a> {
     name: &'a Name,
     origin: Origin,
+    format: u32,
     entry: Option<&'a Arc<NodeEntry>>,
     node: Option<Change>,
     instances: BTreeMap<InstanceId, Change>,
@@ -186,7 +187,8 @@ struct Draft<'a> {
 impl<'a> Draft<'a> {
     fn new(snapshot: &'a Snapshot, name: &'a Name, origin: Origin) -> Self {
         let entry = snapshot.find_node(name);
-        Self { name, origin, entry, node: None, instances: BTreeMap::new(), checks: BTreeMap::new() }
+        let format = snapshot.format;
+        Self { name, origin, format, entry, node: None, instances: BTreeMap::new(), checks: BTreeMap::new() }
     }
 
     fn agent_is_absent(&self) -> bool {
@@ -205,7 +207,8 @@ impl<'a> Draft<'a> {
     fn put_rows(&mut self, instances: &[Instance], checks: &[Check]) -> Result<(), Rejection> {
         for instance in instances {
             self.own(&instance.node, || format!("instance {}", instance.id))?;
-            let row = Instance { origin: self.origin, ..instance.clone() };
+            let row = strip_instance(self.format, instance).into_owned();
+            let row = Instance { origin: self.origin, ..row };
             // Of two rows with one id the last counts, also when it is what is there already.
             if self.found_instance(&row.id).is_some_and(|old| *old == row) {
                 self.instances.remove(&row.id);

@@ -38,7 +38,10 @@ impl Fold<'_> {
     fn change(&mut self, change: &Change) {
         match change {
             Change::SetCluster(cluster) => self.snapshot.cluster = cluster.clone(),
-            Change::SetFormat(format) => self.snapshot.format = *format,
+            Change::SetFormat(format) => {
+                self.snapshot.format = *format;
+                self.topics.insert(Topic::Format);
+            }
             Change::PutWriter { node, writer } => {
                 self.snapshot.writers.insert(node.clone(), *writer);
             }

@@ -1,8 +1,8 @@
 //! An instance: one process of a service on a node.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, sync::Arc};
 
-use crate::{Address, Meta, Name, Origin, Text};
+use crate::{Address, Meta, Name, Origin, Proxy, Text, Traffic};
 
 /// An instance's id, unique on its node; the service's name unless the operator chose another.
 pub type InstanceId = Text;
@@ -36,6 +36,10 @@ pub struct Instance {
     pub maintenance: Option<Text>,
     /// Whether tags edited in the catalog survive the agent's sync (kept for the v1 dialect).
     pub enable_tag_override: bool,
+    /// What it carries, when it is a proxy. From catalog format 2.
+    pub proxy: Option<Arc<Proxy>>,
+    /// How its service wants to be called. From catalog format 2.
+    pub traffic: Option<Arc<Traffic>>,
     /// Who may remove the row.
     pub origin: Origin,
 }

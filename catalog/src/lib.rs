@@ -21,14 +21,17 @@ mod check;
 mod command;
 mod decide;
 mod fold;
+mod format;
 pub mod health;
 mod instance;
 mod name;
 mod node;
 pub mod port;
+mod proxy;
 mod rows;
 mod scope;
 mod snapshot;
+mod traffic;
 mod view;
 mod wake;
 
@@ -36,17 +39,17 @@ pub use change::{Change, DirectoryRow, Entry, Writer};
 pub use check::{Check, CheckId, CheckKind, NODE_LIVENESS_CHECK, Status};
 pub use command::{Command, NodeSync, Proposal, Registration, Rejection, Removal};
 pub use decide::decide;
+pub use format::{FIRST_FORMAT, FORMAT, strip_command, strip_instance};
 pub use instance::{Instance, InstanceId, Locality, Port, ServiceAddress, Weights};
 pub use name::{Name, NameError};
 pub use node::{Address, Meta, Node, Origin};
+pub use proxy::{Inbound, MAX_UPSTREAMS, Protocol, Proxy, ProxyFault, ProxyField, Upstream};
 pub use rows::{SnapshotBuilder, SnapshotHeader, SnapshotRow};
 pub use scope::{Footprint, Scope, project_changes, project_snapshot};
 pub use snapshot::{InstanceEntry, NodeEntry, Row, ServiceLookup, ServiceSet, ServiceSlot, Snapshot};
+pub use traffic::{AgreedTraffic, OutlierDetection, Traffic, TrafficFault, TrafficField};
 pub use view::{ClusterId, Freshness, Import, Timestamp, View};
 pub use wake::{Topic, Waiter, Waiters};
 
 /// Shared immutable text: rows are cloned between Snapshots, their strings never are.
 pub type Text = std::sync::Arc<str>;
-
-/// The catalog format this build writes. Raised only once every member advertises it (ARCHITECTURE.md rule 4).
-pub const FORMAT: u32 = 1;

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use imbl::OrdMap;
 
 use crate::{
-    Check, ClusterId, FORMAT, Instance, NODE_LIVENESS_CHECK, Name, Node, Origin, Scope, Text, Timestamp, Writer,
+    Check, ClusterId, FIRST_FORMAT, Instance, NODE_LIVENESS_CHECK, Name, Node, Origin, Scope, Text, Timestamp, Writer,
 };
 
 /// A row with the log indexes that made it and changed it last.
@@ -118,7 +118,7 @@ impl Snapshot {
     pub fn new(scope: Scope) -> Self {
         Self {
             cluster: ClusterId::default(),
-            format: FORMAT,
+            format: FIRST_FORMAT,
             index: 0,
             at: Timestamp::default(),
             scope,

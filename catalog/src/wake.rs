@@ -27,6 +27,8 @@ pub enum Topic {
     Services,
     /// Any check.
     Checks,
+    /// The catalog format: writers may say more from then on.
+    Format,
     /// The index itself: every entry, blank ones too.
     Index,
 }

@@ -146,6 +146,7 @@ proptest! {
             let missed: Vec<&Topic> = touched.iter().filter(|topic| !woken.contains(topic)).collect();
             let heard = |topic: &&&Topic| match topic {
                 Topic::Service(_) | Topic::AnyService | Topic::Services | Topic::Nodes | Topic::Index => true,
+                Topic::Format => true,
                 Topic::Node(node) => scope.holds_node(node),
                 Topic::Checks => scope == Scope::All,
             };

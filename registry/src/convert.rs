@@ -5,6 +5,7 @@
 
 mod change;
 mod command;
+mod mesh;
 mod row;
 mod snapshot;
 #[cfg(test)]
@@ -31,6 +32,14 @@ pub enum ConvertError {
         field: &'static str,
         /// What it has.
         value: i32,
+    },
+    /// Text that its field cannot hold.
+    #[error("{field} is {value:?}, which is no IP address with a port")]
+    Address {
+        /// The field.
+        field: &'static str,
+        /// What was given.
+        value: String,
     },
     /// A number that its field cannot hold.
     #[error("{field} is {value}, which is over {limit}")]

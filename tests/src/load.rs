@@ -38,6 +38,8 @@ pub fn registration_command(number: u64) -> Command {
         draining: false,
         maintenance: None,
         enable_tag_override: false,
+        proxy: None,
+        traffic: None,
         origin: Origin::Catalog,
     };
     Command::Register(Registration { name, node: Some(node), instances: vec![instance], checks: Vec::new() })

@@ -2,6 +2,7 @@
 
 use std::path::Path;
 
+use muster_catalog::{Proxy, Traffic};
 use serde_json::{Map, Value, json};
 
 use super::{ApiArgs, Failure, Outcome, client::Api, say};
@@ -67,6 +68,51 @@ fn to_v1(definition: &ServiceDefinition) -> Value {
     let ports = definition.ports.iter().enumerate();
     let ports = ports.map(|(at, port)| json!({"Name": port.name, "Port": port.number, "Default": at == 0}));
     set(&mut body, "Ports", (!definition.ports.is_empty()).then(|| ports.collect::<Vec<_>>()));
+    set(&mut body, "Kind", definition.proxy.as_ref().map(|_| "connect-proxy"));
+    set(&mut body, "Proxy", definition.proxy.as_deref().map(proxy_to_v1));
+    set(&mut body, "Traffic", definition.traffic.as_deref().map(traffic_to_v1));
+    body
+}
+
+fn proxy_to_v1(proxy: &Proxy) -> Value {
+    let mut config = json!({});
+    set(&mut config, "http_listener", proxy.http_listener);
+    let upstreams = proxy.upstreams.iter().map(|upstream| {
+        let mut config = json!({"protocol": upstream.protocol.as_str()});
+        set(&mut config, "connect_timeout_ms", upstream.connect_timeout.map(|timeout| timeout.as_millis()));
+        let mut body = json!({"DestinationName": upstream.service.as_str(), "Config": config});
+        set(&mut body, "LocalBindAddress", upstream.listen.map(|listen| listen.ip()));
+        set(&mut body, "LocalBindPort", upstream.listen.map(|listen| listen.port()));
+        body
+    });
+    let upstreams: Vec<Value> = upstreams.collect();
+    let mut body = json!({"DestinationServiceName": proxy.service.as_str(), "Upstreams": upstreams});
+    set(&mut body, "DestinationServiceID", proxy.instance.as_ref());
+    if let Some(inbound) = &proxy.inbound {
+        set(&mut body, "LocalServiceAddress", Some(inbound.local.ip()));
+        set(&mut body, "LocalServicePort", Some(inbound.local.port()));
+        set(&mut config, "bind_address", Some(inbound.listen.ip()));
+        set(&mut config, "bind_port", Some(inbound.listen.port()));
+        set(&mut config, "protocol", Some(inbound.protocol.as_str()));
+    }
+    set(&mut body, "Config", Some(config));
+    body
+}
+
+fn traffic_to_v1(traffic: &Traffic) -> Value {
+    let mut body = json!({});
+    set(&mut body, "ConnectTimeout", traffic.connect_timeout.map(format_duration));
+    set(&mut body, "PanicThreshold", traffic.panic_threshold);
+    set(&mut body, "PreferNear", traffic.prefer_near);
+    let outlier = traffic.outlier_detection.as_ref().map(|outlier| {
+        json!({
+            "ConsecutiveFailures": outlier.consecutive_failures,
+            "Interval": format_duration(outlier.interval),
+            "EjectionTime": format_duration(outlier.ejection_time),
+            "MaxEjectedPercent": outlier.max_ejected_percent,
+        })
+    });
+    set(&mut body, "OutlierDetection", outlier);
     body
 }
 

@@ -1,6 +1,9 @@
 //! The rules for a service: each refusal names the key, the value and the remedy.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
 
 use muster_catalog::{Address, InstanceId, Locality, Meta, Name, Port, ServiceAddress, Text, Weights};
 
@@ -32,15 +35,20 @@ impl ServiceText {
     pub fn validate(&self, at: &str) -> Result<ServiceDefinition, InvalidDefinition> {
         let name = Name::label("name", &self.name).map_err(|error| Invalid::new(key(at, "name"), error.to_string()))?;
         let id = validate_id(&key(at, "id"), self.id.as_deref().unwrap_or(name.as_str()))?;
+        let ports = self.ports(at)?;
+        let proxy = self.proxy.as_ref().map(|proxy| proxy.validate(&key(at, "proxy"), &ports));
+        let traffic = self.traffic.as_ref().map(|traffic| traffic.validate(&key(at, "traffic")));
         Ok(ServiceDefinition {
             tags: self.tags(at)?,
             address: self.address(at)?,
             tagged_addresses: self.tagged_addresses(at)?,
-            ports: self.ports(at)?,
+            ports,
             meta: self.meta(at)?,
             weights: self.weights(at)?,
             locality: self.locality(),
             enable_tag_override: self.enable_tag_override.unwrap_or(false),
+            proxy: proxy.transpose()?.map(Arc::new),
+            traffic: traffic.transpose()?.map(Arc::new),
             checks: self.checks(at, &id, &name)?,
             id,
             name,

@@ -1,5 +1,7 @@
 use std::path::Path;
 
+use muster_catalog::{OutlierDetection, Protocol};
+
 use super::*;
 
 const FULL: &str = r#"
@@ -164,5 +166,79 @@ fn ids_of_the_nodes_own_state_are_refused() {
         let text = format!("[service]\nname = \"web\"\n[[service.checks]]\nid = \"{id}\"\nttl = \"30s\"\n");
         let error = parse_text(&text).unwrap_err().to_string();
         assert!(error.contains("kept for the node's own state"), "{error}");
+    }
+}
+
+const PROXY: &str = r#"
+[service]
+name = "web-proxy"
+port = 20000
+
+[service.proxy]
+service = "web"
+instance = "web-1"
+local_port = 8080
+protocol = "http"
+http_listener = "127.0.0.1:10001"
+
+[[service.proxy.upstreams]]
+service = "db"
+listen = "127.0.0.1:5432"
+connect_timeout = "250ms"
+
+[[service.proxy.upstreams]]
+service = "api"
+
+[service.traffic]
+connect_timeout = "2s"
+panic_threshold = 40
+prefer_near = false
+outlier_detection = { consecutive_failures = 3, interval = "1s" }
+"#;
+
+#[test]
+fn a_proxy_and_traffic_settings_are_read_and_written_back() {
+    let definition = parse_text(PROXY).unwrap().remove(0);
+    let proxy = definition.proxy.as_deref().unwrap();
+    assert_eq!((proxy.service.as_str(), proxy.instance.as_deref()), ("web", Some("web-1")));
+    let inbound = proxy.inbound.as_ref().unwrap();
+    assert_eq!(
+        (inbound.listen.to_string(), inbound.local.to_string()),
+        ("127.0.0.1:20000".into(), "127.0.0.1:8080".into())
+    );
+    assert_eq!(inbound.protocol, Protocol::Http);
+    let [db, api] = &*proxy.upstreams else { panic!("{proxy:?}") };
+    assert_eq!((db.protocol, db.connect_timeout), (Protocol::Tcp, Some(Duration::from_millis(250))));
+    assert_eq!((api.listen, api.protocol), (None, Protocol::Http), "without a listener it is reached by its Host");
+    let outlier = definition.traffic.as_deref().unwrap().outlier_detection.clone().unwrap();
+    let usual = OutlierDetection::default();
+    assert_eq!((outlier.consecutive_failures, outlier.interval), (3, Duration::from_secs(1)));
+    assert_eq!((outlier.ejection_time, outlier.max_ejected_percent), (usual.ejection_time, usual.max_ejected_percent));
+
+    let json = serde_json::to_string(&ServiceText::from(&definition)).unwrap();
+    let back: ServiceText = serde_json::from_str(&json).unwrap();
+    assert_eq!(back.validate("service").unwrap(), definition);
+}
+
+#[test]
+fn what_is_wrong_with_a_proxy_is_said_with_its_line_and_key() {
+    let table = [
+        ("service = \"db\"", "service = \"d b\"", 14, "service.proxy.upstreams[0].service"),
+        ("127.0.0.1:5432", "0.0.0.0:5432", 15, "service.proxy.upstreams[0].listen: 0.0.0.0:5432 is not a loopback"),
+        ("127.0.0.1:5432", "5432", 15, "\"5432\" is no place to listen"),
+        ("127.0.0.1:10001", "127.0.0.1:20000", 11, "service.proxy.http_listener: 127.0.0.1:20000 is taken"),
+        ("\"http\"", "\"udp\"", 10, "\"udp\" is no protocol"),
+        ("local_port = 8080", "", 10, "service.proxy.protocol: stands without local_port"),
+        ("port = 20000\n", "", 5, "service.proxy.listen: local_port stands without a place to listen"),
+        ("service = \"api\"", "service = \"api\"\nprotocol = \"tcp\"", 20, "give api a listener of its own"),
+        ("40", "140", 23, "service.traffic.panic_threshold: 140 is no percentage"),
+        ("interval = \"1s\"", "interval = \"1\"", 25, "service.traffic.outlier_detection.interval"),
+        ("[service.traffic]", "[service.trafic]", 21, "trafic"),
+    ];
+    for (from, to, line, words) in table {
+        let broken = PROXY.replacen(from, to, 1);
+        let error = parse_text(&broken).unwrap_err();
+        assert!(error.to_string().contains(words), "{from} → {to}: {error}");
+        assert_eq!(error.line, Some(line), "{from} → {to}: {error}");
     }
 }

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-use super::{CheckDefinition, ServiceDefinition, Thresholds, format_duration};
+use super::{CheckDefinition, ProxyText, ServiceDefinition, Thresholds, TrafficText, format_duration};
 use muster_catalog::{Status, Text};
 
 /// A service as written.
@@ -46,6 +46,12 @@ pub struct ServiceText {
     /// Whether tags edited in the catalog survive.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub enable_tag_override: Option<bool>,
+    /// What it carries, when it is a proxy.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub proxy: Option<ProxyText>,
+    /// How it wants to be called.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub traffic: Option<TrafficText>,
     /// Its checks.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub checks: Vec<CheckText>,
@@ -237,6 +243,8 @@ impl From<&ServiceDefinition> for ServiceText {
                 .as_ref()
                 .map(|at| LocalityText { region: at.region.to_string(), zone: at.zone.to_string() }),
             enable_tag_override: Some(definition.enable_tag_override),
+            proxy: definition.proxy.as_deref().map(ProxyText::from),
+            traffic: definition.traffic.as_deref().map(TrafficText::from),
             checks: definition.checks.iter().map(CheckText::from).collect(),
         }
     }

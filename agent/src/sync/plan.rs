@@ -1,8 +1,8 @@
 //! What a push has to carry: pure functions of what is, what was acknowledged, and what the replica shows.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{borrow::Cow, collections::BTreeMap, sync::Arc};
 
-use muster_catalog::{Check, CheckId, Instance, InstanceId, Node, NodeEntry, Origin, Status};
+use muster_catalog::{Check, CheckId, Instance, InstanceId, Node, NodeEntry, Origin, Status, strip_instance};
 
 use crate::local::LocalRows;
 
@@ -33,6 +33,17 @@ pub(super) fn plan(acknowledged: Option<&LocalRows>, rows: &LocalRows) -> Option
     let nothing =
         instances.is_empty() && checks.is_empty() && removed_instances.is_empty() && removed_checks.is_empty();
     (!nothing).then_some(Push { complete: false, instances, checks, removed_instances, removed_checks })
+}
+
+/// The rows as a catalog of that format can hold them; the same where it can hold all.
+pub(super) fn strip(format: u32, rows: &Arc<LocalRows>) -> Arc<LocalRows> {
+    let strip = |row: &Arc<Instance>| match strip_instance(format, row) {
+        Cow::Borrowed(_) => row.clone(),
+        Cow::Owned(without) => Arc::new(without),
+    };
+    let instances: Vec<Arc<Instance>> = rows.instances.iter().map(strip).collect();
+    let same = instances.iter().zip(&rows.instances).all(|(stripped, row)| Arc::ptr_eq(stripped, row));
+    if same { rows.clone() } else { Arc::new(LocalRows { instances, ..(**rows).clone() }) }
 }
 
 fn difference<T: PartialEq + Clone, K: Ord + Clone>(

@@ -6,7 +6,8 @@ use std::{collections::BTreeMap, net::IpAddr, sync::Arc};
 use imbl::OrdSet;
 use muster_catalog::{
     Address, Check, CheckKind, ClusterId, Command, Entry, Instance, Name, Node, NodeSync, Origin, Port, Proposal,
-    Registration, Rejection, Removal, Scope, Snapshot, Status, Text, Timestamp, Topic, Weights, Writer, decide,
+    Protocol, Proxy, Registration, Rejection, Removal, Scope, Snapshot, Status, Text, Timestamp, Topic, Traffic,
+    Upstream, Weights, Writer, decide,
 };
 use proptest::{collection::vec, option, prelude::*, sample::select};
 
@@ -57,6 +58,8 @@ pub(crate) fn instance(node: &str, id: &str, service: &str) -> Instance {
         draining: false,
         maintenance: None,
         enable_tag_override: false,
+        proxy: None,
+        traffic: None,
         origin: Origin::Agent,
     }
 }
@@ -129,11 +132,37 @@ fn any_node(name: &'static str) -> impl Strategy<Value = Node> {
 
 fn any_instance(node: &'static str) -> impl Strategy<Value = Instance> {
     let tags = vec(pick(&TAGS), 0..3);
-    (pick(&INSTANCES), pick(&SERVICES), tags, 80..82_u16).prop_map(move |(id, service, tags, number)| Instance {
-        tags: tags.into_iter().map(text).collect(),
-        ports: vec![Port { name: text("default"), number }],
-        ..instance(node, id, service)
-    })
+    let mesh = (option::of(any_proxy()), option::of(0..3_u8));
+    (pick(&INSTANCES), pick(&SERVICES), tags, 80..82_u16, mesh).prop_map(
+        move |(id, service, tags, number, (proxy, panic_threshold))| Instance {
+            tags: tags.into_iter().map(text).collect(),
+            ports: vec![Port { name: text("default"), number }],
+            proxy: proxy.map(Arc::new),
+            traffic: panic_threshold.map(|percent| Arc::new(traffic(percent))),
+            ..instance(node, id, service)
+        },
+    )
+}
+
+fn any_proxy() -> impl Strategy<Value = Proxy> {
+    (pick(&SERVICES), vec(pick(&SERVICES), 0..2)).prop_map(|(service, upstreams)| proxy(service, &upstreams))
+}
+
+/// A proxy with these upstreams, by Host.
+pub(crate) fn proxy(service: &str, upstreams: &[&str]) -> Proxy {
+    let upstream = |service: &&str| Upstream {
+        service: name(service),
+        listen: None,
+        protocol: Protocol::Http,
+        connect_timeout: None,
+    };
+    let upstreams = upstreams.iter().map(upstream).collect();
+    Proxy { service: name(service), instance: None, inbound: None, http_listener: None, upstreams }
+}
+
+/// Traffic settings that differ by their panic threshold.
+pub(crate) fn traffic(panic_threshold: u8) -> Traffic {
+    Traffic { panic_threshold: Some(panic_threshold), ..Traffic::default() }
 }
 
 fn any_check(node: &'static str) -> impl Strategy<Value = Check> {

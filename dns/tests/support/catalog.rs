@@ -37,6 +37,8 @@ pub fn instance(node: &str, id: &str, service: &str) -> Instance {
         draining: false,
         maintenance: None,
         enable_tag_override: false,
+        proxy: None,
+        traffic: None,
         origin: Origin::Agent,
     }
 }

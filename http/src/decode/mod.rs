@@ -2,12 +2,14 @@
 //! each error names the field by its whole path.
 
 mod check;
+mod mesh;
 mod object;
 mod probe;
 mod registration;
 mod service;
 
 pub(crate) use check::{decode_check, decode_ttl_update};
+pub(crate) use mesh::PROXY_KIND;
 pub(crate) use registration::{decode_deregistration, decode_registration};
 pub(crate) use service::decode_service;
 

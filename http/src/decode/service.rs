@@ -8,6 +8,7 @@ use serde_json::Value;
 use super::{
     DecodeError,
     check::{Defaults, decode_nested},
+    mesh::{read_proxy, read_traffic},
     object::Object,
 };
 use crate::port::ServiceRegistration;
@@ -39,6 +40,7 @@ pub(super) fn read_instance(
     refuse_unbuilt(object)?;
     let service = Name::label("Name", name).map_err(|error| object.broken("Name", error.to_string()))?;
     let (address, ports) = (read_address(object)?, read_ports(object)?);
+    let proxy = read_proxy(object, &ports)?;
     Ok(Instance {
         node: node.clone(),
         id: object.find_text("ID")?.unwrap_or_else(|| Text::from(name)),
@@ -53,18 +55,14 @@ pub(super) fn read_instance(
         draining: false,
         maintenance: None,
         enable_tag_override: object.flag("EnableTagOverride")?,
+        proxy,
+        traffic: read_traffic(object)?,
         origin,
     })
 }
 
 fn refuse_unbuilt(object: &mut Object) -> Result<(), DecodeError> {
-    // `typical` is how the dialect's documentation names the empty kind.
-    let kind = object.text("Kind")?;
-    if !kind.is_empty() && &*kind != "typical" {
-        return Err(DecodeError::Unsupported { field: object.path("Kind"), what: "proxies and gateways are" });
-    }
     object.refuse("SocketPath", "Unix sockets are")?;
-    object.refuse("Proxy", "proxy registrations are")?;
     object.refuse("Connect", "sidecars are")?;
     object.refuse("Token", "tokens are")?;
     object.refuse("Namespace", "namespaces are")?;

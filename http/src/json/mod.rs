@@ -3,6 +3,7 @@
 mod agent;
 mod check;
 mod member;
+mod mesh;
 mod node;
 mod service;
 

@@ -5,7 +5,10 @@ use std::{borrow::Cow, collections::BTreeMap};
 use muster_catalog::{Address, Instance, Meta, Node as NodeRow, Row, Text};
 use serde::Serialize;
 
-use super::node::{Place, address_text, node_addresses, place};
+use super::{
+    mesh::{Empty, Proxy, Traffic, kind, proxy, traffic},
+    node::{Place, address_text, node_addresses, place},
+};
 
 /// A node's service as `health/service` and `catalog/node` show it.
 #[derive(Serialize)]
@@ -28,6 +31,8 @@ impl<'a> NodeService<'a> {
 #[derive(Serialize)]
 #[serde(rename_all = "PascalCase")]
 pub(crate) struct NodeServiceParts<'a> {
+    #[serde(skip_serializing_if = "str::is_empty")]
+    kind: &'static str,
     #[serde(rename = "ID")]
     id: &'a str,
     service: &'a str,
@@ -44,7 +49,9 @@ pub(crate) struct NodeServiceParts<'a> {
     locality: Option<Place<'a>>,
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     draining: bool,
-    proxy: Proxy,
+    proxy: Proxy<'a>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    traffic: Option<Traffic>,
     connect: Empty,
     peer_name: &'static str,
 }
@@ -53,6 +60,7 @@ impl<'a> NodeServiceParts<'a> {
     /// An instance without its indexes.
     pub(crate) fn new(instance: &'a Instance) -> Self {
         Self {
+            kind: kind(instance),
             id: &instance.id,
             service: instance.service.as_str(),
             tags: &instance.tags,
@@ -65,7 +73,8 @@ impl<'a> NodeServiceParts<'a> {
             enable_tag_override: instance.enable_tag_override,
             locality: instance.locality.as_ref().map(place),
             draining: instance.draining,
-            proxy: Proxy::default(),
+            proxy: proxy(instance),
+            traffic: instance.traffic.as_deref().map(traffic),
             connect: Empty {},
             peer_name: "",
         }
@@ -97,7 +106,9 @@ pub(crate) struct CatalogService<'a> {
     service_ports: Vec<NamedPort<'a>>,
     service_socket_path: &'static str,
     service_enable_tag_override: bool,
-    service_proxy: Proxy,
+    service_proxy: Proxy<'a>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    service_traffic: Option<Traffic>,
     service_connect: Empty,
     #[serde(skip_serializing_if = "Option::is_none")]
     service_locality: Option<Place<'a>>,
@@ -116,7 +127,7 @@ impl<'a> CatalogService<'a> {
             datacenter,
             tagged_addresses: node_addresses(node),
             node_meta: &node.meta,
-            service_kind: "",
+            service_kind: kind(instance),
             service_id: &instance.id,
             service_name: instance.service.as_str(),
             service_tags: &instance.tags,
@@ -128,7 +139,8 @@ impl<'a> CatalogService<'a> {
             service_ports: named_ports(instance),
             service_socket_path: "",
             service_enable_tag_override: instance.enable_tag_override,
-            service_proxy: Proxy::default(),
+            service_proxy: proxy(instance),
+            service_traffic: instance.traffic.as_deref().map(traffic),
             service_connect: Empty {},
             service_locality: instance.locality.as_ref().map(place),
             create_index: row.created,
@@ -157,18 +169,6 @@ struct NamedPort<'a> {
 struct Weights {
     passing: u16,
     warning: u16,
-}
-
-/// An object that typed clients of the dialect expect, and that says nothing here.
-#[derive(Serialize, Default)]
-struct Empty {}
-
-#[derive(Serialize, Default)]
-#[serde(rename_all = "PascalCase")]
-struct Proxy {
-    mode: &'static str,
-    mesh_gateway: Empty,
-    expose: Empty,
 }
 
 /// Empty where the node's address holds: clients of the dialect know to look there.

@@ -91,6 +91,11 @@ impl Catalog {
         self.waiters.wake(topics);
     }
 
+    /// Takes what came with the newest catalog format.
+    pub(crate) fn raise_format(&self) {
+        self.apply(Command::SetFormat(muster_catalog::FORMAT)).unwrap();
+    }
+
     /// Acknowledges writes without showing them, as a replica that lags does.
     pub(crate) fn hold_back(&self) {
         *self.held.lock().unwrap() = Some(Vec::new());
@@ -173,6 +178,8 @@ pub(crate) fn instance(node: &str, service: &str, tags: &[&str]) -> Instance {
         draining: false,
         maintenance: None,
         enable_tag_override: false,
+        proxy: None,
+        traffic: None,
         origin: Origin::Agent,
     }
 }

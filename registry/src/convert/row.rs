@@ -74,6 +74,8 @@ impl From<&Instance> for pb::Instance {
             maintenance: instance.maintenance.as_ref().map(ToString::to_string),
             enable_tag_override: instance.enable_tag_override,
             origin: origin(instance.origin).into(),
+            proxy: instance.proxy.as_deref().map(Into::into),
+            traffic: instance.traffic.as_deref().map(Into::into),
         }
     }
 }
@@ -108,6 +110,8 @@ impl TryFrom<pb::Instance> for Instance {
             draining: instance.draining,
             maintenance: instance.maintenance.as_deref().map(text),
             enable_tag_override: instance.enable_tag_override,
+            proxy: instance.proxy.map(|proxy| proxy.try_into().map(Arc::new)).transpose()?,
+            traffic: instance.traffic.map(|traffic| traffic.try_into().map(Arc::new)).transpose()?,
             origin: from_origin("instance.origin", instance.origin)?,
         })
     }
@@ -216,7 +220,7 @@ fn address(field: &'static str, value: &str) -> Result<Address, ConvertError> {
     Ok(value.parse::<IpAddr>().map_or_else(|_| Address::Host(text(value)), Address::Ip))
 }
 
-fn milliseconds(duration: Duration) -> u64 {
+pub(super) fn milliseconds(duration: Duration) -> u64 {
     u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }
 

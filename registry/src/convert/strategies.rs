@@ -1,10 +1,15 @@
 //! Random rows and commands for property tests.
 
-use std::{net::Ipv4Addr, time::Duration};
+use std::{
+    net::{Ipv4Addr, SocketAddr},
+    sync::Arc,
+    time::Duration,
+};
 
 use muster_catalog::{
-    Address, Check, CheckKind, ClusterId, Command, Instance, Locality, Meta, Name, Node, NodeSync, Origin, Port,
-    Registration, Removal, ServiceAddress, Status, Text, Weights, Writer,
+    Address, Check, CheckKind, ClusterId, Command, Inbound, Instance, Locality, Meta, Name, Node, NodeSync, Origin,
+    OutlierDetection, Port, Protocol, Proxy, Registration, Removal, ServiceAddress, Status, Text, Traffic, Upstream,
+    Weights, Writer,
 };
 use proptest::{collection::vec, option, prelude::*};
 
@@ -69,8 +74,10 @@ pub(crate) fn instance(node: impl Strategy<Value = Name>) -> impl Strategy<Value
     });
     let port = (word(), any::<u16>()).prop_map(|(name, number)| Port { name, number });
     let rest = (any::<(u16, u16, bool, bool)>(), option::of(word()), locality(), origin());
+    let rest = (rest, option::of(proxy()), option::of(traffic()));
     ((node, id(), service_name()), (vec(word(), 0..3), option::of(address()), tagged), vec(port, 0..3), meta(), rest)
         .prop_map(|((node, id, service), (tags, address, tagged_addresses), ports, meta, rest)| {
+            let (rest, proxy, traffic) = rest;
             let ((passing, warning, draining, enable_tag_override), maintenance, locality, origin) = rest;
             Instance {
                 node,
@@ -86,9 +93,59 @@ pub(crate) fn instance(node: impl Strategy<Value = Name>) -> impl Strategy<Value
                 draining,
                 maintenance,
                 enable_tag_override,
+                proxy: proxy.map(Arc::new),
+                traffic: traffic.map(Arc::new),
                 origin,
             }
         })
+}
+
+fn socket() -> impl Strategy<Value = SocketAddr> {
+    any::<(u32, u16)>().prop_map(|(bits, port)| SocketAddr::from((Ipv4Addr::from_bits(bits), port)))
+}
+
+fn protocol() -> impl Strategy<Value = Protocol> {
+    prop::sample::select(vec![Protocol::Tcp, Protocol::Http])
+}
+
+fn duration() -> impl Strategy<Value = Duration> {
+    any::<u32>().prop_map(|milliseconds| Duration::from_millis(milliseconds.into()))
+}
+
+fn proxy() -> impl Strategy<Value = Proxy> {
+    let inbound =
+        (socket(), socket(), protocol()).prop_map(|(listen, local, protocol)| Inbound { listen, local, protocol });
+    let upstream = (service_name(), option::of(socket()), protocol(), option::of(duration())).prop_map(
+        |(service, listen, protocol, connect_timeout)| Upstream { service, listen, protocol, connect_timeout },
+    );
+    (service_name(), option::of(id()), option::of(inbound), option::of(socket()), vec(upstream, 0..3)).prop_map(
+        |(service, instance, inbound, http_listener, upstreams)| Proxy {
+            service,
+            instance,
+            inbound,
+            http_listener,
+            upstreams,
+        },
+    )
+}
+
+fn traffic() -> impl Strategy<Value = Traffic> {
+    let outlier = (any::<u32>(), duration(), duration(), any::<u8>()).prop_map(
+        |(consecutive_failures, interval, ejection_time, max_ejected_percent)| OutlierDetection {
+            consecutive_failures,
+            interval,
+            ejection_time,
+            max_ejected_percent,
+        },
+    );
+    (option::of(duration()), option::of(any::<u8>()), option::of(any::<bool>()), option::of(outlier)).prop_map(
+        |(connect_timeout, panic_threshold, prefer_near, outlier_detection)| Traffic {
+            connect_timeout,
+            panic_threshold,
+            prefer_near,
+            outlier_detection,
+        },
+    )
 }
 
 pub(crate) fn check(node: impl Strategy<Value = Name>) -> impl Strategy<Value = Check> {

@@ -1,6 +1,6 @@
 //! What a Command has to be before it is proposed. The log is believed, so the door is strict.
 
-use muster_catalog::{Check, Command, Instance, Name, NameError, Removal};
+use muster_catalog::{Check, Command, Instance, Name, NameError, Proxy, Removal, Traffic};
 
 /// The largest Command in its encoded form: an entry is copied to every member and every watcher.
 pub(crate) const MAX_COMMAND_BYTES: usize = 2 * 1024 * 1024;
@@ -16,6 +16,8 @@ pub(crate) enum DoorError {
     Id { field: &'static str, length: usize },
     #[error("the command has {0} bytes, over {MAX_COMMAND_BYTES}: shorten outputs and metadata, or register in parts")]
     Size(usize),
+    #[error("instance {id}: {message}")]
+    Mesh { id: String, message: String },
     #[error("only the registry itself proposes {0}")]
     Internal(&'static str),
 }
@@ -54,12 +56,26 @@ fn rows(instances: &[Instance], checks: &[Check]) -> Result<(), DoorError> {
         node("instance.node", &instance.node)?;
         Name::label("service.name", instance.service.as_str())?;
         id("instance.id", &instance.id)?;
+        mesh(instance)?;
     }
     for check in checks {
         node("check.node", &check.node)?;
         id("check.id", &check.id)?;
     }
     Ok(())
+}
+
+/// Every way in asks the same; this is for who came past them.
+fn mesh(instance: &Instance) -> Result<(), DoorError> {
+    let proxy = instance.proxy.as_deref().and_then(Proxy::find_fault).map(|fault| fault.message);
+    let traffic = || instance.traffic.as_deref().and_then(Traffic::find_fault).map(|fault| fault.message);
+    for name in instance.proxy.iter().flat_map(|proxy| proxy.upstreams.iter().map(|upstream| &upstream.service)) {
+        Name::label("upstream.service", name.as_str())?;
+    }
+    match proxy.or_else(traffic) {
+        None => Ok(()),
+        Some(message) => Err(DoorError::Mesh { id: instance.id.to_string(), message }),
+    }
 }
 
 fn node(field: &'static str, name: &Name) -> Result<(), DoorError> {

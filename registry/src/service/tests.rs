@@ -100,6 +100,8 @@ fn push(node: &str, sequence: u64, services: &[&str]) -> Command {
         draining: false,
         maintenance: None,
         enable_tag_override: false,
+        proxy: None,
+        traffic: None,
         origin: Origin::Agent,
     };
     Command::Sync(NodeSync {

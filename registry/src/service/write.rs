@@ -3,7 +3,7 @@
 
 use std::time::{Duration, Instant};
 
-use muster_catalog::{Command, Proposal};
+use muster_catalog::{Command, Proposal, strip_command};
 use prost::Message;
 
 use super::{Core, door, peers::surely_not_sent, renewals::Pulse};
@@ -50,13 +50,16 @@ impl Core {
             return self.forward(leader, Some(encoded)).await;
         }
         let length = encoded.encoded_len();
-        let command = match Command::try_from(encoded.clone()) {
+        let mut command = match Command::try_from(encoded.clone()) {
             Ok(command) => command,
             Err(error) => return Reply::Refused(error.to_string()),
         };
         if let Err(error) = door::check(&command, length) {
             return Reply::Refused(error.to_string());
         }
+        // A writer of a newer build than some member: what that one cannot hold stays outside.
+        let stripped = strip_command(self.catalog.snapshot.borrow().format(), &mut command);
+        let encoded = if stripped { (&command).into() } else { encoded };
         let alive = match &command {
             Command::Sync(sync) => Some((sync.node.name.clone(), sync.writer.incarnation)),
             _ => None,

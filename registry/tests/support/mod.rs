@@ -25,6 +25,8 @@ pub(crate) fn push(node: &str, sequence: u64, services: &[&str]) -> Command {
         draining: false,
         maintenance: None,
         enable_tag_override: false,
+        proxy: None,
+        traffic: None,
         origin,
     };
     let instances = services.iter().map(instance).collect();

@@ -43,6 +43,8 @@ fn instance(node: &str, id: &str, service: &str, port: u16) -> Instance {
         draining: false,
         maintenance: None,
         enable_tag_override: false,
+        proxy: None,
+        traffic: None,
         origin: Origin::Agent,
     }
 }

@@ -105,6 +105,8 @@ pub fn instance(service: &str, port: u16) -> Instance {
         draining: false,
         maintenance: None,
         enable_tag_override: false,
+        proxy: None,
+        traffic: None,
         origin: Origin::Agent,
     }
 }

@@ -17,6 +17,8 @@ fn instance(id: &str, tag: &str) -> Arc<Instance> {
         draining: false,
         maintenance: None,
         enable_tag_override: false,
+        proxy: None,
+        traffic: None,
         origin: Origin::Agent,
     })
 }
@@ -60,4 +62,19 @@ fn only_what_changed_travels_and_what_is_gone_is_named() {
     assert_eq!(push.checks, vec![(*check("c", Status::Critical)).clone()]);
     assert_eq!((push.removed_instances, push.removed_checks), (vec!["b".into()], vec!["d".into()]));
     assert_eq!(plan(Some(&new), &new), None);
+}
+
+#[test]
+fn what_the_catalog_cannot_hold_is_not_pushed_and_pushed_once_it_can() {
+    let plain = instance("web", "1");
+    let newer = Arc::new(Instance { traffic: Some(Arc::default()), ..(*plain).clone() });
+    let full = Arc::new(rows(vec![instance("a", "1"), newer.clone()], vec![check("c", Status::Passing)]));
+    let stripped = strip(1, &full);
+    assert_eq!(stripped.instances[1], plain);
+    assert!(Arc::ptr_eq(&stripped.instances[0], &full.instances[0]), "comparing stays cheap");
+    assert!(Arc::ptr_eq(&strip(2, &full), &full));
+    // The older registry is not fought with, and hears the rest when its format rises.
+    assert_eq!(plan(Some(&stripped), &strip(1, &full)), None);
+    let push = plan(Some(&stripped), &full).unwrap();
+    assert_eq!((push.complete, push.instances), (false, vec![(*newer).clone()]));
 }
