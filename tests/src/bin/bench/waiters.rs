@@ -11,6 +11,7 @@ use serde_json::json;
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::TcpStream,
+    runtime::Builder,
     task::JoinSet,
 };
 
@@ -21,7 +22,14 @@ const WAITERS: usize = 1_000;
 /// How many changes are timed.
 const CHANGES: usize = 9;
 
+/// Runs on a thread of its own, so that its waiters cost the machine as little as they can: on many threads each of
+/// them would wake others, on the cores that the agent answers on.
 pub(super) async fn run() -> Result<()> {
+    let waiting = || Builder::new_current_thread().enable_all().build()?.block_on(wait());
+    tokio::task::spawn_blocking(waiting).await?
+}
+
+async fn wait() -> Result<()> {
     let cluster = TestCluster::start_with(1, "")?;
     let agent = TestAgent::start(&cluster, "bench").await?;
     agent
