@@ -18,7 +18,7 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    config::{Config, ConfigError, dns_config, http_config, xds_config},
+    config::{Config, ConfigError, dns_config, http_config, replica_width, xds_config},
     identity::{Identity, IdentityError, now},
     local::{LocalHandle, LocalState},
     metrics::Metrics,
@@ -215,6 +215,7 @@ impl App {
             incarnation: identity.incarnation,
             accept_any_cluster: dev,
             file: data_dir.join("replica"),
+            width: replica_width(config),
         };
         let (replica, replica_task) = Replica::open(replica_config, client.clone(), now)?;
         self.supervisor.spawn("replica", replica_task.run(self.closing.clone()));

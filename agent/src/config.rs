@@ -13,7 +13,7 @@ mod duration;
 mod rooms;
 
 pub(crate) use duration::Seconds;
-pub(crate) use rooms::{dns_config, http_config, xds_config};
+pub(crate) use rooms::{dns_config, http_config, replica_width, xds_config};
 
 /// The whole file. Unknown keys are an error that names them.
 #[derive(Debug, Clone, Default, Deserialize)]
@@ -140,6 +140,23 @@ pub struct AgentConfig {
     pub stop_timeout: Seconds,
     /// How long instances stay draining before they are deregistered at a stop. Default 0s.
     pub drain_time: Seconds,
+    /// What this agent holds of the catalog: `scope`, the services that are used here, or `all`. Default `scope`;
+    /// with `xds.unregistered = "all"` it is always all.
+    pub replica: ReplicaScope,
+    /// How many services a scope holds at most, 1 to 10000. Default 2000.
+    pub replica_services: usize,
+    /// How long the instances of a service stay that nobody asked for, at least 10s. Default 1h.
+    pub replica_idle: Seconds,
+}
+
+/// What an agent holds of the catalog.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum ReplicaScope {
+    /// The services that are used, the own node, and the names of all others.
+    Scope,
+    /// Everything.
+    All,
 }
 
 impl Default for AgentConfig {
@@ -148,7 +165,25 @@ impl Default for AgentConfig {
             services_dir: "/etc/muster/services.d".into(),
             stop_timeout: Seconds(Duration::from_secs(10)),
             drain_time: Seconds(Duration::ZERO),
+            replica: ReplicaScope::Scope,
+            replica_services: 2_000,
+            replica_idle: Seconds(Duration::from_secs(3_600)),
         }
+    }
+}
+
+impl AgentConfig {
+    fn validate(&self) -> Result<(), ConfigError> {
+        // A member takes no wider scope.
+        if !(1..=10_000).contains(&self.replica_services) {
+            let why = "give 1 to 10000, or hold everything with agent.replica = \"all\"";
+            return Err(bad("agent.replica_services", self.replica_services, why));
+        }
+        if self.replica_idle.0 < Duration::from_secs(10) {
+            let value = format!("{:?}", self.replica_idle.0);
+            return Err(bad("agent.replica_idle", value, "at least 10s: each first question after it waits"));
+        }
+        Ok(())
     }
 }
 
@@ -357,6 +392,7 @@ impl Config {
         if registry.lease_ttl.0 < Duration::from_millis(300) {
             return Err(bad("registry.lease_ttl", format!("{:?}", registry.lease_ttl.0), "at least 300ms"));
         }
+        self.agent.validate()?;
         self.refuse_off_loopback()?;
         rooms::check(self).map_err(ConfigError::Room)
     }
@@ -425,6 +461,9 @@ mod tests {
             ("[node]\naddress = \"0.0.0.0\"", "node.address = 0.0.0.0: give an IP address"),
             ("[registry]\nmembers = [\"one\"]", "registry.members = one: write it as host:port"),
             ("[registry]\nlease_ttl = \"soon\"", "soon"),
+            ("[agent]\nreplica = \"some\"", "unknown variant `some`, expected `scope` or `all`"),
+            ("[agent]\nreplica_services = 0", "agent.replica_services = 0: give 1 to 10000"),
+            ("[agent]\nreplica_idle = \"1s\"", "agent.replica_idle = 1s: at least 10s"),
             ("[xds]\nhealthy_panic_threshold = 101.0", "xds.healthy_panic_threshold is 101"),
             ("[dns]\nmax_udp_size = 100", "dns.max_udp_size"),
             ("[http]\nlisten = \"0.0.0.0:8500\"", "http.listen = 0.0.0.0:8500: it is not a loopback address"),

@@ -1,7 +1,9 @@
 //! The agent's mirror of the catalog: one task streams Changes, folds them and publishes Views.
 //!
 //! With the registry out of reach the last View stays, marked stale with the time it was last known current.
-//! It is kept on disk, so that a restarted agent answers before it has heard from anybody.
+//! It is kept on disk, so that a restarted agent answers before it has heard from anybody. It holds everything, or the
+//! services that are used here, the own node and the Directory of the rest: what readers ask for joins in its place
+//! among the Changes, what nobody uses leaves in the same way.
 
 use std::{
     path::PathBuf,
@@ -14,21 +16,25 @@ use muster_catalog::{
     port::{BarrierError, BoxFuture, Consistency, Source},
 };
 use muster_registry::client::Client;
-use tokio::sync::{mpsc, oneshot};
+use tokio::{
+    sync::{mpsc, oneshot},
+    time::{Instant, timeout_at},
+};
 use tokio_util::sync::CancellationToken;
 
 mod barriers;
 mod disk;
+mod scope;
 mod stream;
 
 pub use disk::DiskError;
+pub(crate) use scope::Width;
+use scope::{Growth, Holds, Uses};
 
 /// How long a reader waits for its barrier: an election at default timeouts is ridden out, an outage is not.
 const BARRIER_PATIENCE: Duration = Duration::from_millis(2_500);
 /// How many readers may wait for the task to take their barrier; more are told at once that there is no leader.
 const BARRIER_QUEUE: usize = 16_384;
-/// How long the first question for a service waits until the Scope has grown (REPLICATION rule 13).
-const HOLD_PATIENCE: Duration = Duration::from_millis(500);
 
 /// Attempts that fail with shorter pauses are no news for an operator: about the first second.
 const QUIET_PAUSE: Duration = Duration::from_millis(500);
@@ -43,12 +49,15 @@ pub(crate) struct ReplicaConfig {
     pub(crate) accept_any_cluster: bool,
     /// The file that keeps it.
     pub(crate) file: PathBuf,
+    /// How much it holds.
+    pub(crate) width: Width,
 }
 
 /// The mirror: what the rooms read from.
 pub(crate) struct Replica {
     shared: Arc<Shared>,
     barriers: mpsc::Sender<BarrierRequest>,
+    grow: mpsc::Sender<Name>,
 }
 
 struct BarrierRequest {
@@ -59,6 +68,8 @@ struct BarrierRequest {
 struct Shared {
     view: RwLock<Arc<View>>,
     waiters: Arc<Waiters>,
+    uses: Uses,
+    holds: Holds,
 }
 
 impl Shared {
@@ -79,7 +90,15 @@ pub(crate) struct ReplicaTask {
     client: Arc<Client>,
     requests: mpsc::Receiver<BarrierRequest>,
     barriers: barriers::Barriers,
+    wanted: mpsc::Receiver<Name>,
+    growth: Growth,
     working: Snapshot,
+    /// Whether the disk has something older than `working`.
+    unsaved: bool,
+    /// What the stream covers; the rows of a load are of this Scope.
+    asked: Scope,
+    /// Set by a member that cannot splice: the next stream begins with what is wanted, and loads all of it.
+    widens_anew: bool,
     loading: Option<SnapshotBuilder>,
     clock: fn() -> Timestamp,
 }
@@ -96,25 +115,40 @@ impl Replica {
             Some((_, since)) => Freshness::Stale { since: *since },
             None => Freshness::Empty,
         };
-        let working = kept.map(|(snapshot, _)| snapshot).unwrap_or_default();
+        let working = match kept {
+            Some((snapshot, _)) => snapshot,
+            None => Snapshot::new(config.width.scope(&Snapshot::new(Scope::All), &config.node)),
+        };
         let view = RwLock::new(Arc::new(View::new(Arc::new(working.clone()), freshness)));
-        let shared = Arc::new(Shared { view, waiters: Arc::default() });
+        let uses = Uses::new(Instant::now());
+        uses.follow(working.scope(), Instant::now());
+        let shared = Arc::new(Shared { view, waiters: Arc::default(), uses, holds: Holds::default() });
         let (barriers, requests) = mpsc::channel(BARRIER_QUEUE);
+        let (grow, wanted) = mpsc::channel(scope::MAX_HOLDS);
         let task = ReplicaTask {
-            config,
             shared: shared.clone(),
             client,
             requests,
             barriers: barriers::Barriers::default(),
+            wanted,
+            growth: Growth::default(),
+            asked: working.scope().clone(),
             working,
+            unsaved: false,
+            widens_anew: false,
             loading: None,
             clock,
+            config,
         };
-        Ok((Arc::new(Self { shared, barriers }), task))
+        Ok((Arc::new(Self { shared, barriers, grow }), task))
     }
 }
 
 impl Replica {
+    fn is_outside(&self, service: &Name) -> bool {
+        matches!(self.view().local.service(service), ServiceLookup::NotHeld(_))
+    }
+
     /// Records how old the View is, for the metrics.
     pub(crate) fn record_age(&self, now: Timestamp) {
         let view = self.view();
@@ -122,6 +156,13 @@ impl Replica {
             metrics::gauge!("muster_agent_replica_age_seconds").set(age.as_secs_f64());
         }
         metrics::gauge!("muster_agent_replica_index").set(view.local.index() as f64);
+        metrics::gauge!("muster_agent_replica_instances").set(view.local.instance_count() as f64);
+        metrics::gauge!("muster_agent_directory_services").set(view.local.service_count() as f64);
+        let held = match view.local.scope() {
+            Scope::All => view.local.service_count(),
+            Scope::Services { names, .. } => names.len(),
+        };
+        metrics::gauge!("muster_agent_scope_services").set(held as f64);
     }
 }
 
@@ -154,18 +195,33 @@ impl Source for Replica {
     fn hold(&self, service: &Name) -> BoxFuture<'_, ()> {
         let service = service.clone();
         Box::pin(async move {
+            let shared = &self.shared;
+            // Names come from clients: none that the Directory does not have leaves a trace.
+            if !self.is_outside(&service) {
+                return;
+            }
+            let Some((end, first)) = shared.holds.join(&service, Instant::now()) else {
+                return metrics::counter!("muster_agent_scope_refused_total", "reason" => "busy").increment(1);
+            };
+            if first && self.grow.try_send(service.clone()).is_err() {
+                return shared.holds.end([&service]);
+            }
             let held = async {
                 loop {
                     let changed = self.subscribe(Topic::Service(service.clone()));
-                    if !matches!(self.view().local.service(&service), ServiceLookup::NotHeld(_)) {
+                    if !self.is_outside(&service) || !shared.holds.contains(&service) {
                         return;
                     }
                     changed.await;
                 }
             };
             // Running out of patience is an answer too: the caller looks again and says what it found.
-            let _ = tokio::time::timeout(HOLD_PATIENCE, held).await;
+            let _ = timeout_at(end, held).await;
         })
+    }
+
+    fn used(&self, service: &Name) {
+        self.shared.uses.used(service, Instant::now());
     }
 }
 
@@ -173,17 +229,15 @@ impl ReplicaTask {
     /// Follows the registry until told to stop, then writes the replica to disk once more.
     pub(crate) async fn run(mut self, stop: CancellationToken) {
         let mut pause = stream::FIRST_PAUSE;
-        let mut save = tokio::time::interval(disk::SAVE_INTERVAL);
-        let mut saved = self.working.index();
+        let mut ticks = stream::Ticks::new();
         while !stop.is_cancelled() {
             let ended = tokio::select! {
-                ended = self.follow(&mut save, &mut saved) => ended,
+                ended = self.follow(&mut ticks) => ended,
                 () = stop.cancelled() => break,
             };
             self.mark_stale();
             // The last that will be heard for a while: an agent that restarts meanwhile must not serve less.
-            if self.working.index() != saved {
-                saved = self.working.index();
+            if self.unsaved {
                 self.save().await;
             }
             pause = if ended.was_live { stream::FIRST_PAUSE } else { (pause * 2).min(stream::LONGEST_PAUSE) };
@@ -206,13 +260,15 @@ impl ReplicaTask {
 
     fn mark_stale(&mut self) {
         self.barriers.connection_lost();
+        self.growth.connection_lost();
         self.loading = None;
         if self.shared.view().freshness == Freshness::Live {
             self.shared.publish(self.working.clone(), Freshness::Stale { since: (self.clock)() });
         }
     }
 
-    async fn save(&self) {
+    async fn save(&mut self) {
+        self.unsaved = false;
         let (snapshot, path) = (self.working.clone(), self.config.file.clone());
         let since = match self.shared.view().freshness {
             Freshness::Stale { since } => since,
@@ -225,9 +281,4 @@ impl ReplicaTask {
             Err(error) => tracing::error!(%error, "writing the replica ended early"),
         }
     }
-}
-
-/// A full Scope for now: the setting comes with scopes.
-fn scope() -> Scope {
-    Scope::All
 }

@@ -99,8 +99,7 @@ impl Fold<'_> {
         }
         let entry = Arc::new(InstanceEntry { instance: row, checks });
         let old_tags = old.as_ref().filter(|_| moved.is_none()).map(|old| old.instance.value.tags.clone());
-        self.snapshot.instance_count += usize::from(old.is_none());
-        self.store_in_node(&entry);
+        self.snapshot.put_in_node(&entry);
         self.store_in_service(&entry, old_tags.as_deref());
         self.touch_node(&instance.node);
     }
@@ -159,7 +158,7 @@ impl Fold<'_> {
                 let mut changed = (**old).clone();
                 edit(&mut changed.checks);
                 let changed = Arc::new(changed);
-                self.store_in_node(&changed);
+                self.snapshot.put_in_node(&changed);
                 let tags = changed.instance.value.tags.clone();
                 self.store_in_service(&changed, Some(&tags));
             }
@@ -174,16 +173,6 @@ impl Fold<'_> {
             ServiceSlot { name: row.service.clone(), index: row.index, tags: row.tags.as_slice().into(), set: None };
         self.snapshot.services.insert(row.service.clone(), slot);
         self.touch_service_topics(&row.service);
-    }
-
-    fn store_in_node(&mut self, entry: &Arc<InstanceEntry>) {
-        let instance = &entry.instance.value;
-        let Some(node) = self.snapshot.nodes.get_mut(&instance.node) else { return };
-        let instances = &mut Arc::make_mut(node).instances;
-        match instances.binary_search_by(|other| other.instance.value.id.cmp(&instance.id)) {
-            Ok(at) => instances[at] = entry.clone(),
-            Err(at) => instances.insert(at, entry.clone()),
-        }
     }
 
     /// Puts an instance into its service. `old_tags` are those it carried there before; `None` when it is new there.

@@ -31,6 +31,7 @@ mod proxy;
 mod rows;
 mod scope;
 mod snapshot;
+mod splice;
 mod traffic;
 mod view;
 mod wake;
@@ -47,6 +48,7 @@ pub use proxy::{Inbound, MAX_UPSTREAMS, Protocol, Proxy, ProxyFault, ProxyField,
 pub use rows::{SnapshotBuilder, SnapshotHeader, SnapshotRow};
 pub use scope::{Footprint, Scope, project_changes, project_snapshot};
 pub use snapshot::{InstanceEntry, NodeEntry, Row, ServiceLookup, ServiceSet, ServiceSlot, Snapshot};
+pub use splice::Splice;
 pub use traffic::{AgreedTraffic, OutlierDetection, Traffic, TrafficFault, TrafficField};
 pub use view::{ClusterId, Freshness, Import, Timestamp, View};
 pub use wake::{Topic, Waiter, Waiters};

@@ -42,6 +42,12 @@ pub trait Source: Send + Sync + 'static {
 
     /// Asks that a service which exists outside the Scope be held; returns when it is, or after at most 500 ms.
     fn hold(&self, service: &Name) -> BoxFuture<'_, ()>;
+
+    /// Says that a service was read: what is not used for long leaves a Scope. Who waits on its topic, or holds a place
+    /// among the waiters, uses it as well. Nothing to do for a source that holds everything.
+    fn used(&self, service: &Name) {
+        let _ = service;
+    }
 }
 
 /// A write that was committed.

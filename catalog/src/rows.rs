@@ -61,6 +61,24 @@ pub enum SnapshotRow {
 impl Snapshot {
     /// All rows, in an order that a [`SnapshotBuilder`] takes. Equal catalogs give equal rows.
     pub fn rows(&self) -> impl Iterator<Item = SnapshotRow> + '_ {
+        self.rows_where(|_| true)
+    }
+
+    /// The rows for a replica that holds all of this Scope up to an index already: the Directory, the own node, and the
+    /// sets that moved since. [`SnapshotBuilder::finish_after`] puts the two together.
+    pub fn rows_after(&self, index: u64) -> impl Iterator<Item = SnapshotRow> + '_ {
+        self.rows_where(move |entry| {
+            let instance = &entry.instance.value;
+            // The own node's instances are few, and stand in no set where their services are not held.
+            let own = self.scope != Scope::All && self.scope.holds_node(&instance.node);
+            own || self.service_index(&instance.service) > index
+        })
+    }
+
+    fn rows_where<'a>(
+        &'a self,
+        wanted: impl Fn(&InstanceEntry) -> bool + Copy + 'a,
+    ) -> impl Iterator<Item = SnapshotRow> + 'a {
         let header = SnapshotHeader {
             cluster: self.cluster.clone(),
             format: self.format,
@@ -79,19 +97,25 @@ impl Snapshot {
             self.writers.iter().map(|(node, writer)| SnapshotRow::Writer { node: node.clone(), writer: *writer });
         std::iter::once(SnapshotRow::Header(header))
             .chain(services)
-            .chain(self.nodes.values().flat_map(|node| node_rows(node)))
+            .chain(self.nodes.values().flat_map(move |node| node_rows(node, wanted)))
             .chain(writers)
     }
 }
 
-fn node_rows(entry: &NodeEntry) -> impl Iterator<Item = SnapshotRow> + '_ {
-    let instances = entry.instances.iter().flat_map(|instance| {
-        std::iter::once(SnapshotRow::Instance(instance.instance.clone()))
-            .chain(instance.checks.iter().cloned().map(SnapshotRow::Check))
-    });
+fn node_rows<'a>(
+    entry: &'a NodeEntry,
+    wanted: impl Fn(&InstanceEntry) -> bool + 'a,
+) -> impl Iterator<Item = SnapshotRow> + 'a {
+    let instances = entry.instances.iter().filter(move |instance| wanted(instance));
     std::iter::once(SnapshotRow::Node { row: entry.node.clone(), index: entry.index })
         .chain(entry.checks.iter().cloned().map(SnapshotRow::Check))
-        .chain(instances)
+        .chain(instances.flat_map(|instance| instance_rows(instance)))
+}
+
+/// An instance and its checks.
+pub(crate) fn instance_rows(entry: &InstanceEntry) -> impl Iterator<Item = SnapshotRow> + '_ {
+    std::iter::once(SnapshotRow::Instance(entry.instance.clone()))
+        .chain(entry.checks.iter().cloned().map(SnapshotRow::Check))
 }
 
 /// Builds a Snapshot from its rows.
@@ -132,6 +156,24 @@ impl SnapshotBuilder {
     pub fn finish(mut self) -> Snapshot {
         self.close_node();
         self.snapshot
+    }
+
+    /// The Snapshot of rows that lack the sets which have not moved since `index`: those are taken from `old`, which
+    /// holds all of the Scope up to there. An error names a set that `old` does not have as it should.
+    pub fn finish_after(mut self, index: u64, old: &Snapshot) -> Result<Snapshot, Name> {
+        self.close_node();
+        let mut snapshot = self.snapshot;
+        let unmoved = |slot: &&ServiceSlot| slot.set.is_some() && slot.index <= index;
+        let unmoved: Vec<ServiceSlot> = snapshot.services.values().filter(unmoved).cloned().collect();
+        for slot in unmoved {
+            let kept = old.services.get(&slot.name).filter(|kept| kept.index == slot.index);
+            let Some(set) = kept.and_then(|kept| kept.set.clone()) else { return Err(slot.name) };
+            if !set.instances.iter().all(|entry| snapshot.put_in_node(entry)) {
+                return Err(slot.name);
+            }
+            snapshot.services.insert(slot.name.clone(), ServiceSlot { set: Some(set), ..slot });
+        }
+        Ok(snapshot)
     }
 
     fn header(&mut self, header: SnapshotHeader) {

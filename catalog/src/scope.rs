@@ -2,7 +2,8 @@
 //!
 //! Every replica holds the Directory: all nodes with their own checks, and each service's name, index and tags.
 //! A Scope adds the instances of the services it names, and those of one node (the agent's own).
-//! Projection commutes with folding: `project(fold(S, e)) == fold(project(S), project(e))`.
+//! Projection commutes with folding: `project(fold(S, e)) == fold(project(S), project(e))`. How a Scope grows and
+//! shrinks between two entries is told in [`crate::Splice`].
 
 use std::{collections::BTreeMap, sync::Arc};
 
@@ -40,6 +41,17 @@ impl Scope {
         match self {
             Self::All => true,
             Self::Services { node, .. } => node.as_ref() == Some(name),
+        }
+    }
+
+    /// Whether a replica of this Scope holds all that one of the other does.
+    pub fn covers(&self, other: &Self) -> bool {
+        match (self, other) {
+            (Self::All, _) => true,
+            (_, Self::All) => false,
+            (Self::Services { names, node }, Self::Services { names: others, node: other }) => {
+                (other.is_none() || node == other) && others.is_subset(names)
+            }
         }
     }
 

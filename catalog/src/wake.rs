@@ -72,6 +72,11 @@ impl Waiters {
         }
     }
 
+    /// Whether anybody waits on the topic.
+    pub fn is_waited_on(&self, topic: &Topic) -> bool {
+        self.events.lock().unwrap_or_else(PoisonError::into_inner).contains_key(topic)
+    }
+
     /// How many topics have waiters.
     pub fn topic_count(&self) -> usize {
         self.events.lock().unwrap_or_else(PoisonError::into_inner).len()
@@ -140,6 +145,8 @@ mod tests {
         assert!(is_ready(&mut web));
         assert!(!is_ready(&mut other));
         assert_eq!(waiters.topic_count(), 1);
+        assert!(waiters.is_waited_on(&Topic::Service(Name::lookup("other"))));
+        assert!(!waiters.is_waited_on(&Topic::Service(Name::lookup("web"))));
         drop(other);
         assert_eq!(waiters.topic_count(), 0);
         drop(web);

@@ -6,10 +6,10 @@ use std::collections::{BTreeSet, HashMap};
 
 use muster_catalog::{
     Change, Command, Entry, Footprint, Name, NodeEntry, Scope, ServiceLookup, Snapshot, SnapshotBuilder, SnapshotRow,
-    Text, Topic, project_changes, project_snapshot,
+    Splice, Text, Topic, project_changes, project_snapshot,
 };
 use proptest::prelude::*;
-use support::{Registry, SERVICES, any_change, any_command, any_commands, any_scope, name};
+use support::{NODES, Registry, SERVICES, any_change, any_command, any_commands, any_scope, name};
 
 /// Long enough for rows to come, move, vanish and come again among so few names.
 const COMMANDS: usize = 40;
@@ -62,6 +62,30 @@ fn spoken_for(snapshot: &Snapshot, node: &Name, id: &Text) -> Option<Option<Text
     let checks = entry.instances.iter().flat_map(|entry| &entry.checks).chain(&entry.checks);
     let found = checks.map(|row| &row.value).find(|check| check.id == *id)?;
     Some(found.instance.clone())
+}
+
+/// What happens to a replica whose Scope changes while the catalog does.
+#[derive(Debug, Clone)]
+enum Step {
+    Command(Command),
+    Rescope { joined: Vec<Name>, left: Vec<Name> },
+}
+
+fn any_step() -> impl Strategy<Value = Step> {
+    let services = || proptest::collection::vec(proptest::sample::select(&SERVICES[..]).prop_map(name), 0..3);
+    prop_oneof![
+        2 => any_command().prop_map(Step::Command),
+        1 => (services(), services()).prop_map(|(joined, left)| Step::Rescope { joined, left }),
+    ]
+}
+
+fn any_own_node() -> impl Strategy<Value = Option<Name>> {
+    proptest::option::of(proptest::sample::select(&NODES[..]).prop_map(name))
+}
+
+/// Whether the Scope names the node: what stands there comes with every load.
+fn is_own(scope: &Scope, node: &Name) -> bool {
+    *scope != Scope::All && scope.holds_node(node)
 }
 
 fn assert_consistent(snapshot: &Snapshot) {
@@ -154,6 +178,63 @@ proptest! {
             replica.fold(&projected);
             prop_assert_eq!(&replica, &project_snapshot(&scope, &registry.snapshot), "folded twice");
         }
+    }
+
+    #[test]
+    fn a_splice_gives_the_projection_to_the_new_scope_and_folding_goes_on_from_there(
+        steps in proptest::collection::vec(any_step(), 1..COMMANDS), node in any_own_node(),
+    ) {
+        let mut scope = Scope::Services { names: Default::default(), node };
+        let mut registry = Registry::default();
+        let mut replica = Snapshot::new(scope.clone());
+        for step in steps {
+            match step {
+                Step::Command(command) => {
+                    let before = registry.snapshot.clone();
+                    if let Ok((entry, touched)) = registry.propose(command) {
+                        let footprint = Footprint::before(&before, &entry.changes).after(&registry.snapshot, &touched);
+                        let changes = project_changes(&scope, &entry, &footprint);
+                        replica.fold(&Entry { changes, ..entry });
+                    } else {
+                        replica.advance(registry.snapshot.index(), registry.snapshot.at());
+                    }
+                }
+                Step::Rescope { joined, left } => {
+                    let Scope::Services { names, .. } = &mut scope else { unreachable!("made above") };
+                    left.iter().for_each(|service| { names.remove(service); });
+                    names.extend(joined.iter().cloned());
+                    let rows = joined.iter().flat_map(|service| registry.snapshot.set_rows(service)).collect();
+                    let index = registry.snapshot.index();
+                    let woken = replica.splice(Splice { index, joined: joined.clone(), left, rows });
+                    prop_assert!(joined.into_iter().all(|service| woken.contains(&Topic::Service(service))));
+                }
+            }
+            prop_assert_eq!(&replica, &project_snapshot(&scope, &registry.snapshot));
+        }
+    }
+
+    #[test]
+    fn the_sets_that_moved_and_the_directory_are_enough_to_catch_up(
+        before in any_commands(COMMANDS), after in any_commands(20), scope in any_scope(),
+    ) {
+        let mut registry = registry_after(&before);
+        let old = project_snapshot(&scope, &registry.snapshot);
+        for command in after {
+            let _ = registry.propose(command);
+        }
+        let new = project_snapshot(&scope, &registry.snapshot);
+        let mut builder = SnapshotBuilder::new(scope.clone());
+        new.rows_after(old.index()).for_each(|row| builder.push(row));
+        prop_assert_eq!(builder.finish_after(old.index(), &old), Ok(new.clone()));
+        // Nothing moved: no set comes at all.
+        let sets = new.rows_after(new.index()).filter(|row| matches!(row, SnapshotRow::Instance(row) if !is_own(&scope, &row.value.node)));
+        prop_assert_eq!(sets.count(), 0);
+        // One who does not hold what it claims is told so, and is not left with a part.
+        let mut builder = SnapshotBuilder::new(scope.clone());
+        new.rows_after(new.index()).for_each(|row| builder.push(row));
+        let held = new.services().filter(|slot| slot.set.is_some()).count();
+        let bare = builder.finish_after(new.index(), &Snapshot::new(scope));
+        prop_assert_eq!(bare.is_err(), held > 0);
     }
 
     #[test]

@@ -15,7 +15,7 @@ use muster_catalog::port::Source;
 use tokio::{sync::Semaphore, time::timeout};
 
 use crate::{
-    Answer, Asked, NotHeld, Zones, answer,
+    Answer, Asked, NotHeld, Question, Subject, Zones, answer,
     config::{MAX_UDP_SIZE, MIN_UDP_SIZE},
     edns::{opt_size, reply_edns},
     fit::{fit, most_records},
@@ -73,6 +73,9 @@ impl Handler {
             now: (self.clock)(),
         };
         let question = question::parse(owner, &self.zones);
+        if let Question::Inside { subject: Subject::Service { service, .. }, .. } = &question {
+            self.source.used(service);
+        }
         let NotHeld(service) =
             match answer::answer(&self.source.view(), &self.zones, asked(&question), &mut rand::rng()) {
                 Ok(answer) => return answer,

@@ -70,15 +70,27 @@ impl Api {
 
     /// Like `read`, for the instances of a service, which are fetched when they lie outside the replica's Scope.
     pub(crate) async fn read_service(&self, ask: &Ask, name: &Name) -> Result<Reading, HttpError> {
-        if let ServiceLookup::NotHeld(_) = self.ports.source.view().local.service(name) {
-            self.ports.source.hold(name).await;
+        let source = &self.ports.source;
+        source.used(name);
+        self.hold(name).await;
+        let mut reading = self.read(ask, Topic::Service(name.clone()), |snapshot| snapshot.service_index(name)).await?;
+        // It may have come to be while the read waited, and is then known by name alone.
+        if let ServiceLookup::NotHeld(_) = reading.view.local.service(name) {
+            self.hold(name).await;
+            reading.view = source.view();
+            reading.index = reading.view.local.service_index(name).max(1);
         }
-        let reading = self.read(ask, Topic::Service(name.clone()), |snapshot| snapshot.service_index(name)).await?;
         if let ServiceLookup::NotHeld(_) = reading.view.local.service(name) {
             let text = format!("service {name} exists, but its instances have not arrived here yet: ask again");
             return Err(HttpError::NotHeld(text));
         }
         Ok(reading)
+    }
+
+    async fn hold(&self, name: &Name) {
+        if let ServiceLookup::NotHeld(_) = self.ports.source.view().local.service(name) {
+            self.ports.source.hold(name).await;
+        }
     }
 
     /// Waits until the View holds what the consistency promises; returns what it came to.

@@ -1,15 +1,22 @@
 //! A Snapshot as bytes: Raft snapshots and an agent's replica file are the same rows.
 //!
 //! `magic, version, (length, row)…, 0, crc32`. Rows are written and read one by one: a large catalog is never held twice.
+//! Before that a replica which does not hold everything has its Scope, `magic, length, scope, crc32`: a build that does
+//! not know it refuses the file rather than take a part for the whole.
 
 use std::io::{self, Read, Write};
 
 use muster_catalog::{Scope, Snapshot, SnapshotBuilder, SnapshotRow};
 use prost::Message;
 
-use crate::{convert::ConvertError, proto::catalog as pb};
+use crate::{
+    convert::ConvertError,
+    proto::{catalog as pb, registry as pb_registry},
+};
 
 const MAGIC: [u8; 8] = *b"MUSTERSN";
+/// What a Scope begins with.
+const SCOPE_MAGIC: [u8; 8] = *b"MUSTERSC";
 /// Raised when the frame changes; rows change by adding fields.
 const VERSION: u32 = 1;
 /// The largest row. A row is one node, instance or check, which a write could not exceed either; a length above this is
@@ -117,6 +124,44 @@ pub fn decode_snapshot(from: &mut dyn Read, scope: Scope) -> Result<Snapshot, Sn
     Ok(builder.finish())
 }
 
+/// Writes a replica: its Scope unless that is all, and its Snapshot.
+pub fn encode_replica(snapshot: &Snapshot, to: &mut dyn Write) -> io::Result<()> {
+    if *snapshot.scope() != Scope::All {
+        let scope = pb_registry::Scope::from(snapshot.scope()).encode_to_vec();
+        let length = u32::try_from(scope.len()).map_err(io::Error::other)?;
+        to.write_all(&SCOPE_MAGIC)?;
+        to.write_all(&length.to_le_bytes())?;
+        to.write_all(&scope)?;
+        to.write_all(&crc32fast::hash(&scope).to_le_bytes())?;
+    }
+    encode_snapshot(snapshot, to)
+}
+
+/// Reads a replica, with its Scope.
+pub fn decode_replica(from: &mut dyn Read) -> Result<Snapshot, SnapshotError> {
+    let mut magic = [0; 8];
+    from.read_exact(&mut magic)?;
+    if magic != SCOPE_MAGIC {
+        return decode_snapshot(&mut magic.as_slice().chain(from), Scope::All);
+    }
+    let mut word = [0; 4];
+    from.read_exact(&mut word)?;
+    let length = u32::from_le_bytes(word);
+    if length > MAX_ROW {
+        return Err(SnapshotError::Length { row: 0, length });
+    }
+    let mut scope = vec![0; length as usize];
+    from.read_exact(&mut scope)?;
+    from.read_exact(&mut word)?;
+    let (found, expected) = (crc32fast::hash(&scope), u32::from_le_bytes(word));
+    if found != expected {
+        return Err(SnapshotError::Checksum { found, expected });
+    }
+    let scope = pb_registry::Scope::decode(scope.as_slice());
+    let scope = scope.map_err(|source| SnapshotError::Row { row: 0, source })?;
+    decode_snapshot(from, Scope::from(&scope))
+}
+
 /// Sums what passes through.
 struct Summed<T> {
     inner: T,
@@ -146,6 +191,8 @@ impl Summed<&mut dyn Read> {
 
 #[cfg(test)]
 mod tests {
+    use muster_catalog::{Name, project_snapshot};
+
     use super::*;
     use crate::machine::tests::busy_snapshot;
 
@@ -159,6 +206,21 @@ mod tests {
             let mut damaged = bytes.clone();
             damaged[at] ^= 0x40;
             assert!(decode_snapshot(&mut damaged.as_slice(), Scope::All).is_err(), "damage at {at} was not seen");
+        }
+        let replica = |bytes: &[u8]| decode_replica(&mut &*bytes);
+        assert_eq!(replica(&bytes).unwrap(), snapshot, "what holds all has no Scope before it");
+        let service = snapshot.services().next().unwrap().name.clone();
+        let scope = Scope::Services { names: [service].into_iter().collect(), node: Some(Name::lookup("n1")) };
+        let part = project_snapshot(&scope, &snapshot);
+        let mut scoped = Vec::new();
+        encode_replica(&part, &mut scoped).unwrap();
+        assert_eq!(replica(&scoped).unwrap(), part);
+        let refused = decode_snapshot(&mut scoped.as_slice(), Scope::All);
+        assert!(matches!(refused, Err(SnapshotError::Magic(_))), "an older build takes no part for the whole");
+        for at in 0..40 {
+            let mut damaged = scoped.clone();
+            damaged[at] ^= 0x40;
+            assert!(replica(&damaged).is_err(), "damage at {at} was not seen");
         }
         let cut = &bytes[..bytes.len() - 5];
         assert!(matches!(decode_snapshot(&mut &*cut, Scope::All), Err(SnapshotError::Io(_))));

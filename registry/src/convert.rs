@@ -7,6 +7,7 @@ mod change;
 mod command;
 mod mesh;
 mod row;
+mod scope;
 mod snapshot;
 #[cfg(test)]
 pub(crate) mod strategies;
@@ -16,6 +17,9 @@ mod tests;
 use muster_catalog::{ClusterId, Name, Text, Timestamp, Writer};
 
 pub(crate) use change::{KNOWN_CHANGES, change_kind};
+
+/// The kinds of WatchEvent beyond those of the first build, by their numbers in `registry.proto`.
+pub(crate) const KNOWN_EVENTS: [u32; 1] = [7];
 
 use crate::proto::catalog as pb;
 

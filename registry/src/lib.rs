@@ -32,7 +32,7 @@ pub mod store;
 mod watch;
 
 pub use client::{Client, ClientConfig, Hello, WatchError, WatchEvent, WatchSender, WatchStream};
-pub use codec::{SnapshotError, decode_snapshot, encode_snapshot};
+pub use codec::{SnapshotError, decode_replica, decode_snapshot, encode_replica, encode_snapshot};
 pub use convert::ConvertError;
 pub use leases::{LeaseConfig, MassExpiry};
 pub use machine::Fault;

@@ -150,4 +150,4 @@ impl Registry for RegistryService {
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

@@ -1,5 +1,10 @@
 //! Streaming the catalog: the ring of what happened lately, and a stream that follows it at its reader's pace.
 
 mod barriers;
+mod rescope;
 pub(crate) mod ring;
+mod rows;
 pub(crate) mod stream;
+
+#[cfg(test)]
+mod tests;

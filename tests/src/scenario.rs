@@ -84,6 +84,16 @@ impl Stage {
         Ok(Self { cluster, agents: started, services: BTreeMap::new() })
     }
 
+    /// Like `set`, with agents that serve every service to any proxy.
+    pub async fn set_for_proxies(members: usize, agents: usize) -> Result<Self> {
+        let cluster = TestCluster::start(members)?;
+        let mut started = Vec::new();
+        for agent in 0..agents {
+            started.push(TestAgent::start_for_proxies(&cluster, &format!("node-{agent}")).await?);
+        }
+        Ok(Self { cluster, agents: started, services: BTreeMap::new() })
+    }
+
     /// Plays the steps in order.
     pub async fn play(&mut self, steps: &[Step]) -> Result<()> {
         for (number, step) in steps.iter().enumerate() {

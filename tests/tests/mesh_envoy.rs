@@ -21,7 +21,7 @@ use muster_tests::{
 use serde_json::json;
 
 async fn follow(example: &'static str) -> Result<()> {
-    let mut stage = Stage::set(1, 2).await?;
+    let mut stage = Stage::set_for_proxies(1, 2).await?;
     stage
         .play(&[
             Serve { agent: 0, service: "web", id: "web-0" },

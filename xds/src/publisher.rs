@@ -22,6 +22,7 @@ pub(crate) async fn publish(
     source: Arc<dyn Source>,
     published: watch::Sender<Option<Arc<Resources>>>,
     stop: CancellationToken,
+    serves_all: bool,
 ) {
     loop {
         let view = source.view();
@@ -34,7 +35,10 @@ pub(crate) async fn publish(
             let started = std::time::Instant::now();
             let translation = translator.translate(&view);
             metrics::histogram!("muster_xds_translate_seconds").record(started.elapsed());
-            not_held = translation.not_held;
+            // Where nobody is served every service, nobody needs every set.
+            if serves_all {
+                not_held = translation.not_held;
+            }
             published.send_if_modified(|current| {
                 let is_new = current.as_ref().is_none_or(|current| !Arc::ptr_eq(current, &translation.resources));
                 if is_new {

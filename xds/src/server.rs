@@ -139,7 +139,8 @@ impl Xds {
             streams: streams.clone(),
             stop: stop.clone(),
         };
-        let publisher = tokio::spawn(publish(Translator::new(config), source, sender, stop.clone()));
+        let serves_all = config.unregistered == Unregistered::All;
+        let publisher = tokio::spawn(publish(Translator::new(config), source, sender, stop.clone(), serves_all));
         let service = AggregatedDiscoveryServiceServer::new(service).max_decoding_message_size(MAX_REQUEST_BYTES);
         let server = Server::builder()
             .http2_keepalive_interval(Some(KEEPALIVE_INTERVAL))

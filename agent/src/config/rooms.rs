@@ -5,7 +5,8 @@ use muster_dns::{DnsConfig, Zones};
 use muster_http::HttpConfig;
 use muster_xds::XdsConfig;
 
-use super::{Config, Unregistered};
+use super::{Config, ReplicaScope, Unregistered};
+use crate::replica::Width;
 
 /// What DNS is started with.
 pub(crate) fn dns_config(config: &Config) -> DnsConfig {
@@ -43,6 +44,15 @@ pub(crate) fn xds_config(config: &Config) -> XdsConfig {
         healthy_panic_threshold: config.xds.healthy_panic_threshold,
         connect_timeout: config.xds.connect_timeout.0,
     }
+}
+
+/// How much the agent holds: proxies that are served every service need every set.
+pub(crate) fn replica_width(config: &Config) -> Width {
+    let agent = &config.agent;
+    if agent.replica == ReplicaScope::All || config.xds.unregistered == Unregistered::All {
+        return Width::All;
+    }
+    Width::Scope { services: agent.replica_services, idle: agent.replica_idle.0 }
 }
 
 /// Lets each room say what it would refuse at its start.

@@ -1,4 +1,4 @@
-//! The replica's file: the rows of a Snapshot, as the registry streams them, and when they were last current.
+//! The replica's file: when it was last current, its Scope, and the rows of its Snapshot as the registry streams them.
 
 use std::{
     fs, io,
@@ -7,7 +7,7 @@ use std::{
     time::Duration,
 };
 
-use muster_catalog::{Scope, Snapshot, Timestamp};
+use muster_catalog::{Snapshot, Timestamp};
 
 /// How often a changed replica is written: an agent that is killed serves at most this much older data.
 pub(super) const SAVE_INTERVAL: Duration = Duration::from_secs(5);
@@ -48,7 +48,7 @@ pub(super) fn load(path: &Path) -> Result<Option<(Snapshot, Timestamp)>, DiskErr
 fn read(mut from: impl Read) -> Result<(Snapshot, Timestamp), String> {
     let mut since = [0; 8];
     from.read_exact(&mut since).map_err(|error| error.to_string())?;
-    let snapshot = muster_registry::decode_snapshot(&mut from, Scope::All).map_err(|error| error.to_string())?;
+    let snapshot = muster_registry::decode_replica(&mut from).map_err(|error| error.to_string())?;
     Ok((snapshot, Timestamp(u64::from_be_bytes(since))))
 }
 
@@ -57,7 +57,7 @@ pub(super) fn save(path: &Path, snapshot: &Snapshot, since: Timestamp) -> io::Re
     let temporary = path.with_extension("tmp");
     let mut to = BufWriter::new(fs::File::create(&temporary)?);
     to.write_all(&since.0.to_be_bytes())?;
-    muster_registry::encode_snapshot(snapshot, &mut to)?;
+    muster_registry::encode_replica(snapshot, &mut to)?;
     to.into_inner().map_err(io::IntoInnerError::into_error)?.sync_all()?;
     fs::rename(&temporary, path)
 }

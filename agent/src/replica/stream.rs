@@ -1,13 +1,13 @@
-//! One connection's worth of following: hello, rows or Changes, barriers; publishing once per batch.
+//! One connection's worth of following: hello, rows or Changes, barriers, changes of Scope; publishing once per batch.
 
 use std::{collections::BTreeSet, time::Duration};
 
 use futures_util::{FutureExt, StreamExt};
-use muster_catalog::{Freshness, SnapshotBuilder, SnapshotRow, Topic};
-use muster_registry::client::{Hello, WatchEvent};
-use tokio::time::{Instant, Interval};
+use muster_catalog::{Freshness, Name, Snapshot, SnapshotBuilder, SnapshotRow, Splice, Topic, project_snapshot};
+use muster_registry::client::{Hello, WatchEvent, WatchSender};
+use tokio::time::{Instant, Interval, interval};
 
-use super::{ReplicaTask, scope};
+use super::{ReplicaTask, Width, disk};
 
 /// The pause after a stream that had been live: a member restarts, another one takes over at once.
 pub(super) const FIRST_PAUSE: Duration = Duration::from_millis(50);
@@ -15,6 +15,8 @@ pub(super) const FIRST_PAUSE: Duration = Duration::from_millis(50);
 pub(super) const LONGEST_PAUSE: Duration = Duration::from_secs(2);
 /// The registry speaks at least each second; a stream silent for this long is dead.
 const SILENCE: Duration = Duration::from_secs(3);
+/// How often the Scope is looked through for what nobody uses.
+const EVICT_INTERVAL: Duration = Duration::from_secs(1);
 /// How many events one batch takes before it is published: bounds how old a View gets under a flood.
 const BATCH: usize = 512;
 
@@ -25,22 +27,31 @@ pub(super) struct Ended {
     pub(super) was_live: bool,
 }
 
+/// The clocks of following, which go on from stream to stream.
+pub(super) struct Ticks {
+    save: Interval,
+    evict: Interval,
+}
+
+impl Ticks {
+    pub(super) fn new() -> Self {
+        Self { save: interval(disk::SAVE_INTERVAL), evict: interval(EVICT_INTERVAL) }
+    }
+}
+
 impl ReplicaTask {
     /// Follows one stream until it ends. Dropping the future drops the stream.
-    pub(super) async fn follow(&mut self, save: &mut Interval, saved: &mut u64) -> Ended {
+    pub(super) async fn follow(&mut self, ticks: &mut Ticks) -> Ended {
         let ended = |reason: String, was_live| Ended { reason, was_live };
-        let (sender, mut events) = match self.client.watch(self.hello()).await {
+        let hello = self.hello();
+        let (sender, mut events) = match self.client.watch(hello).await {
             Ok(stream) => stream,
             Err(error) => return ended(error.to_string(), false),
         };
-        let mut live = false;
+        let (mut live, mut splices) = (false, false);
         loop {
-            if live {
-                while let Some((id, consistency)) = self.barriers.next(Instant::now()) {
-                    if let Err(error) = sender.barrier(id, consistency) {
-                        return ended(error.to_string(), live);
-                    }
-                }
+            if live && let Err(reason) = self.ask(&sender, splices) {
+                return ended(reason, live);
             }
             tokio::select! {
                 event = tokio::time::timeout(SILENCE, events.next()) => {
@@ -62,6 +73,7 @@ impl ReplicaTask {
                             next = events.next().now_or_never().flatten();
                         }
                     }
+                    splices |= batch.splices;
                     live |= self.publish(batch, live);
                     if let Some(Err(error)) = next {
                         return ended(error.to_string(), live);
@@ -74,10 +86,20 @@ impl ReplicaTask {
                         self.barriers.queue(request);
                     }
                 }
+                Some(service) = self.wanted.recv() => {
+                    self.growth.want(service);
+                    while let Ok(service) = self.wanted.try_recv() {
+                        self.growth.want(service);
+                    }
+                }
                 () = self.barriers.rested() => {}
-                _ = save.tick() => {
-                    if live && self.working.index() != *saved {
-                        *saved = self.working.index();
+                _ = ticks.evict.tick() => {
+                    if live && splices && let Err(reason) = self.evict(&sender) {
+                        return ended(reason, live);
+                    }
+                }
+                _ = ticks.save.tick() => {
+                    if live && self.unsaved {
                         self.save().await;
                     }
                 }
@@ -85,10 +107,68 @@ impl ReplicaTask {
         }
     }
 
-    fn hello(&self) -> Hello {
-        let known = self.working.index() > 0;
+    /// Sends the barriers and changes of Scope that readers wait for.
+    fn ask(&mut self, sender: &WatchSender, splices: bool) -> Result<(), String> {
+        while let Some((id, consistency)) = self.barriers.next(Instant::now()) {
+            sender.barrier(id, consistency).map_err(|error| error.to_string())?;
+        }
+        if !self.growth.is_wanted() {
+            return Ok(());
+        }
+        let Width::Scope { services: most, .. } = self.config.width else { return Ok(()) };
+        let (waiters, now) = (&self.shared.waiters, Instant::now());
+        let is_waited_on = |service: &Name| waiters.is_waited_on(&Topic::Service(service.clone()));
+        let rescope = self.growth.plan(most, &self.working, &self.shared.uses, now, is_waited_on);
+        self.refuse(&rescope.refused, most);
+        if rescope.join.is_empty() {
+            return Ok(());
+        }
+        if !splices {
+            self.widens_anew = true;
+            return Err("this member is older and takes no changes of scope: asking anew with the wider one".into());
+        }
+        tracing::debug!(services = ?rescope.join, "the scope grows");
+        self.leave(sender, &rescope.leave)?;
+        sender.add_services(&rescope.join).map_err(|error| error.to_string())
+    }
+
+    fn refuse(&self, services: &[Name], most: usize) {
+        if services.is_empty() {
+            return;
+        }
+        metrics::counter!("muster_agent_scope_refused_total", "reason" => "full").increment(services.len() as u64);
+        tracing::debug!(?services, most, "the scope is full of services that are in use: raise agent.replica_services");
+        self.shared.holds.end(services);
+        let topics: Vec<Topic> = services.iter().cloned().map(Topic::Service).collect();
+        self.shared.waiters.wake(&topics);
+    }
+
+    /// Lets go of what nobody uses.
+    fn evict(&mut self, sender: &WatchSender) -> Result<(), String> {
+        let Width::Scope { services, idle } = self.config.width else { return Ok(()) };
+        let (waiters, now) = (&self.shared.waiters, Instant::now());
+        let is_waited_on = |service: &Name| waiters.is_waited_on(&Topic::Service(service.clone()));
+        let left = self.growth.evict((services, idle), &self.working, &self.shared.uses, now, is_waited_on);
+        self.leave(sender, &left)
+    }
+
+    fn leave(&self, sender: &WatchSender, services: &[Name]) -> Result<(), String> {
+        if services.is_empty() {
+            return Ok(());
+        }
+        tracing::debug!(?services, "the scope shrinks by what nobody used");
+        sender.remove_services(services).map_err(|error| error.to_string())
+    }
+
+    fn hello(&mut self) -> Hello {
+        self.asked = self.config.width.scope(&self.working, &self.config.node);
+        if std::mem::take(&mut self.widens_anew) {
+            self.asked = self.growth.widened(&self.asked);
+        }
+        // An index says something of what is held only.
+        let known = self.working.index() > 0 && self.working.scope().covers(&self.asked);
         Hello {
-            scope: scope(),
+            scope: self.asked.clone(),
             resume: known.then(|| (self.working.cluster().clone(), self.working.index())),
             watcher: Some((self.config.node.clone(), self.config.incarnation)),
             accept_new_cluster: self.config.accept_any_cluster,
@@ -98,26 +178,29 @@ impl ReplicaTask {
     fn take(&mut self, event: WatchEvent, batch: &mut Batch) -> Result<(), String> {
         batch.events += 1;
         match event {
-            WatchEvent::Hello { resumed, .. } => {
+            WatchEvent::Hello { resumed, splices, .. } => {
                 batch.current |= resumed;
+                batch.splices |= splices;
+                if resumed && *self.working.scope() != self.asked {
+                    self.working = project_snapshot(&self.asked, &self.working);
+                    self.rescoped();
+                    batch.replaced = true;
+                }
             }
             WatchEvent::Row(row) => self.take_row(row)?,
-            WatchEvent::Loaded { index } => {
-                let loaded = self.loading.take().ok_or("rows ended that had not begun")?.finish();
-                let same_cluster = loaded.cluster() == self.working.cluster();
-                if same_cluster && index < self.working.index() {
-                    return Err(format!(
-                        "the member is at index {index}, behind {}: another one is asked",
-                        self.working.index()
-                    ));
-                }
-                self.working = loaded;
+            WatchEvent::Loaded { index, sets_after } => {
+                self.take_load(index, sets_after)?;
                 (batch.current, batch.replaced) = (true, true);
             }
-            WatchEvent::Entry(entry) => batch.topics.extend(self.working.fold(&entry)),
+            WatchEvent::Entry(entry) => {
+                batch.topics.extend(self.working.fold(&entry));
+                self.unsaved = true;
+            }
+            WatchEvent::Splice(splice) => self.take_splice(splice, batch)?,
             WatchEvent::Advance { index, at } => {
                 if index > self.working.index() {
                     self.working.advance(index, at);
+                    self.unsaved = true;
                     batch.topics.insert(Topic::Index);
                 }
             }
@@ -133,10 +216,51 @@ impl ReplicaTask {
     fn take_row(&mut self, row: SnapshotRow) -> Result<(), String> {
         if matches!(row, SnapshotRow::Header(_)) {
             // A load may begin anew at any time: this agent was too slow, or the registry was restored.
-            self.loading = Some(SnapshotBuilder::new(scope()));
+            self.loading = Some(SnapshotBuilder::new(self.asked.clone()));
         }
         self.loading.as_mut().ok_or("a row came outside a load")?.push(row);
         Ok(())
+    }
+
+    fn take_load(&mut self, index: u64, sets_after: Option<u64>) -> Result<(), String> {
+        let builder = self.loading.take().ok_or("rows ended that had not begun")?;
+        let loaded = match sets_after {
+            None => builder.finish(),
+            Some(after) => builder.finish_after(after, &self.working).map_err(|service| {
+                // The next stream begins with nothing to resume from.
+                self.working = Snapshot::new(self.asked.clone());
+                format!("the member believes that this agent holds service {service}, which it does not")
+            })?,
+        };
+        let same_cluster = loaded.cluster() == self.working.cluster();
+        if same_cluster && index < self.working.index() {
+            let own = self.working.index();
+            return Err(format!("the member is at index {index}, behind {own}: another one is asked"));
+        }
+        self.working = loaded;
+        self.rescoped();
+        Ok(())
+    }
+
+    fn take_splice(&mut self, splice: Splice, batch: &mut Batch) -> Result<(), String> {
+        if splice.index != self.working.index() {
+            let (theirs, own) = (splice.index, self.working.index());
+            return Err(format!("the member changed the scope at index {theirs}, this agent is at {own}"));
+        }
+        metrics::counter!("muster_agent_scope_joined_total").increment(splice.joined.len() as u64);
+        metrics::counter!("muster_agent_scope_left_total").increment(splice.left.len() as u64);
+        self.growth.spliced(&splice.joined, &splice.left);
+        batch.joined.extend(splice.joined.iter().cloned());
+        batch.topics.extend(self.working.splice(splice));
+        self.asked = self.working.scope().clone();
+        self.rescoped();
+        Ok(())
+    }
+
+    /// Takes note of another Scope.
+    fn rescoped(&mut self) {
+        self.shared.uses.follow(self.working.scope(), Instant::now());
+        self.unsaved = true;
     }
 
     /// Publishes what a batch changed, then wakes, then answers barriers. Returns whether the View is current.
@@ -150,6 +274,8 @@ impl ReplicaTask {
                 self.shared.waiters.wake(batch.topics.iter().chain([&Topic::Index]));
             }
         }
+        // Those who wait looked at the new View when they were woken.
+        self.shared.holds.end(&batch.joined);
         for id in batch.reached {
             self.barriers.reached(id);
         }
@@ -164,5 +290,7 @@ struct Batch {
     topics: BTreeSet<Topic>,
     replaced: bool,
     current: bool,
+    splices: bool,
+    joined: Vec<Name>,
     reached: Vec<u64>,
 }

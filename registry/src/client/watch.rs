@@ -3,7 +3,7 @@
 use std::{collections::VecDeque, pin::Pin, sync::Arc, time::Duration};
 
 use futures_util::{Stream, stream};
-use muster_catalog::{ClusterId, Entry, FORMAT, Name, Scope, SnapshotRow, Timestamp, port::Consistency};
+use muster_catalog::{ClusterId, Entry, FORMAT, Name, Scope, SnapshotRow, Splice, Timestamp, port::Consistency};
 use tokio::{sync::mpsc, time::timeout};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Code, Streaming};
@@ -13,7 +13,7 @@ use super::{
     connection::{Connection, Connections},
 };
 use crate::{
-    convert::{ConvertError, KNOWN_CHANGES, timestamp},
+    convert::{ConvertError, KNOWN_CHANGES, KNOWN_EVENTS, timestamp},
     proto::registry::{self as pb, watch_event::Kind, watch_request::Kind as Asked},
 };
 
@@ -27,7 +27,7 @@ const ASKING: usize = 1024;
 pub struct Hello {
     /// What to stream.
     pub scope: Scope,
-    /// What it holds already, of the same Scope.
+    /// What it holds already, all of the same Scope.
     pub resume: Option<(ClusterId, u64)>,
     /// Its node and the incarnation of its agent: suspected when the stream breaks.
     pub watcher: Option<(Name, u64)>,
@@ -44,6 +44,8 @@ pub enum WatchEvent {
         cluster: ClusterId,
         /// Whether entries follow what the watcher holds; rows come otherwise.
         resumed: bool,
+        /// Whether changes of Scope are spliced in; a member that cannot sends all rows anew.
+        splices: bool,
     },
     /// A row. One with the header starts a load anew, at any time: the watcher was too slow, or the registry restored.
     Row(SnapshotRow),
@@ -51,7 +53,11 @@ pub enum WatchEvent {
     Loaded {
         /// Up to this index.
         index: u64,
+        /// Sets that have not moved after this index did not come: the watcher has them. `None` when all came.
+        sets_after: Option<u64>,
     },
+    /// Services join or leave the Scope, as was asked.
+    Splice(Splice),
     /// What happened.
     Entry(Entry),
     /// Nothing that concerns this watcher happened up to this index; at least once a second.
@@ -115,12 +121,12 @@ impl WatchSender {
         self.ask(Asked::Barrier(pb::Barrier { id, consistency: consistency.into() }))
     }
 
-    /// Widens the Scope; the rows come anew.
+    /// Widens the Scope: answered by [`WatchEvent::Splice`], or with all rows anew where the member cannot splice.
     pub fn add_services(&self, services: &[Name]) -> Result<(), WatchError> {
         self.ask(Asked::AddServices(names(services)))
     }
 
-    /// Narrows the Scope; the rows come anew.
+    /// Narrows the Scope, answered in the same way.
     pub fn remove_services(&self, services: &[Name]) -> Result<(), WatchError> {
         self.ask(Asked::RemoveServices(names(services)))
     }
@@ -150,7 +156,8 @@ impl Client {
             Ok(Ok(events)) => {
                 let inner = events.into_inner();
                 let connections = self.connections.clone();
-                let watch = Watch { inner, connections, connection, ready: VecDeque::new(), ended: false };
+                let (ready, sets) = (VecDeque::new(), Vec::new());
+                let watch = Watch { inner, connections, connection, ready, sets, ended: false };
                 return Ok((sender, Box::pin(stream::unfold(watch, Watch::next))));
             }
             Ok(Err(status)) => status.message().to_owned(),
@@ -162,23 +169,16 @@ impl Client {
 }
 
 fn hello_message(hello: &Hello) -> pb::Hello {
-    let scope = match &hello.scope {
-        Scope::All => pb::Scope { all: true, services: Vec::new(), node: None },
-        Scope::Services { names, node } => pb::Scope {
-            all: false,
-            services: names.iter().map(ToString::to_string).collect(),
-            node: node.as_ref().map(ToString::to_string),
-        },
-    };
     let resume = hello.resume.as_ref();
     let watcher = hello.watcher.as_ref();
     pb::Hello {
-        scope: Some(scope),
+        scope: Some((&hello.scope).into()),
         resume: resume.map(|(cluster, index)| pb::Resume { cluster: Some(cluster.into()), index: *index }),
         known_changes: KNOWN_CHANGES.to_vec(),
         format: FORMAT,
         watcher: watcher.map(|(node, incarnation)| pb::Watcher { node: node.to_string(), incarnation: *incarnation }),
         accept_new_cluster: hello.accept_new_cluster,
+        known_events: KNOWN_EVENTS.to_vec(),
     }
 }
 
@@ -187,6 +187,8 @@ struct Watch {
     connections: Arc<Connections>,
     connection: Connection,
     ready: VecDeque<WatchEvent>,
+    /// The rows of a splice that is under way.
+    sets: Vec<SnapshotRow>,
     ended: bool,
 }
 
@@ -210,7 +212,7 @@ impl Watch {
     async fn receive(&mut self) -> Result<(), WatchError> {
         let failed = |message: String| Err(self.connection.failed(message).into());
         match timeout(SILENCE, self.inner.message()).await {
-            Ok(Ok(Some(event))) => Ok(take(event, &mut self.ready)?),
+            Ok(Ok(Some(event))) => Ok(take(event, &mut self.ready, &mut self.sets)?),
             Ok(Ok(None)) => failed("it ended the watch".to_owned()),
             Ok(Err(status)) if status.code() == Code::FailedPrecondition => {
                 Err(WatchError::OtherRegistry(status.message().to_owned()))
@@ -222,18 +224,36 @@ impl Watch {
 }
 
 /// A message as events; what a newer member adds is passed over.
-fn take(event: pb::WatchEvent, ready: &mut VecDeque<WatchEvent>) -> Result<(), ConvertError> {
+fn take(
+    event: pb::WatchEvent,
+    ready: &mut VecDeque<WatchEvent>,
+    sets: &mut Vec<SnapshotRow>,
+) -> Result<(), ConvertError> {
     match event.kind {
         Some(Kind::Hello(hello)) => ready.push_back(WatchEvent::Hello {
             cluster: hello.cluster.map(Into::into).unwrap_or_default(),
             resumed: hello.resumed,
+            splices: hello.splices,
         }),
         Some(Kind::Rows(rows)) => {
             for row in rows.rows {
                 ready.push_back(WatchEvent::Row(row.try_into()?));
             }
         }
-        Some(Kind::Loaded(loaded)) => ready.push_back(WatchEvent::Loaded { index: loaded.index }),
+        Some(Kind::Loaded(pb::Loaded { index, sets_after })) => {
+            ready.push_back(WatchEvent::Loaded { index, sets_after });
+        }
+        Some(Kind::Sets(part)) => {
+            for row in part.rows {
+                sets.push(row.try_into()?);
+            }
+            if part.last {
+                let names = |names: Vec<String>| names.iter().map(|name| Name::lookup(name)).collect();
+                let (joined, left) = (names(part.joined), names(part.left));
+                let splice = Splice { index: part.index, joined, left, rows: std::mem::take(sets) };
+                ready.push_back(WatchEvent::Splice(splice));
+            }
+        }
         Some(Kind::Entry(entry)) => ready.push_back(WatchEvent::Entry(entry.try_into()?)),
         Some(Kind::Advance(advance)) => {
             let at = timestamp(advance.at_milliseconds);

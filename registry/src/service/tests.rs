@@ -24,20 +24,20 @@ use crate::{
 /// Longer than anything here takes; a test that gets there has failed.
 const PATIENCE: Duration = Duration::from_secs(20);
 
-struct TestRegistry {
-    cluster: Arc<MemoryCluster>,
-    members: Vec<TestMember>,
+pub(crate) struct TestRegistry {
+    pub(crate) cluster: Arc<MemoryCluster>,
+    pub(crate) members: Vec<TestMember>,
 }
 
-struct TestMember {
-    address: String,
+pub(crate) struct TestMember {
+    pub(crate) address: String,
     catalog: Catalog,
     stop: CancellationToken,
     server: tokio::task::JoinHandle<()>,
 }
 
 impl TestRegistry {
-    async fn start(members: usize) -> Self {
+    pub(crate) async fn start(members: usize) -> Self {
         let cluster = Arc::new(MemoryCluster::default());
         let mut started = Vec::new();
         for _ in 0..members {
@@ -67,7 +67,7 @@ impl TestRegistry {
         registry
     }
 
-    fn client(&self, members: impl IntoIterator<Item = usize>) -> Client {
+    pub(crate) fn client(&self, members: impl IntoIterator<Item = usize>) -> Client {
         let members = members.into_iter().map(|at| self.members[at].address.clone());
         Client::new(ClientConfig::new(members.collect()))
     }
@@ -84,7 +84,7 @@ async fn eventually(catalog: &Catalog, ready: impl Fn(&Snapshot) -> bool) {
     timeout(PATIENCE, snapshots.wait_for(|snapshot| ready(snapshot))).await.expect("not in time").unwrap();
 }
 
-fn push(node: &str, sequence: u64, services: &[&str]) -> Command {
+pub(crate) fn push(node: &str, sequence: u64, services: &[&str]) -> Command {
     let name = Name::lookup(node);
     let instance = |service: &&str| Instance {
         node: name.clone(),
@@ -123,40 +123,55 @@ fn push(node: &str, sequence: u64, services: &[&str]) -> Command {
     })
 }
 
-fn all() -> Hello {
+pub(crate) fn all() -> Hello {
     Hello { scope: Scope::All, resume: None, watcher: None, accept_new_cluster: false }
 }
 
 /// An agent's replica, as small as it can be.
-struct Replica {
-    snapshot: Snapshot,
+pub(crate) struct Replica {
+    pub(crate) snapshot: Snapshot,
     loading: Option<SnapshotBuilder>,
-    asking: WatchSender,
+    pub(crate) asking: WatchSender,
     events: WatchStream,
-    resumed: bool,
-    heard: Vec<String>,
+    pub(crate) resumed: bool,
+    pub(crate) heard: Vec<String>,
+    /// Instances that came as rows of a load.
+    pub(crate) loaded: usize,
 }
 
 impl Replica {
-    async fn open(client: &Client, hello: Hello, snapshot: Snapshot) -> Self {
+    pub(crate) async fn open(client: &Client, hello: Hello, snapshot: Snapshot) -> Self {
         let (asking, events) = client.watch(hello).await.unwrap();
         let (loading, resumed, heard) = (None, false, Vec::new());
-        Self { snapshot, loading, asking, events, resumed, heard }
+        Self { snapshot, loading, asking, events, resumed, heard, loaded: 0 }
     }
 
-    async fn step(&mut self) -> Result<(), WatchError> {
+    pub(crate) async fn step(&mut self) -> Result<(), WatchError> {
         let event = timeout(PATIENCE, futures_util::StreamExt::next(&mut self.events)).await.expect("nothing heard");
         match event.expect("the watch ended")? {
             WatchEvent::Hello { resumed, .. } => self.resumed = resumed,
             WatchEvent::Row(row) => {
+                if matches!(row, SnapshotRow::Instance(_)) {
+                    self.loaded += 1;
+                }
                 if matches!(row, SnapshotRow::Header(_)) {
                     self.loading = Some(SnapshotBuilder::new(self.snapshot.scope().clone()));
                 }
                 self.loading.as_mut().expect("rows start with the header").push(row);
             }
-            WatchEvent::Loaded { index } => {
-                self.snapshot = self.loading.take().unwrap().finish();
+            WatchEvent::Loaded { index, sets_after } => {
+                let builder = self.loading.take().unwrap();
+                self.heard.push(format!("loaded after {sets_after:?}"));
+                self.snapshot = match sets_after {
+                    Some(after) => builder.finish_after(after, &self.snapshot).unwrap(),
+                    None => builder.finish(),
+                };
                 assert_eq!(self.snapshot.index(), index);
+            }
+            WatchEvent::Splice(splice) => {
+                assert_eq!(splice.index, self.snapshot.index(), "a splice out of its place");
+                self.heard.push(format!("splice {:?} {:?}", splice.joined, splice.left));
+                self.snapshot.splice(splice);
             }
             WatchEvent::Entry(entry) => {
                 assert!(entry.index > self.snapshot.index(), "an entry came twice");
@@ -172,17 +187,17 @@ impl Replica {
         Ok(())
     }
 
-    async fn until(&mut self, ready: impl Fn(&Self) -> bool) {
+    pub(crate) async fn until(&mut self, ready: impl Fn(&Self) -> bool) {
         while !ready(self) {
             self.step().await.unwrap();
         }
     }
 
-    async fn until_index(&mut self, index: u64) {
+    pub(crate) async fn until_index(&mut self, index: u64) {
         self.until(|replica| replica.snapshot.index() >= index).await;
     }
 
-    fn rows(&self) -> Vec<SnapshotRow> {
+    pub(crate) fn rows(&self) -> Vec<SnapshotRow> {
         self.snapshot.rows().collect()
     }
 }
@@ -274,31 +289,15 @@ async fn a_watcher_whose_place_is_gone_from_the_ring_gets_all_rows_anew() {
     registry.cluster.install(1, 2);
     replica.heard.clear();
     replica.until_index(last.index).await;
-    assert!(replica.heard.is_empty(), "rows, not entries: {:?}", replica.heard);
+    assert_eq!(replica.heard, [format!("loaded after Some({})", first.index)], "rows, not entries");
     let mut full = Replica::open(&leader, all(), Snapshot::default()).await;
     full.until_index(last.index).await;
     assert_eq!(replica.rows(), full.rows());
     // And on it goes by entries.
+    replica.heard.clear();
     let more = leader.submit(push("b", 2, &[])).await.unwrap();
     replica.until_index(more.index).await;
     assert_eq!(replica.heard, [format!("entry {}", more.index)]);
-}
-
-#[tokio::test]
-async fn a_scope_holds_what_it_names_and_grows() {
-    let registry = TestRegistry::start(1).await;
-    let client = registry.client([0]);
-    client.submit(push("a", 1, &["web", "db"])).await.unwrap();
-    let scope = Scope::Services { names: [Name::lookup("web")].into_iter().collect(), node: None };
-    let hello = Hello { scope: scope.clone(), ..all() };
-    let mut replica = Replica::open(&client, hello, Snapshot::new(scope)).await;
-    replica.until(|replica| replica.snapshot.instance_count() == 1).await;
-    assert_eq!(replica.snapshot.service_count(), 2, "the directory names the other");
-    let written = client.submit(push("b", 1, &["db"])).await.unwrap();
-    replica.until_index(written.index).await;
-    assert_eq!(replica.snapshot.instance_count(), 1);
-    replica.asking.add_services(&[Name::lookup("db")]).unwrap();
-    replica.until(|replica| replica.snapshot.instance_count() == 3).await;
 }
 
 #[tokio::test]

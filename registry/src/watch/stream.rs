@@ -1,26 +1,23 @@
 //! One watch stream: it follows the catalog from a cursor, at its reader's pace.
 //!
-//! Nothing is queued for a slow reader but what the channel holds. One that falls out of the ring gets all rows anew; one
-//! that does not read at all is ended.
+//! Nothing is queued for a slow reader but what the channel holds. One that falls out of the ring gets the Directory and
+//! the sets that moved meanwhile; one that does not read at all is ended. A change of Scope is spliced in once all that
+//! came before it was sent.
 
 use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
 use futures_util::{Stream, StreamExt};
 use muster_catalog::{ClusterId, Entry, Name, Scope, Snapshot, project_changes, project_snapshot};
-use prost::Message;
 use tokio::{
     sync::{mpsc, watch},
     time::{MissedTickBehavior, interval, timeout},
 };
 use tonic::Status;
 
-use super::{barriers::Barriers, ring::Record};
+use super::{barriers::Barriers, rescope::Rescopes, ring::Record, rows::Pieces};
 use crate::{
-    convert::change_kind,
-    proto::{
-        catalog,
-        registry::{self as pb, watch_event::Kind, watch_request::Kind as Asked},
-    },
+    convert::{KNOWN_EVENTS, change_kind},
+    proto::registry::{self as pb, watch_event::Kind, watch_request::Kind as Asked},
     service::{Core, reads::policy, renewals::Pulse},
 };
 
@@ -30,12 +27,10 @@ const HELLO_TIMEOUT: Duration = Duration::from_secs(5);
 const HEARTBEAT: Duration = Duration::from_millis(500);
 /// A reader that takes nothing for so long is gone or stuck; its place is freed.
 const STALL: Duration = Duration::from_secs(30);
-/// Rows sent in one message, by their bytes.
-const ROWS_BYTES: usize = 64 * 1024;
 /// Entries taken from the ring at once.
 const PUMP: usize = 256;
 /// Services in a Scope; wider ones ask for all.
-const MAX_SCOPE: usize = 10_000;
+pub(super) const MAX_SCOPE: usize = 10_000;
 
 /// Why a stream ends.
 enum End {
@@ -116,8 +111,12 @@ struct Feed {
     out: mpsc::Sender<Result<pb::WatchEvent, Status>>,
     scope: Scope,
     known: BTreeSet<u32>,
+    /// Whether the watcher takes sets, and loads that lack what it has.
+    splices: bool,
+    /// Changes of Scope that wait until all before them was sent.
+    rescopes: Rescopes,
     cluster: ClusterId,
-    /// The watcher has all up to this index; `None` before it has anything.
+    /// The watcher has all of its Scope up to this index; `None` before it has anything.
     cursor: Option<u64>,
     barriers: Barriers,
 }
@@ -148,20 +147,20 @@ impl Feed {
                 cluster.uuid, other.uuid
             )));
         }
-        let resumed =
-            resume.filter(|(theirs, index)| *theirs == cluster && core.catalog.ring.after(*index, 0).is_some());
-        let cursor = resumed.map(|(_, index)| index);
+        let cursor = resume.filter(|(theirs, _)| *theirs == cluster).map(|(_, index)| index);
         let known = hello.known_changes.into_iter().collect();
-        let barriers = Barriers::default();
-        Ok(Self { core, snapshots, out, scope, known, cluster, cursor, barriers })
+        let splices = KNOWN_EVENTS.iter().all(|kind| hello.known_events.contains(kind));
+        let (rescopes, barriers) = (Rescopes::default(), Barriers::default());
+        Ok(Self { core, snapshots, out, scope, known, splices, rescopes, cluster, cursor, barriers })
     }
 
     async fn run(
         mut self,
         mut inbound: impl Stream<Item = Result<pb::WatchRequest, Status>> + Unpin + Send,
     ) -> Result<(), End> {
-        let resumed = self.cursor.is_some();
-        self.send(Kind::Hello(pb::WatchHello { cluster: Some((&self.cluster).into()), resumed })).await?;
+        let resumed = self.cursor.is_some_and(|cursor| self.core.catalog.ring.after(cursor, 0).is_some());
+        let cluster = Some((&self.cluster).into());
+        self.send(Kind::Hello(pb::WatchHello { cluster, resumed, splices: true })).await?;
         self.pump().await?;
         let mut heartbeat = interval(HEARTBEAT);
         heartbeat.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -205,35 +204,65 @@ impl Feed {
         }
     }
 
-    /// A changed Scope is loaded as a whole.
-    async fn rescope(&mut self, services: &pb::ServiceNames, add: bool) -> Result<(), End> {
-        let Scope::Services { names, .. } = &mut self.scope else { return Ok(()) };
-        for service in services.names.iter().map(|name| Name::lookup(name)) {
-            if add {
-                names.insert(service);
-            } else {
-                names.remove(&service);
+    async fn rescope(&mut self, services: &pb::ServiceNames, joins: bool) -> Result<(), End> {
+        for service in &services.names {
+            if !self.rescopes.ask(Name::lookup(service), joins) {
+                return Err(End::Ours(too_wide(MAX_SCOPE + 1)));
             }
         }
+        self.pump().await
+    }
+
+    /// Changes the Scope, where that was asked and the watcher has all that is known here.
+    async fn splice(&mut self, snapshot: &Snapshot) -> Result<(), End> {
+        // What a member that is behind its watcher knows of a set would be older than the entries that came already.
+        if self.rescopes.is_empty() || self.cursor != Some(snapshot.index()) {
+            return Ok(());
+        }
+        let (joined, left) = self.rescopes.take();
+        let Scope::Services { names, .. } = &mut self.scope else { return Ok(()) };
+        left.iter().for_each(|service| {
+            names.remove(service);
+        });
+        names.extend(joined.iter().cloned());
         if names.len() > MAX_SCOPE {
             return Err(End::Ours(too_wide(names.len())));
         }
-        let snapshot = self.snapshots.borrow_and_update().clone();
-        self.load(&snapshot).await
+        if !self.splices {
+            return self.load(snapshot).await;
+        }
+        metrics::counter!("muster_registry_watch_splices_total").increment(1);
+        let index = snapshot.index();
+        let mut pieces = Pieces::sets(snapshot, &joined);
+        while let Some((rows, last)) = pieces.take() {
+            let mut sets = pb::Sets { index, rows, last, ..Default::default() };
+            if last {
+                sets.joined = joined.iter().map(ToString::to_string).collect();
+                sets.left = left.iter().map(ToString::to_string).collect();
+            }
+            self.send(Kind::Sets(sets)).await?;
+        }
+        Ok(())
     }
 
-    /// Sends what happened since the cursor.
+    /// Sends what happened since the cursor, then what joins the Scope.
     async fn pump(&mut self) -> Result<(), End> {
         let snapshot = self.snapshots.borrow_and_update().clone();
+        self.catch_up(&snapshot).await?;
+        self.splice(&snapshot).await
+    }
+
+    async fn catch_up(&mut self, snapshot: &Snapshot) -> Result<(), End> {
         if *snapshot.cluster() != self.cluster {
             // A restore: indexes may have gone backwards.
             self.cluster = snapshot.cluster().clone();
-            return self.load(&snapshot).await;
+            self.cursor = None;
+            return self.load(snapshot).await;
         }
         let mut sent = false;
         loop {
             let records = self.cursor.and_then(|cursor| self.core.catalog.ring.after(cursor, PUMP));
-            let Some(records) = records else { return self.load(&snapshot).await };
+            let Some(records) = records else { return self.load(snapshot).await };
             let full = records.len() == PUMP;
             // The ring may be ahead of what is published.
             let records = records.into_iter().take_while(|record| record.entry.index <= snapshot.index());
@@ -265,24 +294,21 @@ impl Feed {
         Ok(true)
     }
 
-    /// Sends all rows.
+    /// Sends rows: all, or for one that holds its Scope up to the cursor those that it lacks.
     async fn load(&mut self, snapshot: &Snapshot) -> Result<(), End> {
         let projected = project_snapshot(&self.scope, snapshot);
-        let (mut rows, mut bytes) = (Vec::new(), 0);
-        for row in projected.rows() {
-            let row = catalog::SnapshotRow::from(&row);
-            bytes += row.encoded_len();
-            rows.push(row);
-            if bytes >= ROWS_BYTES {
-                self.send(Kind::Rows(pb::Rows { rows: std::mem::take(&mut rows) })).await?;
-                bytes = 0;
-            }
-        }
-        if !rows.is_empty() {
+        let sets_after = self.cursor.filter(|_| self.splices);
+        let kind = if sets_after.is_some() { "moved" } else { "all" };
+        metrics::counter!("muster_registry_watch_loads_total", "rows" => kind).increment(1);
+        let mut pieces = match sets_after {
+            Some(index) => Pieces::after(&projected, index),
+            None => Pieces::all(&projected),
+        };
+        while let Some((rows, _)) = pieces.take() {
             self.send(Kind::Rows(pb::Rows { rows })).await?;
         }
         self.cursor = Some(snapshot.index());
-        self.send(Kind::Loaded(pb::Loaded { index: snapshot.index() })).await
+        self.send(Kind::Loaded(pb::Loaded { index: snapshot.index(), sets_after })).await
     }
 
     async fn beat(&mut self) -> Result<(), End> {
@@ -330,14 +356,10 @@ fn cut_off() -> Status {
 
 fn scope(scope: Option<&pb::Scope>) -> Result<Scope, Status> {
     let scope = scope.ok_or_else(|| Status::invalid_argument("hello.scope is missing"))?;
-    if scope.all {
-        return Ok(Scope::All);
-    }
     if scope.services.len() > MAX_SCOPE {
         return Err(too_wide(scope.services.len()));
     }
-    let names = scope.services.iter().map(|name| Name::lookup(name)).collect();
-    Ok(Scope::Services { names, node: scope.node.as_deref().map(Name::lookup) })
+    Ok(scope.into())
 }
 
 fn too_wide(services: usize) -> Status {

@@ -55,6 +55,7 @@ async fn try_replica(client: &Client, hello: Hello, index: u64) -> Result<Snapsh
     while !passed || snapshot.index() < index {
         match events.next().await.expect("the stream says why it ends")? {
             WatchEvent::Hello { .. } => {}
+            WatchEvent::Splice(splice) => drop(snapshot.splice(splice)),
             WatchEvent::Row(row) => {
                 if matches!(row, SnapshotRow::Header(_)) {
                     loading = Some(SnapshotBuilder::new(Scope::All));

@@ -30,17 +30,27 @@ pub struct TestAgent {
 }
 
 impl TestAgent {
-    /// Starts an agent of this cluster and waits until the registry has it.
+    /// Starts an agent of this cluster with the defaults and waits until the registry has it.
     pub async fn start(cluster: &TestCluster, name: &str) -> Result<Self> {
+        Self::start_with(cluster, name, "", "").await
+    }
+
+    /// Starts an agent that serves every service to any proxy.
+    pub async fn start_for_proxies(cluster: &TestCluster, name: &str) -> Result<Self> {
+        Self::start_with(cluster, name, "", "unregistered = \"all\"\n").await
+    }
+
+    /// Starts an agent with these lines in its `[agent]` and its `[xds]` section.
+    pub async fn start_with(cluster: &TestCluster, name: &str, settings: &str, xds: &str) -> Result<Self> {
         let root = cluster.directory().join(name);
         let services = root.join("services.d");
         std::fs::create_dir_all(&services)?;
         let config = root.join("muster.toml");
         let envoy_listener = super::free_address()?;
         let text = format!(
-            "[node]\nname = \"{name}\"\ndata_dir = {:?}\n[registry]\nmembers = {:?}\n{}[agent]\nservices_dir = {services:?}\n\
+            "[node]\nname = \"{name}\"\ndata_dir = {:?}\n[registry]\nmembers = {:?}\n{}[agent]\nservices_dir = {services:?}\n{settings}\
              [http]\nlisten = \"127.0.0.1:0\"\n[dns]\nlisten = \"127.0.0.1:0\"\nalt_zones = [\"consul\"]\n\
-             [xds]\nlisten = \"127.0.0.1:0\"\nunregistered = \"all\"\nhttp_listener = \"{}\"\n[log]\nfilter = \"info\"\n",
+             [xds]\nlisten = \"127.0.0.1:0\"\n{xds}http_listener = \"{}\"\n[log]\nfilter = \"info,muster_agent::replica=debug\"\n",
             root.join("data"),
             cluster.members(),
             cluster.settings(),

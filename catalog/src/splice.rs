@@ -1,0 +1,135 @@
+//! Sets that join or leave a replica's Scope, spliced into its stream between two entries.
+//!
+//! A replica that folded all entries up to an index, and then a splice of that index, equals the projection to the new
+//! Scope: `splice(project(S, old)) == project(S, new)`.
+
+use std::sync::Arc;
+
+use crate::{
+    DirectoryRow, InstanceEntry, Name, Scope, Snapshot, SnapshotRow, Topic,
+    fold::{count_tags, position},
+    rows::instance_rows,
+    snapshot::ServiceSlot,
+};
+
+/// A change of Scope, with the rows of what joins it.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Splice {
+    /// All entries up to this index came before it, none of those after it.
+    pub index: u64,
+    /// The services that are held from here on, whether or not they exist.
+    pub joined: Vec<Name>,
+    /// The services that are not held any more.
+    pub left: Vec<Name>,
+    /// The sets of those that joined: a service, then each of its instances with its checks.
+    pub rows: Vec<SnapshotRow>,
+}
+
+impl Snapshot {
+    /// The rows of one service's set, as a [`Splice`] has them; none where it does not exist or is not held.
+    pub fn set_rows(&self, service: &Name) -> impl Iterator<Item = SnapshotRow> + '_ {
+        let held = self.services.get(service).and_then(|slot| Some((slot, slot.set.as_ref()?)));
+        held.into_iter().flat_map(|(slot, set)| {
+            let (service, index, tags) = (slot.name.clone(), slot.index, slot.tags.to_vec());
+            std::iter::once(SnapshotRow::Service(DirectoryRow { service, index, tags }))
+                .chain(set.instances.iter().flat_map(|entry| instance_rows(entry)))
+        })
+    }
+
+    /// Changes the Scope and takes up or drops the sets. Returns the topics whose waiters find more than before.
+    /// A Snapshot that holds everything stays as it is.
+    pub fn splice(&mut self, splice: Splice) -> Vec<Topic> {
+        let Scope::Services { names, .. } = &mut self.scope else { return Vec::new() };
+        for service in &splice.left {
+            names.remove(service);
+        }
+        names.extend(splice.joined.iter().cloned());
+        for service in splice.left.iter().chain(&splice.joined) {
+            self.drop_set(service);
+        }
+        let mut instance: Option<InstanceEntry> = None;
+        for row in splice.rows {
+            match row {
+                SnapshotRow::Check(check) => {
+                    if let Some(entry) = &mut instance {
+                        entry.checks.push(check);
+                    }
+                }
+                SnapshotRow::Instance(row) => {
+                    self.take_up(instance.replace(InstanceEntry { instance: row, checks: Vec::new() }));
+                }
+                SnapshotRow::Service(row) => {
+                    self.take_up(instance.take());
+                    self.open_set(row);
+                }
+                SnapshotRow::Header(_) | SnapshotRow::Node { .. } | SnapshotRow::Writer { .. } => {}
+            }
+        }
+        self.take_up(instance);
+        let topics = splice.joined.into_iter().map(Topic::Service);
+        topics.chain([Topic::AnyService]).collect()
+    }
+
+    /// What stands on the own node stays; the Directory keeps the service's row.
+    fn drop_set(&mut self, service: &Name) {
+        let Some(set) = self.services.get_mut(service).and_then(|slot| slot.set.take()) else { return };
+        for instance in set.instances.iter().map(|entry| &entry.instance.value) {
+            if self.scope.holds_node(&instance.node) {
+                continue;
+            }
+            if let Some(node) = self.nodes.get_mut(&instance.node) {
+                let instances = &mut Arc::make_mut(node).instances;
+                let before = instances.len();
+                instances.retain(|other| other.instance.value.id != instance.id);
+                self.instance_count -= before - instances.len();
+            }
+        }
+    }
+
+    fn open_set(&mut self, row: DirectoryRow) {
+        if self.scope.holds_service(&row.service) {
+            let (name, set) = (row.service.clone(), Some(Arc::default()));
+            self.services.insert(row.service, ServiceSlot { name, index: row.index, tags: row.tags.into(), set });
+        }
+    }
+
+    fn take_up(&mut self, entry: Option<InstanceEntry>) {
+        if let Some(entry) = entry.map(Arc::new)
+            && self.put_in_node(&entry)
+        {
+            self.put_in_set(&entry);
+        }
+    }
+
+    /// Puts an instance on its node; false when there is no such node.
+    pub(crate) fn put_in_node(&mut self, entry: &Arc<InstanceEntry>) -> bool {
+        let instance = &entry.instance.value;
+        let Some(node) = self.nodes.get_mut(&instance.node) else { return false };
+        let instances = &mut Arc::make_mut(node).instances;
+        match instances.binary_search_by(|other| other.instance.value.id.cmp(&instance.id)) {
+            Ok(at) => instances[at] = entry.clone(),
+            Err(at) => {
+                instances.insert(at, entry.clone());
+                self.instance_count += 1;
+            }
+        }
+        true
+    }
+
+    /// Puts an instance into the set of its service, where that is held.
+    fn put_in_set(&mut self, entry: &Arc<InstanceEntry>) {
+        let instance = &entry.instance.value;
+        let slot = self.services.get_mut(&instance.service);
+        let Some(set) = slot.and_then(|slot| slot.set.as_mut()).map(Arc::make_mut) else { return };
+        match position(set, instance) {
+            Ok(at) => {
+                let old = std::mem::replace(&mut set.instances[at], entry.clone());
+                count_tags(set, &old.instance.value.tags, &instance.tags);
+            }
+            Err(at) => {
+                set.instances.insert(at, entry.clone());
+                count_tags(set, &[], &instance.tags);
+            }
+        }
+    }
+}

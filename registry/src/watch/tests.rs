@@ -1,0 +1,172 @@
+//! Watches whose Scope is a part of the catalog, on members with a log in memory and real connections.
+
+use muster_catalog::{Name, Scope, Snapshot, port::Sink, project_snapshot};
+use tokio::sync::mpsc;
+use tokio_stream::wrappers::ReceiverStream;
+
+use crate::{
+    client::{Client, Hello},
+    proto::registry::{self as pb, watch_event::Kind, watch_request::Kind as Asked},
+    raft::plaintext,
+    service::{
+        peers,
+        tests::{Replica, TestRegistry, all, push},
+    },
+};
+
+fn names(services: &[&str]) -> Vec<Name> {
+    services.iter().map(|service| Name::lookup(service)).collect()
+}
+
+fn scope(services: &[&str], node: Option<&str>) -> Scope {
+    Scope::Services { names: names(services).into_iter().collect(), node: node.map(Name::lookup) }
+}
+
+async fn open(client: &Client, scope: Scope) -> Replica {
+    let hello = Hello { scope: scope.clone(), ..all() };
+    Replica::open(client, hello, Snapshot::new(scope)).await
+}
+
+/// What a replica of that Scope holds at that index, by way of one that holds all.
+async fn expected(client: &Client, scope: &Scope, index: u64) -> Snapshot {
+    let mut full = Replica::open(client, all(), Snapshot::default()).await;
+    full.until_index(index).await;
+    project_snapshot(scope, &full.snapshot)
+}
+
+#[tokio::test]
+async fn a_scope_grows_and_shrinks_in_its_place_among_the_entries() {
+    let registry = TestRegistry::start(1).await;
+    let client = registry.client([0]);
+    client.submit(push("a", 1, &["web", "db"])).await.unwrap();
+    client.submit(push("b", 1, &["db", "cache"])).await.unwrap();
+    let mut replica = open(&client, scope(&["web"], Some("b"))).await;
+    replica.until(|replica| replica.snapshot.instance_count() == 3).await;
+    assert_eq!(replica.snapshot.service_count(), 3, "the directory names the others");
+    replica.heard.clear();
+    // The entry is committed before the member hears of the change of Scope: it comes first, by the old one.
+    let first = client.submit(push("a", 2, &["web", "db", "api"])).await.unwrap();
+    replica.asking.add_services(&names(&["db", "gone"])).unwrap();
+    replica.asking.remove_services(&names(&["web"])).unwrap();
+    replica.until(|replica| *replica.snapshot.scope() == scope(&["db", "gone"], Some("b"))).await;
+    let entry = format!("entry {}", first.index);
+    assert!(replica.heard.iter().position(|heard| *heard == entry) < Some(replica.heard.len() - 1));
+    assert!(replica.heard.iter().all(|heard| !heard.starts_with("loaded")), "{:?}", replica.heard);
+    assert_eq!(replica.loaded, 3, "no row came twice");
+    let last = client.submit(push("a", 3, &["db"])).await.unwrap();
+    replica.until_index(last.index).await;
+    assert_eq!(replica.snapshot, expected(&client, &scope(&["db", "gone"], Some("b")), last.index).await);
+    // A service that did not exist when it joined is held once it does.
+    let came = client.submit(push("c", 1, &["gone", "web"])).await.unwrap();
+    replica.until_index(came.index).await;
+    assert_eq!(replica.snapshot, expected(&client, &scope(&["db", "gone"], Some("b")), came.index).await);
+}
+
+#[tokio::test]
+async fn a_large_set_comes_in_pieces_and_is_taken_up_whole() {
+    let registry = TestRegistry::start(1).await;
+    let client = registry.client([0]);
+    let mut last = 0;
+    for node in 0..300 {
+        let mut command = push(&format!("n{node}"), 1, &["web"]);
+        if let muster_catalog::Command::Sync(sync) = &mut command {
+            sync.instances[0].meta = [("note".into(), "x".repeat(1_000).into())].into();
+        }
+        last = client.submit(command).await.unwrap().index;
+    }
+    let mut replica = open(&client, scope(&[], None)).await;
+    replica.until_index(last).await;
+    replica.asking.add_services(&names(&["web"])).unwrap();
+    replica.until(|replica| replica.heard.iter().any(|heard| heard.starts_with("splice"))).await;
+    assert_eq!(replica.snapshot, expected(&client, &scope(&["web"], None), last).await);
+}
+
+#[tokio::test]
+async fn a_member_that_is_behind_its_watcher_splices_nothing_old() {
+    let registry = TestRegistry::start(2).await;
+    let (leader, behind) = (registry.client([0]), registry.client([1]));
+    leader.submit(push("a", 1, &["web"])).await.unwrap();
+    let mut ahead = open(&leader, scope(&[], None)).await;
+    registry.cluster.lag(2, true);
+    let last = leader.submit(push("a", 2, &["web", "db"])).await.unwrap();
+    leader.submit(push("b", 1, &["web"])).await.unwrap();
+    ahead.until_index(last.index + 1).await;
+    let resume = Some((ahead.snapshot.cluster().clone(), last.index + 1));
+    let hello = Hello { scope: scope(&[], None), resume, ..all() };
+    let mut replica = Replica::open(&behind, hello, ahead.snapshot.clone()).await;
+    replica.asking.add_services(&names(&["web"])).unwrap();
+    replica.asking.barrier(1, muster_catalog::port::Consistency::Lease).unwrap();
+    for _ in 0..3 {
+        replica.step().await.unwrap();
+    }
+    assert_eq!(replica.heard, Vec::<String>::new(), "it knows an older set only");
+    registry.cluster.lag(2, false);
+    replica.until(|replica| replica.snapshot.instance_count() == 2).await;
+    let index = replica.snapshot.index();
+    assert_eq!(replica.snapshot, expected(&leader, &scope(&["web"], None), index).await);
+}
+
+#[tokio::test]
+async fn beyond_the_ring_only_what_moved_comes_and_what_vanished_is_gone() {
+    let registry = TestRegistry::start(2).await;
+    let leader = registry.client([0]);
+    leader.submit(push("a", 1, &["web", "db", "cache"])).await.unwrap();
+    let first = leader.submit(push("b", 1, &["web", "old"])).await.unwrap();
+    let held = scope(&["web", "db", "cache", "old"], Some("b"));
+    let mut before = open(&leader, held.clone()).await;
+    before.until_index(first.index).await;
+    registry.cluster.lag(2, true);
+    leader.submit(push("b", 2, &["web"])).await.unwrap();
+    let last = leader.submit(push("c", 1, &["db"])).await.unwrap();
+    // The member has the catalog as a Raft snapshot: its ring begins there.
+    registry.cluster.install(1, 2);
+    let resume = Some((before.snapshot.cluster().clone(), first.index));
+    let hello = Hello { scope: held.clone(), resume, ..all() };
+    let mut replica = Replica::open(&registry.client([1]), hello.clone(), before.snapshot.clone()).await;
+    replica.until_index(last.index).await;
+    assert!(!replica.resumed);
+    assert_eq!(replica.heard, [format!("loaded after Some({})", first.index)]);
+    // `db` moved and came with both its instances, and so did the own node; `web` on a, and `cache`, did not.
+    assert_eq!(replica.loaded, 3);
+    assert_eq!(replica.snapshot, expected(&leader, &held, last.index).await);
+    // Of another incarnation nothing is believed.
+    let mut hello = hello;
+    if let Some((cluster, _)) = &mut hello.resume {
+        cluster.incarnation += 1;
+    }
+    let mut replica = Replica::open(&registry.client([1]), hello, before.snapshot).await;
+    replica.until_index(last.index).await;
+    assert_eq!((replica.heard.as_slice(), replica.loaded), (["loaded after None".to_owned()].as_slice(), 5));
+}
+
+#[tokio::test]
+async fn a_watcher_that_knows_no_sets_gets_all_rows_when_its_scope_changes() {
+    let registry = TestRegistry::start(1).await;
+    registry.client([0]).submit(push("a", 1, &["web", "db"])).await.unwrap();
+    let mut raw = peers::client(plaintext()(&registry.members[0].address).unwrap());
+    let ask = |kind| pb::WatchRequest { kind: Some(kind) };
+    let hello =
+        pb::Hello { scope: Some(pb::Scope::default()), known_changes: (1..=11).collect(), ..Default::default() };
+    let (asking, asked) = mpsc::channel(2);
+    asking.send(ask(Asked::Hello(hello))).await.unwrap();
+    asking.send(ask(Asked::AddServices(pb::ServiceNames { names: vec!["web".into()] }))).await.unwrap();
+    let mut events = raw.watch(ReceiverStream::new(asked)).await.unwrap().into_inner();
+    let (mut loads, mut instances) = (0, 0);
+    while loads < 2 {
+        match events.message().await.unwrap().unwrap().kind {
+            Some(Kind::Rows(rows)) => {
+                let is_instance = |row: &&crate::proto::catalog::SnapshotRow| {
+                    matches!(row.kind, Some(crate::proto::catalog::snapshot_row::Kind::Instance(_)))
+                };
+                instances += rows.rows.iter().filter(is_instance).count();
+            }
+            Some(Kind::Loaded(loaded)) => {
+                assert_eq!(loaded.sets_after, None);
+                loads += 1;
+            }
+            Some(Kind::Sets(sets)) => panic!("{sets:?} was sent to one who does not know it"),
+            _ => {}
+        }
+    }
+    assert_eq!(instances, 1, "none in the first load, `web` in the second");
+}
