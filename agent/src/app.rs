@@ -6,9 +6,9 @@ use muster_catalog::{Locality, Node, Origin, Text};
 use muster_dns::Dns;
 use muster_http::{Http, HttpHandle, Ports};
 use muster_registry::{
-    LeaseConfig, Registry, RegistryConfig,
+    LeaseConfig, Registry, RegistryConfig, StopReason,
     client::{Client, ClientConfig},
-    raft::{ConsensusConfig, Leadership},
+    raft::{ConsensusConfig, Leadership, Removed},
 };
 use muster_xds::Xds;
 use tokio::{
@@ -70,9 +70,23 @@ pub enum StartError {
     /// The kept replica.
     #[error(transparent)]
     Replica(#[from] DiskError),
+    /// The data folder is that of a member that was removed: to start it again changes nothing.
+    #[error("{0}")]
+    Removed(String),
     /// A room did not start; its message says what to do.
     #[error(transparent)]
     Room(anyhow::Error),
+}
+
+/// Why a process ends by itself.
+#[derive(Debug, thiserror::Error)]
+pub enum Ended {
+    /// To start it again is the remedy.
+    #[error(transparent)]
+    Died(Died),
+    /// To start it again changes nothing.
+    #[error(transparent)]
+    Removed(Removed),
 }
 
 /// A running process.
@@ -86,6 +100,7 @@ pub struct App {
     closing: CancellationToken,
     ending: CancellationToken,
     stop_timeout: Duration,
+    removed: Option<watch::Receiver<Option<Removed>>>,
 }
 
 impl App {
@@ -132,12 +147,15 @@ impl App {
             closing: CancellationToken::new(),
             ending: CancellationToken::new(),
             stop_timeout: config.agent.stop_timeout.0,
+            removed: None,
         })
     }
 
     /// Waits until a task ends by itself: then the process has to end too.
-    pub async fn died(&mut self) -> Died {
-        self.supervisor.died().await
+    pub async fn died(&mut self) -> Ended {
+        let died = self.supervisor.died().await;
+        let removed = self.removed.as_ref().and_then(|removed| removed.borrow().clone());
+        removed.map_or(Ended::Died(died), Ended::Removed)
     }
 
     /// Stops in order: instances drain, the node leaves, servers finish, the replica and the log are flushed.
@@ -187,14 +205,22 @@ impl App {
             grace: config.registry.lease_grace.0,
             ..LeaseConfig::default()
         };
-        let registry = RegistryConfig { leases, ..RegistryConfig::new(consensus) };
+        let autopilot = config.registry.autopilot.room();
+        let registry = RegistryConfig { leases, autopilot, ..RegistryConfig::new(consensus) };
         let started = Registry::start(registry, listener, self.ending.child_token()).await;
-        let registry = started.map_err(|error| StartError::Room(error.into()))?;
+        let registry = started.map_err(|error| match error {
+            error if error.is_removed() => StartError::Removed(error.to_string()),
+            error => StartError::Room(error.into()),
+        })?;
         self.bound.registry = Some(registry.address());
         let leadership = registry.leadership();
+        let (removed_sender, removed) = watch::channel(None);
+        self.removed = Some(removed);
         self.supervisor.spawn("registry", async move {
-            let reason = registry.stopped().await;
-            tracing::debug!(%reason, "the registry member has stopped");
+            match registry.stopped().await {
+                StopReason::Removed(removed) => drop(removed_sender.send_replace(Some(removed))),
+                reason => tracing::debug!(%reason, "the registry member has stopped"),
+            }
         });
         Ok(leadership)
     }

@@ -7,6 +7,7 @@ use clap::{Args, Parser, Subcommand};
 mod client;
 mod list;
 mod register;
+mod registry;
 mod serve;
 mod table;
 mod validate;
@@ -36,9 +37,17 @@ enum Command {
         after_help = "Examples:\n  muster dev                      data is thrown away at the end\n  muster dev --data ./data        data is kept\n  muster dev --services ./defs    take up the definitions in a directory, live\n  muster dev --http 127.0.0.1:0   let the system choose a port; the chosen one is printed"
     )]
     Dev(Box<DevArgs>),
-    /// Run a member of the registry.
-    #[command(after_help = "Example:\n  muster registry --config /etc/muster/muster.toml")]
-    Registry(ServeArgs),
+    /// Run a member of the registry; with a subcommand, look after the registry.
+    #[command(
+        args_conflicts_with_subcommands = true,
+        after_help = "Examples:\n  muster registry --config /etc/muster/muster.toml    run a member\n  muster registry members                             who the members are and how they do\n  muster registry add 10.0.0.4:8300                   take up a new member"
+    )]
+    Registry {
+        #[command(subcommand)]
+        command: Option<registry::RegistryCommand>,
+        #[command(flatten)]
+        serve: ServeArgs,
+    },
     /// Run the agent of this host.
     #[command(after_help = "Example:\n  muster agent --config /etc/muster/muster.toml")]
     Agent(ServeArgs),
@@ -167,7 +176,8 @@ impl Cli {
     pub fn run(self) -> u8 {
         let outcome = match self.command {
             Command::Dev(args) => serve::dev(*args),
-            Command::Registry(args) => serve::registry(&args),
+            Command::Registry { command: Some(command), .. } => registry::run(command),
+            Command::Registry { command: None, serve } => serve::registry(&serve),
             Command::Agent(args) => serve::agent(&args),
             Command::Register { file, api } => register::register(&file, &api),
             Command::Deregister { id, api } => register::deregister(&id, &api),

@@ -9,9 +9,11 @@ use std::{
 use muster_registry::store::EngineKind;
 use serde::Deserialize;
 
+mod autopilot;
 mod duration;
 mod rooms;
 
+pub use autopilot::AutopilotConfig;
 pub(crate) use duration::Seconds;
 pub(crate) use rooms::{dns_config, http_config, replica_width, xds_config};
 
@@ -81,7 +83,8 @@ pub struct RegistryConfig {
     pub metrics_listen: SocketAddr,
     /// `host:port` that the other members and the agents reach it at; `listen` unless given.
     pub advertise: Option<String>,
-    /// All members as `host:port`: names are resolved again and again. Default `["127.0.0.1:8300"]`.
+    /// Members as `host:port`: names are resolved again and again. All of them for the first start of a registry; later
+    /// some, to find it by. Default `["127.0.0.1:8300"]`.
     pub members: Vec<String>,
     /// What keeps this member's log on disk. Default `raft-log`; `sled` in builds with that feature.
     pub log_engine: LogEngine,
@@ -93,6 +96,8 @@ pub struct RegistryConfig {
     pub election_timeout_min: Seconds,
     /// The longest. Default 600ms.
     pub election_timeout_max: Seconds,
+    /// What the leader does about members by itself.
+    pub autopilot: AutopilotConfig,
 }
 
 impl Default for RegistryConfig {
@@ -107,6 +112,7 @@ impl Default for RegistryConfig {
             lease_grace: Seconds(Duration::from_secs(1)),
             election_timeout_min: Seconds(Duration::from_millis(300)),
             election_timeout_max: Seconds(Duration::from_millis(600)),
+            autopilot: AutopilotConfig::default(),
         }
     }
 }
@@ -393,6 +399,7 @@ impl Config {
             return Err(bad("registry.lease_ttl", format!("{:?}", registry.lease_ttl.0), "at least 300ms"));
         }
         self.agent.validate()?;
+        registry.autopilot.validate()?;
         self.refuse_off_loopback()?;
         rooms::check(self).map_err(ConfigError::Room)
     }
@@ -466,6 +473,9 @@ mod tests {
             ("[agent]\nreplica_idle = \"1s\"", "agent.replica_idle = 1s: at least 10s"),
             ("[xds]\nhealthy_panic_threshold = 101.0", "xds.healthy_panic_threshold is 101"),
             ("[dns]\nmax_udp_size = 100", "dns.max_udp_size"),
+            ("[registry.autopilot]\nlast_contact = \"10ms\"", "registry.autopilot.last_contact = 10ms: at least 200ms"),
+            ("[registry.autopilot]\ndead_after = \"1s\"", "registry.autopilot.dead_after = 1s: at least 5s"),
+            ("[registry.autopilot]\nmin_voters = 8", "registry.autopilot.min_voters = 8: 1 to 7"),
             ("[http]\nlisten = \"0.0.0.0:8500\"", "http.listen = 0.0.0.0:8500: it is not a loopback address"),
             ("[registry]\nlog_engine = \"rocks\"", "unknown variant `rocks`, expected `raft-log` or `sled`"),
         ] {

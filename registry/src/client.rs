@@ -3,24 +3,22 @@
 //! Nothing is learnt for good: member names are resolved at each connection, and any member takes any call.
 
 mod connection;
+mod members;
 mod watch;
 mod write;
 
 use std::{future::Future, sync::Arc, time::Duration};
 
-use muster_catalog::{ClusterId, Name};
-use tokio::time::{Instant, sleep, timeout};
+use muster_catalog::Name;
+use tokio::time::timeout;
 use tonic::Status;
 
 pub use connection::ConnectError;
+pub use members::{MemberHealth, RegistryStatus};
 pub use watch::{Hello, WatchError, WatchEvent, WatchSender, WatchStream};
 
-use crate::{
-    convert::{ConvertError, required},
-    proto::registry as pb,
-    raft::Member,
-};
-use connection::{Backoff, Connection, Connections};
+use crate::proto::registry as pb;
+use connection::{Connection, Connections};
 
 /// Where the registry is and how long to wait for it.
 #[derive(Debug, Clone)]
@@ -78,23 +76,6 @@ pub enum CallError {
     },
 }
 
-/// The members of the registry, as one of them knows them.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct RegistryStatus {
-    /// All members.
-    pub members: Vec<Member>,
-    /// The id of the one that answered.
-    pub answered_by: u64,
-    /// Its term.
-    pub term: u64,
-    /// The last index it applied.
-    pub index: u64,
-    /// The registry.
-    pub cluster: ClusterId,
-    /// Nodes whose loss the leader holds back; 0 from others.
-    pub held_expiries: u64,
-}
-
 impl Client {
     /// A client that connects when it is first used.
     pub fn new(config: ClientConfig) -> Self {
@@ -108,30 +89,6 @@ impl Client {
         let mut client = connection.client.clone();
         let reply = self.call(&connection, client.renew(request)).await?;
         Ok(Renewed { known: reply.known, term: reply.term })
-    }
-
-    /// Who the members are. Asks member after member until one answers or the deadline of writes has passed.
-    pub async fn members(&self) -> Result<RegistryStatus, CallError> {
-        let deadline = Instant::now() + self.connections.config.write_deadline;
-        let mut backoff = Backoff::default();
-        loop {
-            let error = match self.try_members().await {
-                Ok(status) => return Ok(status),
-                Err(error) => error,
-            };
-            let delay = backoff.next_delay();
-            if Instant::now() + delay >= deadline {
-                return Err(error);
-            }
-            sleep(delay).await;
-        }
-    }
-
-    async fn try_members(&self) -> Result<RegistryStatus, CallError> {
-        let connection = self.connections.connection().await?;
-        let mut client = connection.client.clone();
-        let reply = self.call(&connection, client.members(pb::MembersRequest {})).await?;
-        RegistryStatus::try_from(reply).map_err(|error| connection.failed(error.to_string()))
     }
 
     /// One call within the request timeout; a failure makes the next call go elsewhere.
@@ -148,47 +105,5 @@ impl Client {
         };
         self.connections.leave(connection).await;
         Err(connection.failed(message))
-    }
-}
-
-impl From<&RegistryStatus> for pb::MembersReply {
-    fn from(status: &RegistryStatus) -> Self {
-        let members = status.members.iter().map(|member| pb::Member {
-            id: member.id,
-            name: member.name.clone(),
-            address: member.address.clone(),
-            leader: member.is_leader,
-            voter: member.voter,
-        });
-        Self {
-            members: members.collect(),
-            answered_by: status.answered_by,
-            term: status.term,
-            index: status.index,
-            cluster: Some((&status.cluster).into()),
-            held_expiries: status.held_expiries,
-        }
-    }
-}
-
-impl TryFrom<pb::MembersReply> for RegistryStatus {
-    type Error = ConvertError;
-
-    fn try_from(reply: pb::MembersReply) -> Result<Self, ConvertError> {
-        let members = reply.members.into_iter().map(|member| Member {
-            id: member.id,
-            name: member.name,
-            address: member.address,
-            voter: member.voter,
-            is_leader: member.leader,
-        });
-        Ok(Self {
-            members: members.collect(),
-            answered_by: reply.answered_by,
-            term: reply.term,
-            index: reply.index,
-            cluster: required("members.cluster", reply.cluster)?.into(),
-            held_expiries: reply.held_expiries,
-        })
     }
 }

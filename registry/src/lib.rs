@@ -16,6 +16,7 @@
 //! Client::renew ─▶ any member ─(gathered)─▶ leader: leases ─▶ only a loss or return is proposed
 //! ```
 
+mod autopilot;
 pub mod client;
 mod codec;
 mod convert;
@@ -31,6 +32,7 @@ mod service;
 pub mod store;
 mod watch;
 
+pub use autopilot::AutopilotConfig;
 pub use client::{Client, ClientConfig, Hello, WatchError, WatchEvent, WatchSender, WatchStream};
 pub use codec::{SnapshotError, decode_replica, decode_snapshot, encode_replica, encode_snapshot};
 pub use convert::ConvertError;

@@ -5,13 +5,18 @@
 #[cfg(test)]
 pub(crate) mod memory;
 
+use std::{any::Any, collections::BTreeMap};
+
 use bytes::Bytes;
 use muster_catalog::port::BoxFuture;
 use tokio::sync::watch;
 
 use crate::{
     machine::{Answer, CatalogMachine},
-    raft::{Consensus, Leadership, Member, ProposeError, ReadError, ReadPolicy},
+    raft::{
+        ChangeError, Consensus, Contacts, Greeting, Leadership, Member, MemberChange, ProposeError, ReadError,
+        ReadPolicy,
+    },
 };
 
 /// The replicated log that drives this member's catalog.
@@ -26,6 +31,14 @@ pub(crate) trait Log: Send + Sync + 'static {
     fn members(&self) -> Vec<Member>;
     /// This member's id.
     fn id(&self) -> u64;
+    /// Changes the members and says what was done; the leader alone can.
+    fn change_members(&self, change: MemberChange) -> BoxFuture<'_, Result<String, ChangeError>>;
+    /// Keeps the members as they are until the guard goes.
+    fn hold_members(&self) -> BoxFuture<'_, Box<dyn Any + Send>>;
+    /// What this member hears of the others as their leader.
+    fn contacts(&self) -> Option<Contacts>;
+    /// What each member that answers says of itself.
+    fn greetings(&self) -> BoxFuture<'_, BTreeMap<u64, Greeting>>;
 }
 
 impl Log for Consensus<CatalogMachine> {
@@ -47,5 +60,21 @@ impl Log for Consensus<CatalogMachine> {
 
     fn id(&self) -> u64 {
         self.node_id()
+    }
+
+    fn change_members(&self, change: MemberChange) -> BoxFuture<'_, Result<String, ChangeError>> {
+        Box::pin(Consensus::change_members(self, change))
+    }
+
+    fn hold_members(&self) -> BoxFuture<'_, Box<dyn Any + Send>> {
+        Box::pin(async { Box::new(Consensus::hold_members(self).await) as _ })
+    }
+
+    fn contacts(&self) -> Option<Contacts> {
+        Consensus::contacts(self)
+    }
+
+    fn greetings(&self) -> BoxFuture<'_, BTreeMap<u64, Greeting>> {
+        Box::pin(Consensus::greetings(self))
     }
 }

@@ -2,18 +2,20 @@
 
 use std::{net::SocketAddr, sync::Arc, time::Duration};
 
-use muster_catalog::Snapshot;
+use muster_catalog::{FORMAT, Snapshot};
 use tokio::{net::TcpListener, sync::watch, task::JoinSet, time::timeout};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
+    autopilot::{self, AutopilotConfig},
     client::RegistryStatus,
     leader,
     leases::LeaseConfig,
     machine::{Catalog, CatalogMachine, Fault},
-    raft::{self, Consensus, ConsensusConfig, Leadership},
+    raft::{self, Consensus, ConsensusConfig, Formats, Leadership, Removed},
     server,
     service::{Core, contact, renewals},
+    store::directory::DirectoryError,
 };
 
 /// How long a member that stops tries to hand its leadership on: more would only delay the election.
@@ -28,6 +30,8 @@ pub struct RegistryConfig {
     pub consensus: ConsensusConfig,
     /// How long nodes live without a word.
     pub leases: LeaseConfig,
+    /// What the leader does about its members by itself.
+    pub autopilot: AutopilotConfig,
     /// Connections at once; others wait. Default 16,384: an agent has one or two, so this is for ten thousand of them.
     pub max_connections: usize,
 }
@@ -35,7 +39,8 @@ pub struct RegistryConfig {
 impl RegistryConfig {
     /// The defaults over a log's configuration.
     pub fn new(consensus: ConsensusConfig) -> Self {
-        Self { consensus, leases: LeaseConfig::default(), max_connections: 16_384 }
+        let (leases, autopilot) = (LeaseConfig::default(), AutopilotConfig::default());
+        Self { consensus, leases, autopilot, max_connections: 16_384 }
     }
 }
 
@@ -56,6 +61,13 @@ pub enum StartError {
     Log(#[from] raft::StartError),
 }
 
+impl StartError {
+    /// Whether the data folder is that of a member that was removed: to start it again changes nothing.
+    pub fn is_removed(&self) -> bool {
+        matches!(self, Self::Log(raft::StartError::Directory(DirectoryError::Removed { .. })))
+    }
+}
+
 /// Why a member stopped.
 #[derive(Debug, Clone, thiserror::Error)]
 pub enum StopReason {
@@ -65,6 +77,9 @@ pub enum StopReason {
     /// A committed entry cannot be applied by this build.
     #[error(transparent)]
     Fault(Fault),
+    /// It was taken out of the registry.
+    #[error(transparent)]
+    Removed(#[from] Removed),
     /// One of its tasks ended, which none may.
     #[error("its task {task} ended: {reason}")]
     Task {
@@ -95,7 +110,10 @@ impl Registry {
         }
         let dial = config.consensus.dial.clone();
         let (machine, catalog) = CatalogMachine::new();
-        let consensus = Arc::new(Consensus::start(config.consensus, machine).await?);
+        let read = catalog.clone();
+        let formats = Formats { newest: FORMAT, in_force: Arc::new(move || read.now().format()) };
+        let consensus = ConsensusConfig { formats, ..config.consensus };
+        let consensus = Arc::new(Consensus::start(consensus, machine).await?);
         // Ends after the leadership was handed on; `stop` only begins that.
         let halt = CancellationToken::new();
         let (core, queues) = Core::new(consensus.clone(), catalog.clone(), dial, halt.clone());
@@ -109,6 +127,8 @@ impl Registry {
         tasks.spawn(async move { (gathering.await, ("renewals", None)).1 });
         let listening = contact::run(core.clone(), queues.contact, halt.clone());
         tasks.spawn(async move { (listening.await, ("contact", None)).1 });
+        let piloting = autopilot::task::run(core.clone(), config.autopilot, queues.autopilot, halt.clone());
+        tasks.spawn(async move { (piloting.await, ("autopilot", None)).1 });
         consensus.bootstrap_or_join();
         let (stopped_sender, stopped) = watch::channel(None);
         tokio::spawn(supervise(Supervised {
@@ -165,7 +185,12 @@ struct Supervised {
 /// Waits for a reason to stop, and then stops in order.
 async fn supervise(mut member: Supervised) {
     let mut fault = member.catalog.fault.clone();
+    let mut removed = member.consensus.removed();
     let reason = tokio::select! {
+        Ok(removed) = removed.wait_for(Option::is_some) => match removed.as_ref() {
+            Some(removed) => StopReason::Removed(removed.clone()),
+            None => StopReason::Asked,
+        },
         () = member.stop.cancelled() => StopReason::Asked,
         Ok(fault) = fault.wait_for(Option::is_some) => match fault.as_deref() {
             Some(fault) => StopReason::Fault(fault.clone()),

@@ -2,6 +2,7 @@
 
 pub(crate) mod contact;
 pub(crate) mod door;
+pub(crate) mod members;
 pub(crate) mod peers;
 pub(crate) mod reads;
 pub(crate) mod renewals;
@@ -24,7 +25,7 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tonic::{Request, Response, Status, Streaming};
 
 use crate::{
-    client::RegistryStatus,
+    autopilot::task::{AutopilotStatus, StatusSender},
     log::Log,
     machine::Catalog,
     proto::registry::{self as pb, registry_server::Registry},
@@ -52,6 +53,8 @@ pub(crate) struct Core {
     pub(crate) held: watch::Receiver<usize>,
     /// Whether a leader is heard.
     pub(crate) contact: watch::Receiver<bool>,
+    /// How the members do, while this one leads.
+    pub(crate) autopilot: watch::Receiver<Option<Arc<AutopilotStatus>>>,
     pub(crate) stop: CancellationToken,
     pub(crate) tasks: TaskTracker,
     stamped: AtomicU64,
@@ -63,6 +66,7 @@ pub(crate) struct Queues {
     pub(crate) signs: mpsc::Receiver<Signs>,
     pub(crate) held: watch::Sender<usize>,
     pub(crate) contact: watch::Sender<bool>,
+    pub(crate) autopilot: StatusSender,
 }
 
 impl Core {
@@ -73,10 +77,16 @@ impl Core {
         let (signs, signs_receiver) = mpsc::channel(16);
         let (held_sender, held) = watch::channel(0);
         let (contact_sender, contact) = watch::channel(true);
+        let (autopilot_sender, autopilot) = watch::channel(None);
         let (peers, tasks, stamped) = (Peers::new(dial), TaskTracker::new(), AtomicU64::new(0));
-        let core = Self { log, catalog, peers, pulses, signs, held, contact, stop, tasks, stamped };
-        let queues =
-            Queues { pulses: pulses_receiver, signs: signs_receiver, held: held_sender, contact: contact_sender };
+        let core = Self { log, catalog, peers, pulses, signs, held, contact, autopilot, stop, tasks, stamped };
+        let queues = Queues {
+            pulses: pulses_receiver,
+            signs: signs_receiver,
+            held: held_sender,
+            contact: contact_sender,
+            autopilot: autopilot_sender,
+        };
         (Arc::new(core), queues)
     }
 
@@ -85,19 +95,6 @@ impl Core {
         let clock = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_millis();
         let clock = u64::try_from(clock).unwrap_or(u64::MAX).max(self.catalog.snapshot.borrow().at().0);
         Timestamp(self.stamped.fetch_max(clock, Ordering::Relaxed).max(clock))
-    }
-
-    /// Who the members are.
-    pub(crate) fn status(&self) -> RegistryStatus {
-        let snapshot = self.catalog.now();
-        RegistryStatus {
-            members: self.log.members(),
-            answered_by: self.log.id(),
-            term: self.log.leadership().borrow().term,
-            index: snapshot.index(),
-            cluster: snapshot.cluster().clone(),
-            held_expiries: *self.held.borrow() as u64,
-        }
     }
 }
 
@@ -144,8 +141,18 @@ impl Registry for RegistryService {
         }
     }
 
-    async fn members(&self, _: Request<pb::MembersRequest>) -> Result<Response<pb::MembersReply>, Status> {
-        Ok(Response::new((&self.0.status()).into()))
+    async fn members(&self, request: Request<pb::MembersRequest>) -> Result<Response<pb::MembersReply>, Status> {
+        Ok(Response::new(self.0.members(request.into_inner()).await))
+    }
+
+    async fn change_members(
+        &self,
+        request: Request<pb::ChangeMembersRequest>,
+    ) -> Result<Response<pb::ChangeMembersReply>, Status> {
+        // It goes on when its caller gives up, so that no change is left half done for that.
+        let core = self.0.clone();
+        let change = self.0.tasks.spawn(async move { core.change_members(request.into_inner()).await });
+        change.await.map(Response::new).map_err(|error| Status::internal(format!("the change broke off: {error}")))
     }
 }
 

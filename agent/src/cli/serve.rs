@@ -7,7 +7,7 @@ use tokio::signal::unix::{SignalKind, signal};
 
 use super::{DevArgs, Failure, Outcome, ServeArgs, say};
 use crate::{
-    app::{App, Bound, StartError},
+    app::{App, Bound, Ended, StartError},
     config::{Config, LogConfig, LogFormat, Seconds, Unregistered},
 };
 
@@ -73,6 +73,7 @@ fn run(
         let mut terminate = signal(SignalKind::terminate()).map_err(Failure::failed)?;
         let mut app = start(config).await.map_err(|error| match error {
             StartError::Config(why) => Failure::Usage(why.to_string()),
+            removed @ StartError::Removed(_) => Failure::Usage(removed.to_string()),
             other => Failure::failed(other),
         })?;
         if json {
@@ -86,7 +87,9 @@ fn run(
             died = app.died() => Some(died),
         };
         match died {
-            // A task that ended unexpectedly ends the process; the supervisor starts it anew.
+            // A member that was removed stays down: the service manager does not start it anew for this code.
+            Some(removed @ Ended::Removed(_)) => Err(Failure::Usage(removed.to_string())),
+            // A task that ended unexpectedly ends the process; the service manager starts it anew.
             Some(died) => Err(Failure::failed(died)),
             None => {
                 tracing::info!("stopping");

@@ -1,6 +1,11 @@
 //! A log in memory that several members share, for tests of all that stands on the log.
 
-use std::sync::{Arc, Mutex};
+use std::{
+    any::Any,
+    collections::BTreeMap,
+    sync::{Arc, Mutex},
+    time::Duration,
+};
 
 use bytes::Bytes;
 use muster_catalog::port::BoxFuture;
@@ -9,7 +14,10 @@ use tokio::sync::watch;
 use super::Log;
 use crate::{
     machine::{Answer, CatalogMachine},
-    raft::{Committed, Leadership, Machine, Member, ProposeError, ReadError, ReadPolicy},
+    raft::{
+        ChangeError, Committed, Contact, Contacts, Greeting, Leadership, Machine, Member, MemberChange, ProposeError,
+        ReadError, ReadPolicy,
+    },
 };
 
 /// The members of a registry in one process.
@@ -29,6 +37,8 @@ struct Inner {
 struct Seat {
     member: Member,
     machine: CatalogMachine,
+    /// The newest format that its build knows.
+    format: u32,
     leadership: watch::Sender<Leadership>,
     /// Committed but not applied: this member lags.
     lagging: Option<Vec<Committed>>,
@@ -45,9 +55,10 @@ impl MemoryCluster {
     pub(crate) fn join(self: &Arc<Self>, address: String, machine: CatalogMachine) -> Arc<MemoryLog> {
         let mut inner = self.inner.lock().unwrap();
         let id = inner.seats.len() as u64 + 1;
-        let member = Member { id, name: format!("member-{id}"), address, voter: true, is_leader: false };
+        let name = format!("member-{id}");
+        let member = Member { id, name, address, voter: true, read_only: false, is_leader: false };
         let (leadership, _) = watch::channel(Leadership { recovered: true, ..Leadership::default() });
-        inner.seats.push(Seat { member, machine, leadership, lagging: None });
+        inner.seats.push(Seat { member, machine, format: muster_catalog::FORMAT, leadership, lagging: None });
         Arc::new(MemoryLog { cluster: self.clone(), id })
     }
 
@@ -71,6 +82,12 @@ impl MemoryCluster {
                 ..Leadership::default()
             });
         }
+    }
+
+    /// As if a member ran a build that knows this format at most.
+    pub(crate) fn set_build(&self, id: u64, format: u32) {
+        let mut inner = self.inner.lock().unwrap();
+        inner.seats.iter_mut().find(|seat| seat.member.id == id).unwrap().format = format;
     }
 
     /// Stops a member from applying, or lets it catch up.
@@ -155,5 +172,33 @@ impl Log for MemoryLog {
 
     fn id(&self) -> u64 {
         self.id
+    }
+
+    fn change_members(&self, _: MemberChange) -> BoxFuture<'_, Result<String, ChangeError>> {
+        Box::pin(async move {
+            let inner = self.cluster.inner.lock().unwrap();
+            inner.led_by(self.id).map_err(|leader| ChangeError::NotLeader { leader })?;
+            Err(ChangeError::Refused(format!("member {} keeps the members of its test", self.id)))
+        })
+    }
+
+    fn hold_members(&self) -> BoxFuture<'_, Box<dyn Any + Send>> {
+        Box::pin(async { Box::new(()) as _ })
+    }
+
+    fn contacts(&self) -> Option<Contacts> {
+        let inner = self.cluster.inner.lock().unwrap();
+        inner.led_by(self.id).ok()?;
+        let contact = Contact { silent: Some(Duration::ZERO), matched: Some(inner.index) };
+        let members = inner.seats.iter().map(|seat| (seat.member.id, contact)).collect();
+        Some(Contacts { term: inner.term, last: inner.index, joint: false, members })
+    }
+
+    fn greetings(&self) -> BoxFuture<'_, BTreeMap<u64, Greeting>> {
+        Box::pin(async {
+            let inner = self.cluster.inner.lock().unwrap();
+            let greeting = |seat: &Seat| Greeting { id: seat.member.id, format: seat.format, version: "test".into() };
+            inner.seats.iter().map(|seat| (seat.member.id, greeting(seat))).collect()
+        })
     }
 }

@@ -6,49 +6,22 @@
 //! the member that had its address before.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::future::join_all;
-use openraft::ChangeMembers;
-use openraft::async_runtime::watch::WatchReceiver;
 use tokio_util::sync::CancellationToken;
-use tonic::Status;
-use tracing::{info, warn};
+use tracing::info;
 
-use super::network::{Network, Use};
+use super::Machine;
+use super::membership::Membership;
+use super::network::Use;
 use super::wire::{self, proto};
-use super::{Machine, Peer, Raft};
 
-/// How long a member may take to say hello.
-const HELLO_TIMEOUT: Duration = Duration::from_secs(1);
 /// How long the leader may take to catch a new member up; the asker tries again after it.
 const JOIN_TIMEOUT: Duration = Duration::from_secs(120);
 /// First pause between two rounds, doubled up to the longest.
 const FIRST_PAUSE: Duration = Duration::from_millis(100);
 const LONGEST_PAUSE: Duration = Duration::from_secs(3);
-
-/// This member's part in the membership. Clones share it.
-pub(crate) struct Membership<M: Machine> {
-    shared: Arc<Shared<M>>,
-}
-
-impl<M: Machine> Clone for Membership<M> {
-    fn clone(&self) -> Self {
-        Self { shared: Arc::clone(&self.shared) }
-    }
-}
-
-struct Shared<M: Machine> {
-    raft: Raft<M>,
-    network: Network,
-    id: u64,
-    me: Peer,
-    /// Sorted; holds this member's own address.
-    listed: Vec<String>,
-    /// One change of members at a time.
-    changing: tokio::sync::Mutex<()>,
-}
 
 /// What one round came to.
 enum Round {
@@ -59,11 +32,6 @@ enum Round {
 }
 
 impl<M: Machine> Membership<M> {
-    pub(crate) fn new(raft: Raft<M>, network: Network, id: u64, me: Peer, listed: Vec<String>) -> Self {
-        let changing = tokio::sync::Mutex::new(());
-        Self { shared: Arc::new(Shared { raft, network, id, me, listed, changing }) }
-    }
-
     /// Goes on until this member is in the registry. The registry may come up in any order and at any time.
     pub(crate) async fn settle(&self, stop: CancellationToken) {
         let mut pause = FIRST_PAUSE;
@@ -93,8 +61,8 @@ impl<M: Machine> Membership<M> {
 
     async fn try_settle(&self) -> Round {
         let shared = &self.shared;
-        if self.is_voter() {
-            return Round::Settled;
+        if let Some(round) = self.standing() {
+            return round;
         }
         let others: Vec<&String> = shared.listed.iter().filter(|address| **address != shared.me.address).collect();
         let answers = join_all(others.iter().map(|address| self.greet(address))).await;
@@ -107,29 +75,46 @@ impl<M: Machine> Membership<M> {
             let silent: Vec<&str> = silent.map(|(address, _)| address.as_str()).collect();
             return Round::Waiting(format!("waiting for {}", silent.join(", ")));
         }
+        if !shared.listed.contains(&shared.me.address) {
+            return Round::Waiting(format!(
+                "`members` does not list {:?}, so it begins no registry: it waits for one to exist and to add it",
+                shared.me.address
+            ));
+        }
         match shared.listed.first() {
             Some(first) if *first == shared.me.address => self.initialise(&found).await,
             first => Round::Waiting(format!("waiting for {} to begin the registry", first.map_or("", |f| f.as_str()))),
         }
     }
 
-    fn is_voter(&self) -> bool {
-        let metrics = self.shared.raft.metrics();
-        let membership = Arc::clone(&metrics.borrow_watched().membership_config);
-        membership.voter_ids().any(|id| id == self.shared.id)
-    }
-
-    async fn greet(&self, address: &str) -> Option<proto::HelloReply> {
-        let mut client = self.shared.network.client(Use::Control, address).ok()?;
-        let answer = tokio::time::timeout(HELLO_TIMEOUT, client.hello(proto::HelloRequest {})).await;
-        answer.ok()?.ok().map(tonic::Response::into_inner)
+    /// Whether the log here, or what is known of it, already says what becomes of this member.
+    fn standing(&self) -> Option<Round> {
+        let (membership, shared) = (self.effective(), &self.shared);
+        if membership.voter_ids().any(|id| id == shared.id) {
+            return Some(Round::Settled);
+        }
+        let others = membership.nodes().filter(|(id, _)| **id != shared.id);
+        let replaces = others.into_iter().any(|(_, peer)| peer.address == shared.me.address);
+        if membership.get_node(&shared.id).is_some() {
+            // A learner is made a voter when it is time, unless it comes in the place of another.
+            return (!replaces).then_some(Round::Settled);
+        }
+        let strange = membership.nodes().next().is_some();
+        strange.then(|| {
+            Round::Waiting(
+                "the log in the data folder belongs to a registry that does not list this member: unless it is just \
+                 being added, empty the data folder and add it by `muster registry add`"
+                    .to_owned(),
+            )
+        })
     }
 
     async fn initialise(&self, others: &[&proto::Member]) -> Round {
         let shared = &self.shared;
         let mut members = BTreeMap::from([(shared.id, shared.me.clone())]);
         for member in others {
-            members.insert(member.id, Peer { name: member.name.clone(), address: member.address.clone() });
+            let (id, peer) = wire::member_from((*member).clone());
+            members.insert(id, peer);
         }
         let addresses: BTreeSet<&String> = members.values().map(|peer| &peer.address).collect();
         if members.len() != shared.listed.len() || !addresses.into_iter().eq(shared.listed.iter()) {
@@ -161,53 +146,5 @@ impl<M: Machine> Membership<M> {
             Ok(Err(status)) => Round::Waiting(format!("{}: {}", leader.address, status.message())),
             Err(_) => Round::Waiting(format!("{} did not let us in within {JOIN_TIMEOUT:?}", leader.address)),
         }
-    }
-
-    /// Answers another member's hello.
-    pub(crate) async fn hello(&self) -> Result<proto::HelloReply, Status> {
-        let shared = &self.shared;
-        let initialised = shared.raft.is_initialized().await.map_err(|error| Status::unavailable(error.to_string()))?;
-        let member = Some(wire::member_to(shared.id, &shared.me));
-        Ok(proto::HelloReply { member, initialised, leader: self.leader() })
-    }
-
-    fn leader(&self) -> Option<proto::Member> {
-        let metrics = self.shared.raft.metrics();
-        let metrics = metrics.borrow_watched();
-        let id = metrics.current_leader?;
-        metrics.membership_config.get_node(&id).map(|peer| wire::member_to(id, peer))
-    }
-
-    /// As the leader: lets an empty member in, in the place of whoever had its address.
-    pub(crate) async fn admit(&self, member: proto::Member) -> Result<proto::JoinReply, Status> {
-        let refuse = |reason: String| Ok(proto::JoinReply { accepted: false, leader: self.leader(), reason });
-        let shared = &self.shared;
-        if !shared.raft.is_leader() {
-            return refuse("this member does not lead; ask the leader".into());
-        }
-        if !shared.listed.contains(&member.address) {
-            return refuse(format!("{:?} is not in the `members` of {}", member.address, shared.me));
-        }
-        // The address must lead to the one that asks: else its old tenant is still alive, and would be voted out.
-        let tenant = self.greet(&member.address).await.and_then(|reply| reply.member);
-        if tenant.is_none_or(|tenant| tenant.id != member.id) {
-            return refuse(format!("another member answers at {:?}", member.address));
-        }
-        let _one = shared.changing.lock().await;
-        let now = Arc::clone(&shared.raft.metrics().borrow_watched().membership_config);
-        let voters: BTreeSet<u64> = now.voter_ids().collect();
-        if voters.contains(&member.id) {
-            return Ok(proto::JoinReply { accepted: true, ..Default::default() });
-        }
-        let replaced: Vec<u64> =
-            now.nodes().filter(|(_, peer)| peer.address == member.address).map(|(id, _)| *id).collect();
-        let peer = Peer { name: member.name, address: member.address };
-        warn!(id = member.id, %peer, ?replaced, "a new member joins");
-        let failed = |error: String| Status::aborted(format!("the change of members failed: {error}"));
-        shared.raft.add_learner(member.id, peer, true).await.map_err(|error| failed(error.to_string()))?;
-        let next = voters.into_iter().filter(|id| !replaced.contains(id)).chain([member.id]).collect();
-        let change = ChangeMembers::ReplaceAllVoters(next);
-        shared.raft.change_membership(change, false).await.map_err(|error| failed(error.to_string()))?;
-        Ok(proto::JoinReply { accepted: true, ..Default::default() })
     }
 }

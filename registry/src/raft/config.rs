@@ -2,6 +2,7 @@
 
 use std::io;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 use super::network::{Dial, SNAPSHOT_TIMEOUT, plaintext};
@@ -9,16 +10,33 @@ use crate::store::directory::DirectoryError;
 use crate::store::{EngineKind, Fault, NotBuilt, abort_on_fault};
 
 /// Members of one registry. Each write goes to every one of them: more than seven make it slower, not safer.
-const MAX_MEMBERS: usize = 7;
+pub(super) const MAX_MEMBERS: usize = 7;
+
+/// The formats of payloads: what this build can apply, and what the log has been raised to.
+#[derive(Clone)]
+pub struct Formats {
+    /// The newest that this build knows; the others are told.
+    pub newest: u32,
+    /// The one in force at this member now. A build that knows less cannot come in.
+    pub in_force: Arc<dyn Fn() -> u32 + Send + Sync>,
+}
+
+impl Default for Formats {
+    fn default() -> Self {
+        Self { newest: 1, in_force: Arc::new(|| 1) }
+    }
+}
 
 /// Everything a member of the replicated log is configured with.
 #[derive(Clone)]
 pub struct ConsensusConfig {
     /// This member's name, as shown to people.
     pub name: String,
-    /// `host:port` at which the other members reach this one; one of `members`.
+    /// `host:port` at which the other members reach this one.
     pub address: String,
-    /// Every member's `host:port`, the same list at all of them. Empty, or only this one: a registry of one.
+    /// For the first bootstrap every member's `host:port`, the same list at all of them; afterwards any that lead to the
+    /// registry. Empty, or only this one: a registry of one. A member that is not in its own list begins no registry and
+    /// waits to be added.
     pub members: Vec<String>,
     /// Where log, snapshots and identity are kept.
     pub data_dir: PathBuf,
@@ -39,6 +57,8 @@ pub struct ConsensusConfig {
     pub propose_timeout: Duration,
     /// Bytes kept free on the disk; with less, writes are refused. Default 128 MiB: the disk is looked at every second.
     pub disk_reserve: u64,
+    /// What payloads this build knows. Default the first format alone.
+    pub formats: Formats,
     /// How to reach another member. Default plaintext.
     pub dial: Dial,
     /// What to do when the disk fails. Default: end the process.
@@ -61,6 +81,7 @@ impl ConsensusConfig {
             kept_entries: 5_000,
             propose_timeout: Duration::from_secs(5),
             disk_reserve: 128 * 1024 * 1024,
+            formats: Formats::default(),
             dial: plaintext(),
             fault: abort_on_fault(),
         }
@@ -73,10 +94,6 @@ impl ConsensusConfig {
         self.members.dedup();
         if self.members.is_empty() {
             self.members.push(self.address.clone());
-        }
-        if !self.members.contains(&self.address) {
-            let members = self.members.join(", ");
-            return Err(StartError::NotListed { address: self.address, members });
         }
         if self.members.len() > MAX_MEMBERS {
             return Err(StartError::TooMany(self.members.len()));
@@ -112,14 +129,6 @@ impl ConsensusConfig {
 /// Why a member does not start.
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
-    /// The address is not in the list.
-    #[error("`address` {address:?} is not among `members` ({members}): list this member as the others know it")]
-    NotListed {
-        /// What this member calls itself.
-        address: String,
-        /// The list.
-        members: String,
-    },
     /// Too long a list.
     #[error("`members` lists {0} addresses, at most {MAX_MEMBERS} are possible: three or five serve any registry")]
     TooMany(usize),

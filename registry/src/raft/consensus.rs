@@ -1,5 +1,7 @@
 //! The handle of the replicated log.
 
+use std::collections::BTreeMap;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -11,16 +13,18 @@ use tokio_util::sync::CancellationToken;
 use tracing::warn;
 
 use super::apply::Applier;
-use super::bootstrap::Membership;
+use super::change::{ChangeError, MemberChange};
 use super::config::{ConsensusConfig, StartError};
 use super::leadership::{self, Leadership};
 use super::log::Log;
+use super::membership::{Contacts, Greeting, Membership};
 use super::network::{MESSAGE_BYTES, Network};
 use super::service::{LogService, Receiver};
 use super::snapshot::SnapshotStore;
+use super::standing::Removed;
 use super::wire::proto::raft_server::RaftServer;
 use super::{Machine, Member, Payload, Peer, Raft, Types};
-use crate::store::directory::DataDirectory;
+use crate::store::directory::{self, DataDirectory};
 use crate::store::{DiskGuard, Engine, EngineKind, LogSettings};
 
 /// Largest proposal. A quarter of a message, so that an entry and its frame always fit one.
@@ -101,6 +105,7 @@ pub struct Consensus<M: Machine> {
     propose_timeout: Duration,
     leadership: watch::Receiver<Leadership>,
     applied: watch::Receiver<u64>,
+    removed: watch::Receiver<Option<Removed>>,
     released: watch::Receiver<()>,
     stop: CancellationToken,
 }
@@ -130,10 +135,24 @@ impl<M: Machine> Consensus<M> {
         tokio::spawn(leadership::follow(raft.clone(), leadership_sender, stop.clone(), config.fault));
         let disk = DiskGuard::new(&config.data_dir, config.disk_reserve);
         tokio::spawn(watch_disk(disk.clone(), stop.clone()));
-        let me = Peer { name: config.name, address: config.address };
-        let membership = Membership::new(raft.clone(), network, node_id, me, config.members);
+        let me = Peer { name: config.name, address: config.address, read_only: false };
+        let membership = Membership::new(raft.clone(), network, node_id, me, config.members, config.formats);
+        let (removed_sender, removed) = watch::channel(None);
+        tokio::spawn(watch_standing(membership.clone(), config.data_dir, removed_sender, stop.clone()));
         let propose_timeout = config.propose_timeout;
-        Ok(Self { raft, node_id, snapshots, membership, disk, propose_timeout, leadership, applied, released, stop })
+        Ok(Self {
+            raft,
+            node_id,
+            snapshots,
+            membership,
+            disk,
+            propose_timeout,
+            leadership,
+            applied,
+            removed,
+            released,
+            stop,
+        })
     }
 
     /// This member's id.
@@ -246,6 +265,31 @@ impl<M: Machine> Consensus<M> {
         self.leadership.borrow().members.clone()
     }
 
+    /// Changes the members and says what was done. The leader alone can.
+    pub async fn change_members(&self, change: MemberChange) -> Result<String, ChangeError> {
+        self.membership.change(change).await
+    }
+
+    /// What this member hears of the others as their leader; `None` when it does not lead.
+    pub fn contacts(&self) -> Option<Contacts> {
+        self.membership.contacts()
+    }
+
+    /// What each member that answers says of itself, this one among them.
+    pub async fn greetings(&self) -> BTreeMap<u64, Greeting> {
+        self.membership.greetings().await
+    }
+
+    /// Keeps the members as they are for as long as the guard lives; while this member leads, that is.
+    pub async fn hold_members(&self) -> impl Send + use<M> {
+        self.membership.hold().await
+    }
+
+    /// Why this member does not belong to the registry any more, once that is so.
+    pub fn removed(&self) -> watch::Receiver<Option<Removed>> {
+        self.removed.clone()
+    }
+
     #[cfg(test)]
     pub(crate) fn raft(&self) -> &Raft<M> {
         &self.raft
@@ -253,9 +297,8 @@ impl<M: Machine> Consensus<M> {
 
     /// Hands the lead to another voter, so that a planned stop costs no election timeout. Best effort.
     pub async fn hand_over(&self) -> Result<(), Fatal<Types>> {
-        let next = self.members().into_iter().find(|member| member.voter && member.id != self.node_id);
-        match next.filter(|_| self.raft.is_leader()) {
-            Some(next) => self.raft.trigger().transfer_leader(next.id).await,
+        match self.membership.next_leader() {
+            Some(next) => self.raft.trigger().transfer_leader(next).await,
             None => Ok(()),
         }
     }
@@ -285,6 +328,22 @@ fn open(data_dir: &std::path::Path, kind: EngineKind) -> Result<Opened, StartErr
     Ok((directory, engine, snapshots))
 }
 
+/// Waits until this member is removed, and notes it in the data folder: a restart must not take part again.
+async fn watch_standing<M: Machine>(
+    membership: Membership<M>,
+    data_dir: PathBuf,
+    removed: watch::Sender<Option<Removed>>,
+    stop: CancellationToken,
+) {
+    let Some(why) = membership.removed(stop).await else { return };
+    let note = why.to_string();
+    let marked = tokio::task::spawn_blocking(move || directory::mark_removed(&data_dir, &note)).await;
+    if let Ok(Err(error)) = marked {
+        warn!(%error, "the data folder could not be marked as a removed member's");
+    }
+    removed.send_replace(Some(why));
+}
+
 async fn watch_disk(disk: DiskGuard, stop: CancellationToken) {
     let mut ticks = tokio::time::interval(DISK_INTERVAL);
     loop {
@@ -301,5 +360,6 @@ async fn watch_disk(disk: DiskGuard, stop: CancellationToken) {
 
 fn hint(forward: ForwardToLeader<Types>) -> Option<Member> {
     let (id, peer) = forward.leader_id.zip(forward.leader_node)?;
-    Some(Member { id, name: peer.name, address: peer.address, voter: true, is_leader: true })
+    let super::Peer { name, address, read_only } = peer;
+    Some(Member { id, name, address, voter: true, read_only, is_leader: true })
 }

@@ -89,6 +89,7 @@ fn members(now: &RaftMetrics<Types>) -> Vec<Member> {
         name: peer.name.clone(),
         address: peer.address.clone(),
         voter: voters.contains(id),
+        read_only: peer.read_only,
         is_leader: now.current_leader == Some(*id),
     };
     membership.nodes().map(member).collect()

@@ -1,6 +1,6 @@
 //! The replicated log: opaque payloads in, the same payloads in the same order at every member out.
 //!
-//! It owns consensus (openraft), the log's storage, the wire between members, Raft snapshots, bootstrap and membership.
+//! It owns consensus (openraft), the log's storage, the wire between members, Raft snapshots, bootstrap and changes of members.
 //! It does not know what a payload means: a [`Machine`] applies them, freezes itself for a snapshot and is replaced by
 //! one. The flow: [`Consensus::propose`] → the leader's log ([`log`]) and each follower's, over one kept stream
 //! ([`network`], [`service`]) → a quorum has flushed → [`Machine::apply`] on every member, whole batches at a time
@@ -11,14 +11,17 @@
 
 mod apply;
 mod bootstrap;
+mod change;
 mod config;
 mod consensus;
 mod leadership;
 mod log;
 mod machine;
+mod membership;
 mod network;
 mod service;
 mod snapshot;
+mod standing;
 pub mod wire;
 
 use std::any::Any;
@@ -26,13 +29,17 @@ use std::fmt;
 
 use bytes::Bytes;
 
-pub use config::{ConsensusConfig, StartError};
+pub(crate) use change::shown as id_text;
+pub use change::{ChangeError, MemberChange};
+pub use config::{ConsensusConfig, Formats, StartError};
 pub use consensus::{Consensus, MAX_PAYLOAD_BYTES, ProposeError, ReadError, ReadPolicy};
 pub use leadership::Leadership;
 pub use machine::{Committed, Freeze, Machine};
+pub use membership::{Contact, Contacts, Greeting};
 pub use network::{Dial, endpoint, plaintext};
 pub use service::LogService;
 pub use snapshot::SnapshotFile;
+pub use standing::Removed;
 
 openraft::declare_raft_types!(
     /// openraft, filled in: opaque payloads, random u64 ids, members known by name and address.
@@ -83,6 +90,8 @@ pub struct Peer {
     pub name: String,
     /// `host:port`, resolved at every connection.
     pub address: String,
+    /// It stays without a vote until it is promoted by command.
+    pub read_only: bool,
 }
 
 impl fmt::Display for Peer {
@@ -102,6 +111,8 @@ pub struct Member {
     pub address: String,
     /// Whether it counts for the quorum.
     pub voter: bool,
+    /// Whether it stays without a vote until it is promoted by command; other learners become voters by themselves.
+    pub read_only: bool,
     /// Whether it leads, as far as this member knows.
     pub is_leader: bool,
 }

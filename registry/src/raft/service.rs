@@ -7,8 +7,8 @@ use futures_util::{Stream, StreamExt, stream};
 use openraft::raft::{AppendEntriesRequest, StreamAppendResult, TransferLeaderRequest};
 use tonic::{Request, Response, Status, Streaming};
 
-use super::bootstrap::Membership;
 use super::machine::Machine;
+use super::membership::Membership;
 use super::snapshot::SnapshotStore;
 use super::wire::proto::raft_server::{Raft as Service, RaftServer};
 use super::wire::{self, proto};

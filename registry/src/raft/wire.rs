@@ -93,8 +93,7 @@ fn membership_to(membership: &Membership) -> proto::Membership {
 
 fn membership_from(membership: proto::Membership) -> Result<Membership, WireError> {
     let voters: Vec<BTreeSet<u64>> = membership.voters.into_iter().map(|set| set.ids.into_iter().collect()).collect();
-    let members: BTreeMap<u64, Peer> =
-        membership.members.into_iter().map(|m| (m.id, Peer { name: m.name, address: m.address })).collect();
+    let members: BTreeMap<u64, Peer> = membership.members.into_iter().map(member_from).collect();
     if voters.is_empty() && members.is_empty() {
         return Ok(Membership::default());
     }
@@ -102,7 +101,12 @@ fn membership_from(membership: proto::Membership) -> Result<Membership, WireErro
 }
 
 pub(crate) fn member_to(id: u64, peer: &Peer) -> proto::Member {
-    proto::Member { id, name: peer.name.clone(), address: peer.address.clone() }
+    proto::Member { id, name: peer.name.clone(), address: peer.address.clone(), read_only: peer.read_only }
+}
+
+pub(crate) fn member_from(member: proto::Member) -> (u64, Peer) {
+    let proto::Member { id, name, address, read_only } = member;
+    (id, Peer { name, address, read_only })
 }
 
 fn payload_to(payload: &EntryPayload) -> proto::Payload {

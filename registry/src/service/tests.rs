@@ -12,6 +12,7 @@ use tokio::{net::TcpListener, time::timeout};
 
 use super::*;
 use crate::{
+    autopilot,
     client::{Client, ClientConfig, Hello, WatchError, WatchEvent, WatchSender, WatchStream},
     leader,
     leases::LeaseConfig,
@@ -38,6 +39,10 @@ pub(crate) struct TestMember {
 
 impl TestRegistry {
     pub(crate) async fn start(members: usize) -> Self {
+        Self::start_with(members, |_| ()).await
+    }
+
+    async fn start_with(members: usize, before: impl FnOnce(&MemoryCluster)) -> Self {
         let cluster = Arc::new(MemoryCluster::default());
         let mut started = Vec::new();
         for _ in 0..members {
@@ -55,10 +60,13 @@ impl TestRegistry {
             tokio::spawn(leader::run(core.clone(), leases, queues.signs, queues.held, stop.clone()));
             tokio::spawn(renewals::run(core.clone(), queues.pulses, stop.clone()));
             tokio::spawn(contact::run(core.clone(), queues.contact, stop.clone()));
+            let piloting = autopilot::task::run(core.clone(), Default::default(), queues.autopilot, stop.clone());
+            tokio::spawn(piloting);
             let serving = server::serve(server::routes(core), listener, 100, stop.clone());
             let server = tokio::spawn(async move { serving.await.unwrap() });
             started.push(TestMember { address, catalog, stop, server });
         }
+        before(&cluster);
         cluster.elect(Some(1));
         let registry = Self { cluster, members: started };
         for member in &registry.members {
@@ -415,4 +423,38 @@ async fn an_entry_is_told_apart_by_the_kinds_that_the_watcher_knows() {
             break;
         }
     }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_format_rises_once_every_member_knows_it_and_the_leader_alone_tells_of_health() {
+    let registry = TestRegistry::start_with(3, |cluster| cluster.set_build(3, FIRST)).await;
+    const FIRST: u32 = 1;
+    // All others know more; one that does not holds the format back.
+    let newest = FIRST + 1;
+    registry.cluster.set_build(1, newest);
+    registry.cluster.set_build(2, newest);
+    let client = registry.client([1]);
+    let own = client.members().await.unwrap();
+    assert!(own.failure_tolerance.is_none() && own.health.is_empty(), "a follower made it up: {own:?}");
+    let told = timeout(PATIENCE, async {
+        loop {
+            let told = client.members_by_leader().await.unwrap();
+            if told.health.values().filter(|health| health.format > 0).count() == 3 {
+                return told;
+            }
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    });
+    let told = told.await.unwrap();
+    assert_eq!((told.answered_by, told.failure_tolerance, told.format), (1, Some(1), FIRST));
+    assert_eq!(told.health[&3].format, FIRST);
+    assert!(told.health.values().all(|health| health.healthy && health.silent.is_some()), "{told:?}");
+
+    registry.cluster.set_build(3, newest);
+    for member in &registry.members {
+        eventually(&member.catalog, |snapshot| snapshot.format() == newest).await;
+    }
+    // A change goes to the leader, and what it says comes back.
+    let refused = client.change_members(crate::raft::MemberChange::Promote("x".into())).await.unwrap_err();
+    assert_eq!(refused, SubmitError::Refused("member 1 keeps the members of its test".into()));
 }

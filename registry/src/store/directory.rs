@@ -14,6 +14,8 @@ const FORMAT: &str = "muster registry data, format 1";
 const FORMAT_FILE: &str = "FORMAT";
 const LOCK_FILE: &str = "LOCK";
 const NODE_ID_FILE: &str = "node-id";
+/// Why the member that the folder belongs to takes part no more.
+const REMOVED_FILE: &str = "REMOVED";
 
 /// Why a data folder cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -46,6 +48,14 @@ pub enum DirectoryError {
         found: EngineKind,
         /// What the configuration asks for.
         wanted: EngineKind,
+    },
+    /// The member was taken out of its registry: with its old id and log it may not take part again.
+    #[error("data folder {path:?}: {why}")]
+    Removed {
+        /// The folder.
+        path: PathBuf,
+        /// What was noted when it happened.
+        why: String,
     },
     /// The identity is unreadable. It is never made up anew for a log that exists: that would be a second vote.
     #[error(
@@ -111,6 +121,9 @@ impl DataDirectory {
                 write_durably(&marker, marker_of(engine).as_bytes()).map_err(at(&marker))?;
             }
             Err(error) => return Err(at(&marker)(error)),
+        }
+        if let Ok(why) = fs::read_to_string(path.join(REMOVED_FILE)) {
+            return Err(DirectoryError::Removed { path: path.to_path_buf(), why: why.trim().to_owned() });
         }
         let found = fs::read_to_string(&node_file).map_err(at(&node_file))?;
         let node_id = match found.trim().parse() {
@@ -180,6 +193,11 @@ fn refuse_foreign(path: &Path) -> Result<(), DirectoryError> {
         }
     }
     Ok(())
+}
+
+/// Notes that the folder's member was removed: it is not opened again.
+pub(crate) fn mark_removed(path: &Path, why: &str) -> io::Result<()> {
+    write_durably(&path.join(REMOVED_FILE), format!("{why}\n").as_bytes())
 }
 
 /// Writes a file so that after a crash it is there whole or not at all.

@@ -6,7 +6,7 @@ use futures_util::future::join_all;
 use openraft::async_runtime::watch::WatchReceiver;
 
 use super::harness::{Cluster, LIMIT, leader, lists, payload, within, write};
-use crate::raft::{ProposeError, ReadError, ReadPolicy};
+use crate::raft::{ChangeError, MemberChange, ProposeError, ReadError, ReadPolicy};
 
 fn values(list: &[(u64, u64)]) -> Vec<u64> {
     list.iter().map(|(_, value)| *value).collect()
@@ -204,4 +204,114 @@ async fn sixty_four_writers_share_the_log() {
     let lists = lists(&nodes, last).await;
     assert_eq!(lists[0].len() as u64, 64 * EACH + ALONE + 1);
     assert!(lists.iter().all(|list| *list == lists[0]));
+}
+
+/// A fourth member, which knows where the registry is and is not in its own list.
+async fn fourth(cluster: &Cluster, number: usize) -> super::harness::Node {
+    let mut config = cluster.config(number);
+    config.members.retain(|address| *address != config.address);
+    cluster.start_with(config).await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn members_come_get_a_vote_lead_and_go_while_writes_go_on() {
+    let mut cluster = Cluster::new(4).await;
+    let added = cluster.addresses.pop().unwrap();
+    let mut nodes = cluster.start_all().await;
+    write(&nodes, 0).await;
+    cluster.addresses.push(added.clone());
+    let change = async |nodes: &[super::harness::Node], change: MemberChange| {
+        leader(nodes).await.consensus.change_members(change).await
+    };
+
+    let add = MemberChange::Add { address: added.clone(), read_only: true };
+    let nobody = change(&nodes, add.clone()).await.unwrap_err().to_string();
+    assert!(nobody.contains("no member of a registry answers"), "{nobody}");
+    nodes.push(fourth(&cluster, 3).await);
+    // It begins no registry of its own, and nobody lets it in unasked.
+    let done = change(&nodes[..3], add.clone()).await.unwrap();
+    assert!(done.contains("added member-3"), "{done}");
+    assert!(change(&nodes[..3], add).await.unwrap().contains("is a member already"));
+    let index = write(&nodes, 1).await;
+    nodes[3].wait_applied(index).await;
+    let new = nodes[3].consensus.node_id();
+    let is = |voter| move |now: &crate::raft::Leadership| now.members.iter().any(|m| m.id == new && m.voter == voter);
+    within("the reader", nodes[3].consensus.leadership().wait_for(is(false))).await.unwrap();
+    assert!(nodes[3].consensus.members().iter().any(|member| member.id == new && member.read_only));
+    let lead = change(&nodes, MemberChange::Transfer(Some("member-3".into()))).await.unwrap_err().to_string();
+    assert!(lead.contains("has no vote"), "{lead}");
+
+    let promoted = change(&nodes, MemberChange::Promote("member-3".into())).await.unwrap();
+    assert!(promoted.contains("4 voters survive the loss of 1"), "{promoted}");
+    within("the vote", nodes[3].consensus.leadership().wait_for(is(true))).await.unwrap();
+    assert!(nodes[3].consensus.members().iter().all(|member| !member.read_only));
+    write(&nodes, 2).await;
+    let lead = change(&nodes, MemberChange::Transfer(Some("member-3".into()))).await.unwrap();
+    assert_eq!(lead, "member-3 leads now");
+    write(&nodes, 3).await;
+
+    // The leader itself is to go: it hands on first, and whoever leads then is asked.
+    let old = match change(&nodes, MemberChange::Remove("member-3".into())).await {
+        Err(ChangeError::NotLeader { .. }) => {
+            change(&nodes[..3], MemberChange::Remove("member-3".into())).await.unwrap()
+        }
+        other => panic!("{other:?}"),
+    };
+    assert!(old.contains("3 voters survive the loss of 1"), "{old}");
+    let mut removed = nodes[3].consensus.removed();
+    let why = within("noticing", removed.wait_for(Option::is_some)).await.unwrap().clone().unwrap();
+    assert!(why.to_string().contains("member-3 was removed from its registry"), "{why}");
+    let index = write(&nodes[..3], 4).await;
+    let gone = nodes.pop().unwrap();
+    for list in lists(&nodes, index).await {
+        assert_eq!(values(&list), [0, 1, 2, 3, 4]);
+    }
+    gone.stop().await;
+    // Its folder says so for ever: with its old id and log it takes no part.
+    let again = crate::raft::Consensus::start(cluster.config(3), super::harness::List::default()).await;
+    let again = again.err().unwrap().to_string();
+    assert!(again.contains("was removed") && again.contains("empty its data folder"), "{again}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_dead_member_is_replaced_and_nobody_goes_when_a_quorum_would() {
+    let mut cluster = Cluster::new(4).await;
+    let spare = cluster.addresses.pop().unwrap();
+    let mut nodes = cluster.start_all().await;
+    write(&nodes, 0).await;
+    cluster.addresses.push(spare.clone());
+    let leading = leader(&nodes).await.address.clone();
+    let dead = nodes.remove(nodes.iter().position(|node| node.address != leading).unwrap());
+    let (name, alive) = (name_of(&cluster, &dead), nodes.iter().find(|node| node.address != leading).unwrap());
+    let alive = name_of(&cluster, alive);
+    dead.stop().await;
+    let at = nodes.iter().position(|node| node.address == leading).unwrap();
+    let silent = |contacts: Option<crate::raft::Contacts>| {
+        let silent = contacts.unwrap().members.into_values().filter(|c| c.silent.is_none_or(|s| s.as_secs() > 2));
+        silent.count() == 1
+    };
+    within("the silence to be noticed", async {
+        while !silent(nodes[at].consensus.contacts()) {
+            tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+        }
+    })
+    .await;
+    // Of the two that would be left one is dead.
+    let refused = nodes[at].consensus.change_members(MemberChange::Remove(alive)).await.unwrap_err().to_string();
+    assert!(refused.contains(&format!("{name} would not answer")) && refused.contains("bring"), "{refused}");
+
+    nodes.push(fourth(&cluster, 3).await);
+    let replace = MemberChange::Replace { member: name.clone(), address: spare };
+    let done = nodes[at].consensus.change_members(replace).await.unwrap();
+    assert!(done.ends_with(&format!("has taken the place of {name}")), "{done}");
+    let index = write(&nodes, 1).await;
+    nodes[2].wait_applied(index).await;
+    assert_eq!(values(&nodes[2].list.entries()), [0, 1]);
+    let members = nodes[at].consensus.members();
+    assert_eq!(members.iter().filter(|member| member.voter).count(), 3);
+    assert!(members.iter().all(|member| member.name != name), "{members:?}");
+}
+
+fn name_of(cluster: &Cluster, node: &super::harness::Node) -> String {
+    format!("member-{}", cluster.addresses.iter().position(|address| *address == node.address).unwrap())
 }
