@@ -24,8 +24,8 @@ pub(crate) use brakes::BrakesPort;
 
 use crate::{
     definition::{
-        CheckDefinition, CheckText, ExpectedIdentity, HttpProbe, Probe, ServiceDefinition, SocketProbe, Talk,
-        Thresholds, TlsOptions,
+        CheckDefinition, CheckText, ExpectedIdentity, FlapRules, HttpProbe, Probe, ServiceDefinition, SocketProbe,
+        Talk, Thresholds, TlsOptions,
     },
     definitions::RemovalHandle,
     local::{LocalError, LocalHandle, TtlUpdate},
@@ -187,7 +187,9 @@ fn check_definition(check: HttpCheck, node: &Identity) -> Result<CheckDefinition
             warn_after: (check.failures_before_warning < check.fall).then_some(check.failures_before_warning),
         },
     };
+    let flaps = (!matches!(probe, Probe::Alias { .. })).then(FlapRules::default);
     let definition = CheckDefinition {
+        flaps,
         id: check.id,
         instance: check.instance,
         name: check.name,
