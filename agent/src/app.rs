@@ -19,10 +19,11 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     config::{Config, ConfigError, dns_config, http_config, replica_width, xds_config},
+    definitions::RemovalSeat,
     identity::{Identity, IdentityError, now},
     local::{LocalHandle, LocalState},
     metrics::Metrics,
-    ports::{AgentPort, MemberReadiness, OperatorPort, ReadinessPort},
+    ports::{AgentPort, BrakesPort, MemberReadiness, OperatorPort, ReadinessPort},
     replica::{DiskError, Replica, ReplicaConfig},
     supervisor::{Died, Supervisor},
     sync::{LeaseTask, Pusher, SyncStatus, SyncTask},
@@ -203,7 +204,7 @@ impl App {
         let leases = LeaseConfig {
             ttl: config.registry.lease_ttl.0,
             grace: config.registry.lease_grace.0,
-            ..LeaseConfig::default()
+            mass: config.registry.mass_expiry.to_room(),
         };
         let autopilot = config.registry.autopilot.room();
         let registry = RegistryConfig { leases, autopilot, ..RegistryConfig::new(consensus) };
@@ -256,16 +257,23 @@ impl App {
                 tracing::error!(%error, "LocalState ended");
             }
         });
-        self.start_definitions(config.agent.services_dir.clone(), local.clone());
+        let (seat, removals) = RemovalSeat::new(config.agent.mass_removal.to_room(), identity.incarnation);
+        self.start_definitions(config.agent.services_dir.clone(), local.clone(), seat);
         let status = self.start_sync(config, &node, &identity, &client, &replica, &local);
 
         let xds = self.start_xds(config, sockets.xds, &replica)?;
         self.start_dns(config, sockets.udp, sockets.tcp, &replica)?;
-        let readiness = ReadinessPort { replica: replica.clone(), status, leaving: self.leaving.clone() };
+        let readiness = ReadinessPort {
+            replica: replica.clone(),
+            status,
+            leaving: self.leaving.clone(),
+            removals: removals.clone(),
+        };
         let ports = Ports {
             source: replica.clone(),
             sink: client.clone(),
             local: Arc::new(AgentPort::new(&config.node.datacenter, node, local.clone())),
+            brakes: Arc::new(BrakesPort { client: client.clone(), removals }),
             operator: Arc::new(OperatorPort { client, proxies: xds }),
             readiness: Arc::new(readiness),
             metrics: {
@@ -282,14 +290,14 @@ impl App {
         Ok(())
     }
 
-    fn start_definitions(&mut self, directory: PathBuf, local: LocalHandle) {
+    fn start_definitions(&mut self, directory: PathBuf, local: LocalHandle, seat: RemovalSeat) {
         // Problems are logged and counted where they are found.
         let (problems, _) = watch::channel(Arc::default());
         // From here on the instances stay as they are: a file that changes during a stop changes nothing.
         let leaving = self.leaving.clone();
         let closing = self.closing.clone();
         self.supervisor.spawn("definitions", async move {
-            match crate::definitions::follow(directory, local, problems, leaving).await {
+            match crate::definitions::follow(directory, local, problems, seat, leaving).await {
                 Ok(()) => closing.cancelled().await,
                 Err(error) => tracing::error!(%error, "following the services directory ended"),
             }

@@ -1,11 +1,12 @@
 //! Checks: each probe on its own schedule, one small task per check, results to the owner of the local state.
 //!
-//! A probe (a file per type) turns into an [`Outcome`]; [`threshold`] turns outcomes into a status; [`schedule`] says
-//! when. What goes over the network is resolved and judged by [`guard`] first, and may speak [`tls`]. An [`alias`] is
+//! A probe (a file per type) turns into an [`Outcome`]; [`threshold`] turns outcomes into a status, and [`damping`] holds
+//! back recoveries of those that flap; [`schedule`] says when. What goes over the network is resolved and judged by [`guard`] first, and may speak [`tls`]. An [`alias`] is
 //! told by changes; TTL checks have no task: their deadlines ([`ttl`]) lie with the owner.
 
 mod alias;
 mod conversation;
+pub(crate) mod damping;
 mod grpc;
 mod guard;
 mod h2ping;

@@ -4,6 +4,7 @@ use std::{net::SocketAddr, path::PathBuf};
 
 use clap::{Args, Parser, Subcommand};
 
+mod brakes;
 mod client;
 mod list;
 mod register;
@@ -86,6 +87,17 @@ enum Command {
     /// List the members of the registry and which one leads.
     #[command(after_help = "Example:\n  muster members")]
     Members {
+        #[command(flatten)]
+        api: ApiArgs,
+    },
+    /// Show what is held back because it came in a mass, and why; decide on it.
+    #[command(
+        args_conflicts_with_subcommands = true,
+        after_help = "Examples:\n  muster brakes                      what is held, why, until when\n  muster brakes release expiry-7-1   those nodes live: a full lease anew\n  muster brakes commit expiry-7-1    they are lost: let it be known now"
+    )]
+    Brakes {
+        #[command(subcommand)]
+        decision: Option<brakes::BrakeCommand>,
         #[command(flatten)]
         api: ApiArgs,
     },
@@ -184,6 +196,7 @@ impl Cli {
             Command::Services { name, api } => list::services(name.as_deref(), &api),
             Command::Nodes { api } => list::nodes(&api),
             Command::Members { api } => list::members(&api),
+            Command::Brakes { decision, api } => brakes::brakes(decision.as_ref(), &api),
             Command::Watch { name, count, api } => watch::watch(&name, count, &api),
             Command::Validate { paths, config } => validate::validate(&paths, config.as_deref()),
         };

@@ -10,10 +10,12 @@ use muster_registry::store::EngineKind;
 use serde::Deserialize;
 
 mod autopilot;
+mod brakes;
 mod duration;
 mod rooms;
 
 pub use autopilot::AutopilotConfig;
+pub use brakes::{MassExpiryConfig, MassRemovalConfig};
 pub(crate) use duration::Seconds;
 pub(crate) use rooms::{dns_config, http_config, replica_width, xds_config};
 
@@ -92,6 +94,8 @@ pub struct RegistryConfig {
     pub lease_ttl: Seconds,
     /// What a node gets on top before it is critical. Default 1s.
     pub lease_grace: Seconds,
+    /// When the loss of many nodes at once is held.
+    pub mass_expiry: MassExpiryConfig,
     /// The shortest time without a leader before an election. Default 300ms.
     pub election_timeout_min: Seconds,
     /// The longest. Default 600ms.
@@ -110,6 +114,7 @@ impl Default for RegistryConfig {
             log_engine: LogEngine::RaftLog,
             lease_ttl: Seconds(Duration::from_secs(10)),
             lease_grace: Seconds(Duration::from_secs(1)),
+            mass_expiry: MassExpiryConfig::default(),
             election_timeout_min: Seconds(Duration::from_millis(300)),
             election_timeout_max: Seconds(Duration::from_millis(600)),
             autopilot: AutopilotConfig::default(),
@@ -153,6 +158,8 @@ pub struct AgentConfig {
     pub replica_services: usize,
     /// How long the instances of a service stay that nobody asked for, at least 10s. Default 1h.
     pub replica_idle: Seconds,
+    /// When the removal of many definitions at once is held.
+    pub mass_removal: MassRemovalConfig,
 }
 
 /// What an agent holds of the catalog.
@@ -174,6 +181,7 @@ impl Default for AgentConfig {
             replica: ReplicaScope::Scope,
             replica_services: 2_000,
             replica_idle: Seconds(Duration::from_secs(3_600)),
+            mass_removal: MassRemovalConfig::default(),
         }
     }
 }
@@ -189,7 +197,7 @@ impl AgentConfig {
             let value = format!("{:?}", self.replica_idle.0);
             return Err(bad("agent.replica_idle", value, "at least 10s: each first question after it waits"));
         }
-        Ok(())
+        self.mass_removal.validate()
     }
 }
 
@@ -400,6 +408,7 @@ impl Config {
         }
         self.agent.validate()?;
         registry.autopilot.validate()?;
+        registry.mass_expiry.validate()?;
         self.refuse_off_loopback()?;
         rooms::check(self).map_err(ConfigError::Room)
     }
@@ -477,6 +486,9 @@ mod tests {
             ("[registry.autopilot]\ndead_after = \"1s\"", "registry.autopilot.dead_after = 1s: at least 5s"),
             ("[registry.autopilot]\nmin_voters = 8", "registry.autopilot.min_voters = 8: 1 to 7"),
             ("[http]\nlisten = \"0.0.0.0:8500\"", "http.listen = 0.0.0.0:8500: it is not a loopback address"),
+            ("[registry.mass_expiry]\npercent = 0", "registry.mass_expiry.percent = 0: it is a share in percent"),
+            ("[registry.mass_expiry]\nhold = \"2days\"", "registry.mass_expiry.hold = 172800s: write at most 24h"),
+            ("[agent.mass_removal]\nall_of = 0", "agent.mass_removal.all_of = 0: every single loss would be held"),
             ("[registry]\nlog_engine = \"rocks\"", "unknown variant `rocks`, expected `raft-log` or `sled`"),
         ] {
             let error = parse(text).unwrap_err();
@@ -484,6 +496,7 @@ mod tests {
         }
         assert_eq!(parse("[node]\nname = \"a\"\n[dns]\nalt_zones = [\"consul\"]"), Ok(()));
         assert_eq!(parse("[checks]\nscripts = \"files\""), Ok(()));
+        assert_eq!(parse("[registry]\nmass_expiry.hold = \"5s\"\n[agent]\nmass_removal.percent = 100"), Ok(()));
         assert!(parse("[checks]\nscripts = \"api\"").unwrap_err().contains("unknown variant `api`"));
     }
     #[test]

@@ -103,6 +103,8 @@ pub struct CheckDefinition {
     pub timeout: Duration,
     /// How many results turn a status.
     pub thresholds: Thresholds,
+    /// How flapping is damped; `None` does not.
+    pub flaps: Option<FlapRules>,
     /// The status until the first result.
     pub initial: Status,
     /// How long it may be critical before its service is taken out of the catalog.
@@ -139,6 +141,36 @@ pub struct Thresholds {
     pub fall: u32,
     /// Critical results after which a passing check warns, before `fall` makes it critical.
     pub warn_after: Option<u32>,
+}
+
+/// When a check that falls again and again is not believed when it recovers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct FlapRules {
+    /// More falls than this in quick succession are flapping. At least 2.
+    pub falls: u32,
+    /// A fall counts half after this.
+    pub half_life: Duration,
+    /// The longest that a recovery is held back after the last fall. Longer than the half-life.
+    pub max_hold: Duration,
+}
+
+impl Default for FlapRules {
+    /// Gentle: four falls within two minutes, as no service that is merely restarted has, and about two minutes for it.
+    fn default() -> Self {
+        Self { falls: 3, half_life: Duration::from_secs(120), max_hold: Duration::from_secs(300) }
+    }
+}
+
+impl FlapRules {
+    /// Recoveries count again once the penalty has fallen to this.
+    pub(crate) fn reuse(&self) -> f64 {
+        f64::from(self.falls) / 2.0
+    }
+
+    /// The largest penalty: it takes the longest hold to fall from it to [`Self::reuse`].
+    pub(crate) fn ceiling(&self) -> f64 {
+        self.reuse() * (self.max_hold.as_secs_f64() / self.half_life.as_secs_f64()).exp2()
+    }
 }
 
 /// A definition that breaks a rule: the key, what is wrong with its value, and the remedy.

@@ -3,8 +3,10 @@
 //! The truth is a scan of the directory: at the start, whenever the system reports a change in it, and every few
 //! seconds in case a report was lost (network file systems give none). A file is read once it has stood still for
 //! [`SETTLE`], so half-written files and editors that replace a file by way of its absence do no harm. A file that
-//! cannot be taken up keeps its last good services; a service leaves only when its file, seen whole, no longer has it.
+//! cannot be taken up keeps its last good services; a service leaves only when its file, seen whole, no longer has it,
+//! and many leave at once only past the [`brake`].
 
+pub mod brake;
 #[cfg(test)]
 mod tests;
 
@@ -17,10 +19,12 @@ use std::{
     time::Duration,
 };
 
+use brake::{RemovalBrake, RemovalHold};
 use muster_catalog::{CheckId, InstanceId};
+use muster_registry::Decision;
 use notify::{RecommendedWatcher, RecursiveMode, Watcher};
 use tokio::{
-    sync::{mpsc, watch},
+    sync::{mpsc, oneshot, watch},
     task::spawn_blocking,
     time::Instant,
 };
@@ -31,6 +35,9 @@ use crate::local::{FileService, LocalError, LocalHandle};
 
 /// How long a file must stand still before it is read: an editor or a copy writes faster than this.
 const SETTLE: Duration = Duration::from_millis(200);
+/// While files go on vanishing, those that are gone wait for each other so long at most: a directory that is being
+/// emptied is then seen emptied, and not file by file.
+const VANISHED_TOGETHER: Duration = Duration::from_secs(2);
 /// Scans without a report of a change: one `stat` per file.
 const RESCAN_EVERY: Duration = Duration::from_secs(5);
 /// More files than this are a mistake in what is put there.
@@ -108,7 +115,9 @@ impl Definitions {
             }
         }
         let settle = self.settle;
-        self.files.retain(|_, file| file.seen.is_some() || now - file.seen_at < settle);
+        let vanishing = self.files.values().any(|file| file.seen.is_none() && now - file.seen_at < settle);
+        let patience = if vanishing { settle.max(VANISHED_TOGETHER) } else { settle };
+        self.files.retain(|_, file| file.seen.is_some() || now - file.seen_at < patience);
         self.files.values_mut().for_each(|file| file.refresh(now, settle));
         self.settle = SETTLE;
         let unsettled = self.files.values().any(|file| file.seen != file.read);
@@ -235,11 +244,65 @@ fn fingerprint(path: &Path) -> io::Result<Fingerprint> {
     })
 }
 
-/// Keeps LocalState at what the directory says, until told to stop. Problems are shown on `problems`.
+/// An operator's decision on its way to the task that follows the directory. The answer is how many services it was
+/// about; `None` when nothing is held under the id.
+#[derive(Debug)]
+pub(crate) struct Decide {
+    pub(crate) id: String,
+    pub(crate) decision: Decision,
+    pub(crate) reply: oneshot::Sender<Option<usize>>,
+}
+
+/// The way to the brake of the directory: what is held, and decisions about it.
+#[derive(Debug, Clone)]
+pub struct RemovalHandle {
+    pub(crate) held: watch::Receiver<Option<Arc<RemovalHold>>>,
+    pub(crate) decisions: mpsc::Sender<Decide>,
+}
+
+/// The brake and where it is asked.
+#[derive(Debug)]
+pub struct RemovalSeat {
+    brake: RemovalBrake,
+    held: watch::Sender<Option<Arc<RemovalHold>>>,
+    decisions: mpsc::Receiver<Decide>,
+}
+
+impl RemovalSeat {
+    /// A brake with nothing held; `start` numbers the starts of the agent.
+    pub fn new(config: brake::MassRemoval, start: u64) -> (Self, RemovalHandle) {
+        // Operators are few.
+        let (sender, decisions) = mpsc::channel(16);
+        let (shown, held) = watch::channel(None);
+        let seat = Self { brake: RemovalBrake::new(config, start), held: shown, decisions };
+        (seat, RemovalHandle { held, decisions: sender })
+    }
+
+    fn judge(&mut self, defined: Vec<FileService>) -> Vec<FileService> {
+        let in_force = self.brake.judge(Instant::now(), defined);
+        self.held.send_if_modified(|shown| {
+            let changed = shown.as_deref() != self.brake.hold();
+            if changed {
+                *shown = self.brake.hold().cloned().map(Arc::new);
+            }
+            changed
+        });
+        in_force
+    }
+
+    /// How long the hold may last still.
+    fn remaining(&self) -> Option<Duration> {
+        Some(self.brake.hold()?.until.saturating_duration_since(Instant::now()))
+    }
+}
+
+/// Keeps LocalState at what the directory says and the brake lets through, until told to stop. Problems are shown on
+/// `problems`.
 pub async fn follow(
     directory: PathBuf,
     local: LocalHandle,
     problems: watch::Sender<Arc<Vec<Problem>>>,
+    mut seat: RemovalSeat,
     shutdown: CancellationToken,
 ) -> Result<(), tokio::task::JoinError> {
     let (poke, mut pokes) = mpsc::channel(1);
@@ -260,10 +323,11 @@ pub async fn follow(
             }
             changed
         });
-        let mut wait = if scan.unsettled { SETTLE } else { RESCAN_EVERY };
-        if taken_up.as_ref() != Some(&scan.services) {
-            match local.set_file_services(scan.services.clone()).await {
-                Ok(()) => taken_up = Some(scan.services),
+        let services = seat.judge(scan.services);
+        let mut wait = if scan.unsettled { SETTLE } else { seat.remaining().unwrap_or(RESCAN_EVERY).min(RESCAN_EVERY) };
+        if taken_up.as_ref() != Some(&services) {
+            match local.set_file_services(services.clone()).await {
+                Ok(()) => taken_up = Some(services),
                 Err(LocalError::Stopping) => return Ok(()),
                 Err(error) => {
                     tracing::error!(%error, "definitions are not all taken up: tried again");
@@ -274,6 +338,10 @@ pub async fn follow(
         tokio::select! {
             () = shutdown.cancelled() => return Ok(()),
             Some(()) = pokes.recv() => {}
+            Some(Decide { id, decision, reply }) = seat.decisions.recv() => {
+                // The asker may have given up.
+                reply.send(seat.brake.decide(Instant::now(), &id, decision)).ok();
+            }
             () = tokio::time::sleep(wait) => {}
         }
     }

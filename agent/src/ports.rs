@@ -1,5 +1,7 @@
 //! What the HTTP room asks of the agent, answered: LocalState, the registry's client, the proxies, readiness.
 
+mod brakes;
+
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use muster_catalog::{
@@ -18,11 +20,14 @@ use muster_registry::{
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
+pub(crate) use brakes::BrakesPort;
+
 use crate::{
     definition::{
-        CheckDefinition, CheckText, ExpectedIdentity, HttpProbe, Probe, ServiceDefinition, SocketProbe, Talk,
-        Thresholds, TlsOptions,
+        CheckDefinition, CheckText, ExpectedIdentity, FlapRules, HttpProbe, Probe, ServiceDefinition, SocketProbe,
+        Talk, Thresholds, TlsOptions,
     },
+    definitions::RemovalHandle,
     local::{LocalError, LocalHandle, TtlUpdate},
     replica::Replica,
     sync::SyncStatus,
@@ -182,7 +187,9 @@ fn check_definition(check: HttpCheck, node: &Identity) -> Result<CheckDefinition
             warn_after: (check.failures_before_warning < check.fall).then_some(check.failures_before_warning),
         },
     };
+    let flaps = (!matches!(probe, Probe::Alias { .. })).then(FlapRules::default);
     let definition = CheckDefinition {
+        flaps,
         id: check.id,
         instance: check.instance,
         name: check.name,
@@ -305,6 +312,7 @@ pub(crate) struct ReadinessPort {
     pub(crate) replica: Arc<Replica>,
     pub(crate) status: watch::Receiver<SyncStatus>,
     pub(crate) leaving: CancellationToken,
+    pub(crate) removals: RemovalHandle,
 }
 
 impl Readiness for ReadinessPort {
@@ -324,6 +332,16 @@ impl Readiness for ReadinessPort {
             wait("registration", reason);
         }
         pending
+    }
+
+    fn notices(&self) -> Vec<Pending> {
+        let held = self.removals.held.borrow();
+        let held = held.iter().map(|hold| {
+            let (services, id) = (hold.services.len(), &hold.id);
+            let reason = format!("the removal of {services} services is held as {id}: see `muster brakes`");
+            Pending { part: "definitions".into(), reason }
+        });
+        held.collect()
     }
 }
 

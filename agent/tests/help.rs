@@ -12,8 +12,19 @@ fn muster(arguments: &[&str]) -> Output {
 #[test]
 fn every_command_explains_itself_with_an_example() {
     let help = String::from_utf8(muster(&["--help"]).stdout).unwrap();
-    let commands =
-        ["dev", "registry", "agent", "register", "deregister", "services", "nodes", "members", "watch", "validate"];
+    let commands = [
+        "dev",
+        "registry",
+        "agent",
+        "register",
+        "deregister",
+        "services",
+        "nodes",
+        "members",
+        "brakes",
+        "watch",
+        "validate",
+    ];
     for command in commands {
         assert!(help.contains(&format!("  {command} ")), "{command} is not in the help:\n{help}");
         let output = muster(&[command, "--help"]);

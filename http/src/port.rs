@@ -1,10 +1,14 @@
 //! What this room asks of others beside the catalog's `Source` and `Sink`: the agent it stands in, the operator's
 //! facts about the registry and the proxies, and what the process still waits for.
 
+mod brakes;
+
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use muster_catalog::{Address, Check, CheckId, Instance, InstanceId, Meta, Name, Status, Text, port::BoxFuture};
 use serde::Serialize;
+
+pub use brakes::{BrakeDecision, BrakeKind, BrakeListing, Brakes, HeldBrake, HeldItem};
 
 /// Who the agent is that answers here.
 #[derive(Debug, Clone)]
@@ -295,6 +299,11 @@ pub struct ProxyRefusal {
 pub trait Readiness: Send + Sync + 'static {
     /// Empty once ready; else each part that is not, with the reason.
     fn pending(&self) -> Vec<Pending>;
+
+    /// What an operator should look at, although the process is ready.
+    fn notices(&self) -> Vec<Pending> {
+        Vec::new()
+    }
 }
 
 /// A part that is not ready.

@@ -43,12 +43,14 @@ pub(crate) async fn show_live() -> &'static str {
 struct Ready {
     ready: bool,
     pending: Vec<Pending>,
+    /// What an operator should look at; it makes nothing unready.
+    notices: Vec<Pending>,
 }
 
 /// Whether everything is up, and what is not.
 pub(crate) async fn show_ready(State(probes): State<Probes>) -> Response {
     let pending = probes.readiness.pending();
-    let ready = pending.is_empty();
+    let (ready, notices) = (pending.is_empty(), probes.readiness.notices());
     let status = if ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
-    (status, Json(Ready { ready, pending })).into_response()
+    (status, Json(Ready { ready, pending, notices })).into_response()
 }

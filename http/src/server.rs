@@ -16,7 +16,7 @@ use tower::ServiceExt as _;
 
 use crate::{
     api::{Api, Limits},
-    port::{LocalAgent, Operator, Readiness, RenderMetrics},
+    port::{Brakes, LocalAgent, Operator, Readiness, RenderMetrics},
     probes::Probes,
     router::{probes_router, router},
 };
@@ -71,6 +71,8 @@ pub struct Ports {
     pub local: Arc<dyn LocalAgent>,
     /// The registry's and the proxies' state.
     pub operator: Arc<dyn Operator>,
+    /// What is held back.
+    pub brakes: Arc<dyn Brakes>,
     /// What the process still waits for.
     pub readiness: Arc<dyn Readiness>,
     /// The metrics as text.

@@ -2,6 +2,7 @@
 //!
 //! Nothing is learnt for good: member names are resolved at each connection, and any member takes any call.
 
+mod brakes;
 mod connection;
 mod members;
 mod watch;
@@ -13,6 +14,7 @@ use muster_catalog::Name;
 use tokio::time::timeout;
 use tonic::Status;
 
+pub use brakes::{HeldExpiry, HeldNode, SharedTrait};
 pub use connection::ConnectError;
 pub use members::{MemberHealth, RegistryStatus};
 pub use watch::{Hello, WatchError, WatchEvent, WatchSender, WatchStream};

@@ -1,5 +1,7 @@
 //! What only the leader does, in one task that every member runs: leases and their verdicts, and the first bootstrap.
 
+pub(crate) mod brakes;
+
 use std::{
     sync::Arc,
     time::{Duration, Instant},
@@ -18,8 +20,9 @@ use crate::{
     leases::{LeaseConfig, LeaseTable, Verdicts},
     proto::registry as pb,
     raft::Leadership,
-    service::{Core, renewals::Signs},
+    service::{Core, brakes::Decide, renewals::Signs},
 };
+use brakes::Shown;
 
 /// How long nothing is proposed after a proposal of this task failed: the log is asked again, not stormed.
 const RETRY: Duration = Duration::from_millis(200);
@@ -29,7 +32,8 @@ pub(crate) async fn run(
     core: Arc<Core>,
     config: LeaseConfig,
     mut signs: mpsc::Receiver<Signs>,
-    held: watch::Sender<usize>,
+    mut decisions: mpsc::Receiver<Decide>,
+    held: watch::Sender<Shown>,
     stop: CancellationToken,
 ) {
     let mut leadership = core.log.leadership();
@@ -53,11 +57,13 @@ pub(crate) async fn run(
                 }
                 None => return,
             },
-            Some(done) = leader.proposing.join_next() => {
-                if let (Ok(Ok(lost)), Some(reign)) = (done, &mut leader.reign) {
-                    reign.table.committed(Instant::now(), lost);
+            decide = decisions.recv() => match decide {
+                Some(Decide { id, decision, reply }) => {
+                    reply.send(leader.decide(&id, decision)).ok();
                 }
-            }
+                None => return,
+            },
+            Some(_) = leader.proposing.join_next() => {}
             _ = ticks.tick() => leader.tick(),
         }
     }
@@ -67,9 +73,9 @@ struct Leader {
     core: Arc<Core>,
     config: LeaseConfig,
     reign: Option<Reign>,
-    /// The proposal in flight; one at a time. Yields how many losses it committed.
-    proposing: JoinSet<Result<usize, ()>>,
-    held: watch::Sender<usize>,
+    /// The proposal in flight; one at a time.
+    proposing: JoinSet<()>,
+    held: watch::Sender<Shown>,
 }
 
 /// One term as the leader.
@@ -84,12 +90,12 @@ impl Leader {
     fn follow(&mut self, leadership: &Leadership) {
         if !leadership.is_leader {
             self.reign = None;
-            self.show_held(0);
+            self.show_held();
             metrics::gauge!("muster_registry_leases").set(0.0);
         } else if self.reign.as_ref().is_none_or(|reign| reign.term != leadership.term) {
             tracing::info!(term = leadership.term, "this member leads");
             let snapshot = self.core.catalog.now();
-            let table = LeaseTable::new(self.config.clone(), Instant::now(), &snapshot);
+            let table = LeaseTable::new(self.config.clone(), leadership.term, Instant::now(), &snapshot);
             self.reign = Some(Reign { term: leadership.term, table, followed: snapshot.index() });
             // A new registry gets its identity at once.
             self.tick();
@@ -107,17 +113,17 @@ impl Leader {
             if !renewal.agent.is_empty() && owner.is_none_or(|owner| **owner != *renewal.agent) {
                 return false;
             }
-            let table = &mut reign.table;
-            if !table.renew(now, &node, renewal.incarnation, renewal.stream) {
+            let (table, pb::Renewal { incarnation, stream, .. }) = (&mut reign.table, renewal);
+            if !table.renew(now, &node, *incarnation, *stream, batch.member) {
                 // It may have pushed since the last tick.
                 table.learn(now, &snapshot, &node);
-                return table.renew(now, &node, renewal.incarnation, renewal.stream);
+                return table.renew(now, &node, *incarnation, *stream, batch.member);
             }
             true
         });
         let known = renewals.collect();
-        for suspicion in &batch.suspicions {
-            reign.table.suspect(now, &Name::lookup(&suspicion.node), suspicion.incarnation, suspicion.stream);
+        for pb::Suspicion { node, incarnation, stream } in &batch.suspicions {
+            reign.table.suspect(now, &Name::lookup(node), *incarnation, *stream, batch.member);
         }
         Ok(pb::RenewBatchReply { known, term: reign.term })
     }
@@ -130,8 +136,8 @@ impl Leader {
             reign.followed = snapshot.index();
         }
         metrics::gauge!("muster_registry_leases").set(reign.table.len() as f64);
-        let verdicts = reign.table.tick(now);
-        self.show_held(verdicts.held);
+        let Verdicts { lost, returned } = reign.table.tick(now);
+        self.show_held();
         if !self.proposing.is_empty() {
             return;
         }
@@ -141,7 +147,6 @@ impl Leader {
             let commands = vec![Command::Bootstrap(ClusterId { uuid, incarnation: 1 }), Command::SetFormat(FORMAT)];
             return self.propose(commands, 0);
         }
-        let Verdicts { lost, returned, .. } = verdicts;
         let count = lost.len();
         let commands = [(lost, CheckStatus::Critical), (returned, CheckStatus::Passing)];
         let commands = commands.into_iter().filter(|(nodes, _)| !nodes.is_empty());
@@ -158,24 +163,11 @@ impl Leader {
                 log_verdict(&command);
                 if let Err(error) = core.propose(command).await {
                     tracing::warn!(%error, "a proposal of the leader failed; it is made again while this member leads");
-                    tokio::time::sleep(RETRY).await;
-                    return Err(());
+                    return tokio::time::sleep(RETRY).await;
                 }
             }
             metrics::counter!("muster_registry_lease_expiries_total").increment(lost as u64);
-            Ok(lost)
         });
-    }
-
-    fn show_held(&self, held: usize) {
-        metrics::gauge!("muster_registry_lease_mass_held").set(held as f64);
-        let before = self.held.send_replace(held);
-        if before == 0 && held > 0 {
-            let hold = self.config.mass.hold;
-            tracing::warn!(nodes = held, ?hold, "many nodes went silent at once: their loss is held back for now");
-        } else if before > 0 && held == 0 {
-            tracing::warn!("no loss of nodes is held back any more");
-        }
     }
 }
 

@@ -3,12 +3,17 @@
 //! The catalog holds the verdicts, this table what they follow from. It lives in the leader's memory alone: an
 //! election starts a new one with full terms.
 
+pub(crate) mod brake;
+pub(crate) mod cause;
+
 use std::{
-    collections::{BTreeMap, VecDeque},
+    collections::BTreeMap,
     time::{Duration, Instant},
 };
 
 use muster_catalog::{Name, Snapshot, Status};
+
+use brake::{Brake, Decision, Hold, MassExpiry};
 
 /// Verdicts of one tick in one Command: larger ones go in several, so that an entry stays small.
 const MAX_VERDICT: usize = 1000;
@@ -30,26 +35,6 @@ impl Default for LeaseConfig {
     }
 }
 
-/// The brake on losing many nodes at once.
-#[derive(Debug, Clone)]
-pub struct MassExpiry {
-    /// Fewer nodes than this are never held back.
-    pub nodes: usize,
-    /// More than this share of the living, in percent, is held back.
-    pub percent: usize,
-    /// Losses this close together count as one event.
-    pub window: Duration,
-    /// How long they are held. Three lease terms: agents that were cut off by a fault of the registry or its network
-    /// come back within one or two of them; what is silent for longer is lost indeed.
-    pub hold: Duration,
-}
-
-impl Default for MassExpiry {
-    fn default() -> Self {
-        Self { nodes: 10, percent: 30, window: Duration::from_secs(15), hold: Duration::from_secs(30) }
-    }
-}
-
 /// What a tick asks to be committed.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(crate) struct Verdicts {
@@ -57,8 +42,6 @@ pub(crate) struct Verdicts {
     pub(crate) lost: Vec<(Name, u64)>,
     /// Nodes that are back.
     pub(crate) returned: Vec<(Name, u64)>,
-    /// How many more are lost but held back.
-    pub(crate) held: usize,
 }
 
 #[derive(Debug)]
@@ -71,6 +54,16 @@ struct Lease {
     heard: bool,
     /// The stream that was opened last; a suspicion about an older one says nothing.
     stream: u64,
+    contact: Contact,
+}
+
+/// How a node was last heard of.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) struct Contact {
+    /// The id of the member that heard it, or lost it; 0 while none has.
+    pub(crate) member: u64,
+    /// Whether its stream broke there.
+    pub(crate) broken: bool,
 }
 
 /// The leases of all nodes with an agent.
@@ -79,16 +72,14 @@ pub(crate) struct LeaseTable {
     config: LeaseConfig,
     leases: BTreeMap<Name, Lease>,
     last_tick: Instant,
-    /// When verdicts of loss were given lately, and how many.
-    recent: VecDeque<(Instant, usize)>,
-    held_since: Option<Instant>,
+    brake: Brake,
 }
 
 impl LeaseTable {
-    /// A new leader's: every node has a full term.
-    pub(crate) fn new(config: LeaseConfig, now: Instant, snapshot: &Snapshot) -> Self {
-        let (leases, recent) = (BTreeMap::new(), VecDeque::new());
-        let mut table = Self { config, leases, last_tick: now, recent, held_since: None };
+    /// A new leader's, in this term: every node has a full lease.
+    pub(crate) fn new(config: LeaseConfig, term: u64, now: Instant, snapshot: &Snapshot) -> Self {
+        let brake = Brake::new(config.mass.clone(), term);
+        let mut table = Self { config, leases: BTreeMap::new(), last_tick: now, brake };
         table.reconcile(now, snapshot);
         table
     }
@@ -118,60 +109,82 @@ impl LeaseTable {
         let lost = liveness.value.status != Status::Passing;
         match self.leases.get_mut(node) {
             Some(lease) if lease.incarnation == writer.incarnation => {
+                if lost && !lease.lost {
+                    self.brake.note_loss(now, node);
+                }
                 lease.heard &= lease.lost == lost;
                 lease.lost = lost;
             }
             // A push of a new start of the agent is a sign of life.
             _ => {
                 let (incarnation, ends) = (writer.incarnation, now + self.config.ttl);
-                self.leases.insert(node.clone(), Lease { incarnation, ends, lost, heard: false, stream: 0 });
+                let contact = Contact::default();
+                let lease = Lease { incarnation, ends, lost, heard: false, stream: 0, contact };
+                self.leases.insert(node.clone(), lease);
             }
         }
     }
 
-    /// Takes note that a node lives. False when this agent is not known so: it has to push all it has.
-    pub(crate) fn renew(&mut self, now: Instant, node: &Name, incarnation: u64, stream: u64) -> bool {
+    /// Takes note that `member` heard a node. False when this agent is not known so: it has to push all it has.
+    pub(crate) fn renew(&mut self, now: Instant, node: &Name, incarnation: u64, stream: u64, member: u64) -> bool {
         let Some(lease) = self.leases.get_mut(node) else { return false };
         if lease.incarnation != incarnation {
             return false;
         }
         lease.ends = now + self.config.ttl;
         lease.heard = true;
+        lease.contact = Contact { member, broken: false };
         if stream != 0 {
             lease.stream = stream;
         }
         true
     }
 
-    /// A node's stream broke: it has the grace left to be heard again.
-    pub(crate) fn suspect(&mut self, now: Instant, node: &Name, incarnation: u64, stream: u64) {
+    /// A node's stream to `member` broke: it has the grace left to be heard again.
+    pub(crate) fn suspect(&mut self, now: Instant, node: &Name, incarnation: u64, stream: u64, member: u64) {
         let Some(lease) = self.leases.get_mut(node) else { return };
         let about_it = lease.incarnation == incarnation && (lease.stream == stream || lease.stream == 0);
         if about_it {
             lease.ends = lease.ends.min(now + self.config.grace);
+            lease.contact = Contact { member, broken: true };
         }
+    }
+
+    /// What is held back.
+    pub(crate) fn hold(&self) -> Option<&Hold> {
+        self.brake.hold()
+    }
+
+    /// How each living node was last heard of.
+    pub(crate) fn contacts(&self) -> impl Iterator<Item = (&Name, Contact)> {
+        self.leases.iter().filter(|(_, lease)| !lease.lost).map(|(node, lease)| (node, lease.contact))
+    }
+
+    /// Does with what is held under this id as an operator decided; returns how many nodes that were. `None` when
+    /// nothing is held under it: the decision was about something that is over.
+    pub(crate) fn decide(&mut self, now: Instant, id: &str, decision: Decision) -> Option<usize> {
+        let nodes = self.brake.decide(id, decision)?;
+        if decision == Decision::Release {
+            for node in nodes.keys() {
+                if let Some(lease) = self.leases.get_mut(node) {
+                    lease.ends = now + self.config.ttl;
+                }
+            }
+        }
+        Some(nodes.len())
     }
 
     /// What follows from the time. The verdicts come again until [`Self::reconcile`] finds them in the catalog.
     pub(crate) fn tick(&mut self, now: Instant) -> Verdicts {
         self.forgive_lateness(now);
-        let due = self.leases.iter().filter(|(_, lease)| !lease.lost && lease.ends <= now);
-        let mut due: Vec<(Name, u64)> = due.map(|(name, lease)| (name.clone(), lease.incarnation)).collect();
+        let silent = self.leases.iter().filter(|(_, lease)| !lease.lost && lease.ends <= now);
+        let silent = silent.map(|(name, lease)| (name.clone(), lease.incarnation)).collect();
+        let living = self.leases.values().filter(|lease| !lease.lost).count();
         let returned = self.leases.iter().filter(|(_, lease)| lease.lost && lease.heard && lease.ends > now);
         let returned = returned.map(|(name, lease)| (name.clone(), lease.incarnation)).take(MAX_VERDICT).collect();
-        if self.is_held(now, due.len()) {
-            return Verdicts { lost: Vec::new(), returned, held: due.len() };
-        }
-        due.truncate(MAX_VERDICT);
-        Verdicts { lost: due, returned, held: 0 }
-    }
-
-    /// Takes note that so many losses were committed.
-    pub(crate) fn committed(&mut self, now: Instant, lost: usize) {
-        // What was held first has been waited for already: it does not hold back what comes after it.
-        if lost > 0 && self.held_since.is_none() {
-            self.recent.push_back((now, lost));
-        }
+        let mut lost = self.brake.judge(now, silent, living);
+        lost.truncate(MAX_VERDICT);
+        Verdicts { lost, returned }
     }
 
     /// A leader that did not run could not hear either: all leases grow by the time it missed.
@@ -186,24 +199,8 @@ impl LeaseTable {
                 "the lease clock was late, all leases are extended by it"
             );
             self.leases.values_mut().for_each(|lease| lease.ends += late);
+            self.brake.forgive(late);
         }
-    }
-
-    fn is_held(&mut self, now: Instant, due: usize) -> bool {
-        let mass = &self.config.mass;
-        while self.recent.front().is_some_and(|(at, _)| now.saturating_duration_since(*at) > mass.window) {
-            self.recent.pop_front();
-        }
-        let recent: usize = self.recent.iter().map(|(_, count)| count).sum();
-        let together = due + recent;
-        let living = self.leases.values().filter(|lease| !lease.lost).count() + recent;
-        let massive = due > 0 && together >= mass.nodes && together * 100 > living * mass.percent;
-        if !massive {
-            self.held_since = None;
-            return false;
-        }
-        let since = *self.held_since.get_or_insert(now);
-        now.saturating_duration_since(since) < mass.hold
     }
 }
 

@@ -36,6 +36,9 @@ pub use autopilot::AutopilotConfig;
 pub use client::{Client, ClientConfig, Hello, WatchError, WatchEvent, WatchSender, WatchStream};
 pub use codec::{SnapshotError, decode_replica, decode_snapshot, encode_replica, encode_snapshot};
 pub use convert::ConvertError;
-pub use leases::{LeaseConfig, MassExpiry};
+pub use leases::{
+    LeaseConfig,
+    brake::{Decision, MassExpiry},
+};
 pub use machine::Fault;
 pub use registry::{Registry, RegistryConfig, StartError, StopReason};

@@ -121,7 +121,8 @@ impl Registry {
         let routes = server::routes(core.clone()).add_service(consensus.service());
         let serving = server::serve(routes, listener, config.max_connections, halt.clone());
         tasks.spawn(async move { ("server", serving.await.err().map(|error| error.to_string())) });
-        let leading = leader::run(core.clone(), config.leases, queues.signs, queues.held, halt.clone());
+        let leading =
+            leader::run(core.clone(), config.leases, queues.signs, queues.decisions, queues.held, halt.clone());
         tasks.spawn(async move { (leading.await, ("leader", None)).1 });
         let gathering = renewals::run(core.clone(), queues.pulses, halt.clone());
         tasks.spawn(async move { (gathering.await, ("renewals", None)).1 });

@@ -1,5 +1,6 @@
 //! The gRPC service of a member. Thin: requests come in, [`Core`] knows what to do, replies go out.
 
+pub(crate) mod brakes;
 pub(crate) mod contact;
 pub(crate) mod door;
 pub(crate) mod members;
@@ -26,12 +27,14 @@ use tonic::{Request, Response, Status, Streaming};
 
 use crate::{
     autopilot::task::{AutopilotStatus, StatusSender},
+    leader::brakes::Shown,
     log::Log,
     machine::Catalog,
     proto::registry::{self as pb, registry_server::Registry},
     raft::{Dial, ReadError},
     watch::stream::follow,
 };
+use brakes::Decide;
 use peers::Peers;
 use renewals::{Pulse, Signs};
 
@@ -49,8 +52,10 @@ pub(crate) struct Core {
     pub(crate) pulses: mpsc::Sender<Pulse>,
     /// Signs of life for this member, should it lead.
     pub(crate) signs: mpsc::Sender<Signs>,
-    /// How many losses are held back.
-    pub(crate) held: watch::Receiver<usize>,
+    /// What operators decide, for this member, should it lead.
+    pub(crate) decisions: mpsc::Sender<Decide>,
+    /// Which losses are held back, should it lead.
+    pub(crate) held: watch::Receiver<Shown>,
     /// Whether a leader is heard.
     pub(crate) contact: watch::Receiver<bool>,
     /// How the members do, while this one leads.
@@ -64,7 +69,8 @@ pub(crate) struct Core {
 pub(crate) struct Queues {
     pub(crate) pulses: mpsc::Receiver<Pulse>,
     pub(crate) signs: mpsc::Receiver<Signs>,
-    pub(crate) held: watch::Sender<usize>,
+    pub(crate) decisions: mpsc::Receiver<Decide>,
+    pub(crate) held: watch::Sender<Shown>,
     pub(crate) contact: watch::Sender<bool>,
     pub(crate) autopilot: StatusSender,
 }
@@ -75,14 +81,18 @@ impl Core {
         let (pulses, pulses_receiver) = mpsc::channel(renewals::MAX_WAITING);
         // One batch of each other member, and the own.
         let (signs, signs_receiver) = mpsc::channel(16);
-        let (held_sender, held) = watch::channel(0);
+        // Operators are few.
+        let (decisions, decisions_receiver) = mpsc::channel(16);
+        let (held_sender, held) = watch::channel(None);
         let (contact_sender, contact) = watch::channel(true);
         let (autopilot_sender, autopilot) = watch::channel(None);
         let (peers, tasks, stamped) = (Peers::new(dial), TaskTracker::new(), AtomicU64::new(0));
-        let core = Self { log, catalog, peers, pulses, signs, held, contact, autopilot, stop, tasks, stamped };
+        let core =
+            Self { log, catalog, peers, pulses, signs, decisions, held, contact, autopilot, stop, tasks, stamped };
         let queues = Queues {
             pulses: pulses_receiver,
             signs: signs_receiver,
+            decisions: decisions_receiver,
             held: held_sender,
             contact: contact_sender,
             autopilot: autopilot_sender,
@@ -153,6 +163,20 @@ impl Registry for RegistryService {
         let core = self.0.clone();
         let change = self.0.tasks.spawn(async move { core.change_members(request.into_inner()).await });
         change.await.map(Response::new).map_err(|error| Status::internal(format!("the change broke off: {error}")))
+    }
+
+    async fn brakes(&self, request: Request<pb::BrakesRequest>) -> Result<Response<pb::BrakesReply>, Status> {
+        self.0.brakes(request.into_inner()).await.map(Response::new)
+    }
+
+    async fn decide_brake(
+        &self,
+        request: Request<pb::DecideBrakeRequest>,
+    ) -> Result<Response<pb::DecideBrakeReply>, Status> {
+        // A decision goes on when its caller gives up.
+        let core = self.0.clone();
+        let decide = self.0.tasks.spawn(async move { core.decide_brake(request.into_inner()).await });
+        decide.await.map(Response::new).map_err(|error| Status::internal(format!("the decision broke off: {error}")))
     }
 }
 

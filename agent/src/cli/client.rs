@@ -69,6 +69,16 @@ impl Api {
         })
     }
 
+    /// A PUT whose answer is of interest.
+    pub(super) fn put_for_answer(&self, path: &str) -> Result<Value, Failure> {
+        let url = format!("{}{path}", self.base);
+        self.runtime.block_on(async {
+            let sent = self.client.put(&url).timeout(PATIENCE).send().await;
+            let response = refused(sent.map_err(|error| self.unreachable(&error))?).await?;
+            response.json().await.map_err(Failure::failed)
+        })
+    }
+
     fn unreachable(&self, error: &reqwest::Error) -> Failure {
         let why = if error.is_timeout() { "it did not answer in time" } else { "nothing answers there" };
         Failure::Failed(format!(

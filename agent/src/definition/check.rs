@@ -5,7 +5,7 @@ use std::time::Duration;
 use muster_catalog::{InstanceId, NODE_LIVENESS_CHECK, Status, Text};
 
 use super::{
-    CheckDefinition, CheckText, InvalidDefinition, Probe, Thresholds, parse_duration,
+    CheckDefinition, CheckText, FlapRules, InvalidDefinition, Probe, Thresholds, parse_duration,
     service::{key, shorten, validate_id, validate_text},
 };
 use crate::local::NODE_MAINTENANCE_CHECK;
@@ -34,6 +34,10 @@ const MIN_DEREGISTER: Duration = Duration::from_millis(100);
 const MAX_DEREGISTER: Duration = Duration::from_secs(10 * 365 * 24 * 3600);
 /// Beyond this a threshold is a typing error.
 const MAX_THRESHOLD: u32 = 1000;
+/// More falls than this are never in quick succession.
+const MAX_FLAP_FAILURES: u32 = 100;
+/// Slower than this, a fall is never forgotten.
+const MAX_FLAP_HALF_LIFE: Duration = Duration::from_secs(3600);
 /// For names and notes.
 const MAX_TEXT: usize = 1024;
 
@@ -86,6 +90,7 @@ impl CheckText {
             interval,
             timeout,
             thresholds: self.thresholds(at)?,
+            flaps: self.flaps(at)?,
             initial: self.initial(at)?,
             deregister_critical_after,
         })
@@ -127,6 +132,56 @@ impl CheckText {
             let message = format!("{:?} is no status: write passing, warning or critical", shorten(word));
             Invalid::new(key(at, "status"), message)
         })
+    }
+
+    fn flaps(&self, at: &str) -> Result<Option<FlapRules>, Invalid> {
+        let details = [
+            ("flap_failures", self.flap_failures.is_some()),
+            ("flap_half_life", self.flap_half_life.is_some()),
+            ("flap_max_hold", self.flap_max_hold.is_some()),
+        ];
+        if self.follows() {
+            refuse(at, &[("flap_damping", self.flap_damping.is_some())], "an alias is not damped, what it follows is")?;
+            refuse(at, &details, "an alias is not damped, what it follows is")?;
+            return Ok(None);
+        }
+        if self.flap_damping == Some(false) {
+            refuse(at, &details, "flap_damping is false")?;
+            return Ok(None);
+        }
+        let defaults = FlapRules::default();
+        let falls = self.flap_failures.unwrap_or(defaults.falls);
+        if !(2..=MAX_FLAP_FAILURES).contains(&falls) {
+            let message = format!("{falls} is out of range: write 2 to {MAX_FLAP_FAILURES}");
+            return Err(Invalid::new(key(at, "flap_failures"), message));
+        }
+        let range = (MIN_INTERVAL, MAX_FLAP_HALF_LIFE);
+        let half_life = duration(&key(at, "flap_half_life"), self.flap_half_life.as_deref(), range)?;
+        let half_life = half_life.unwrap_or(defaults.half_life);
+        let range = (MIN_INTERVAL, MAX_INTERVAL);
+        let max_hold = duration(&key(at, "flap_max_hold"), self.flap_max_hold.as_deref(), range)?;
+        let max_hold = max_hold.unwrap_or_else(|| defaults.max_hold.max(half_life * 2));
+        if max_hold <= half_life {
+            let (max_hold, half_life) = (super::format_duration(max_hold), super::format_duration(half_life));
+            let message =
+                format!("{max_hold} is not over flap_half_life = {half_life}, so it would never hold: raise it");
+            return Err(Invalid::new(key(at, "flap_max_hold"), message));
+        }
+        Ok(Some(FlapRules { falls, half_life, max_hold }))
+    }
+
+    /// The keys that say how flapping is damped.
+    pub(super) fn write_flaps(&mut self, definition: &CheckDefinition) {
+        match definition.flaps {
+            _ if self.follows() => {}
+            None => self.flap_damping = Some(false),
+            Some(rules) if rules == FlapRules::default() => {}
+            Some(FlapRules { falls, half_life, max_hold }) => {
+                self.flap_failures = Some(falls);
+                self.flap_half_life = Some(super::format_duration(half_life));
+                self.flap_max_hold = Some(super::format_duration(max_hold));
+            }
+        }
     }
 
     fn follows(&self) -> bool {

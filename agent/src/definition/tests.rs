@@ -72,6 +72,38 @@ fn the_written_form_of_a_definition_gives_it_back() {
 }
 
 #[test]
+fn flap_damping_is_on_unless_said_otherwise_and_survives_the_written_form() {
+    let rules = |falls, half_life, max_hold| {
+        let (half_life, max_hold) = (Duration::from_secs(half_life), Duration::from_secs(max_hold));
+        Some(FlapRules { falls, half_life, max_hold })
+    };
+    for (check, expected) in [
+        ("tcp = \"localhost:80\"", rules(3, 120, 300)),
+        ("ttl = \"10s\"\nflap_damping = true", rules(3, 120, 300)),
+        ("tcp = \"localhost:80\"\nflap_damping = false", None),
+        ("tcp = \"localhost:80\"\nflap_failures = 5\nflap_half_life = \"1h\"", rules(5, 3600, 7200)),
+        ("tcp = \"localhost:80\"\nflap_max_hold = \"1h\"", rules(3, 120, 3600)),
+        ("alias_node = true", None),
+    ] {
+        let text = format!("[service]\nname = \"web\"\nport = 80\n[[service.checks]]\n{check}\n");
+        let web = parse_text(&text).unwrap().remove(0);
+        assert_eq!(web.checks[0].flaps, expected, "{check}");
+        assert_eq!(ServiceText::from(&web).validate("service").unwrap(), web, "{check}");
+    }
+    for (check, line, part) in [
+        ("flap_failures = 1", 6, "flap_failures: 1 is out of range: write 2 to 100"),
+        ("flap_damping = false\nflap_half_life = \"1m\"", 7, "flap_half_life: flap_damping is false: leave it out"),
+        ("flap_max_hold = \"2m\"", 6, "flap_max_hold: 2m is not over flap_half_life = 2m"),
+        ("flap_half_life = \"2h\"", 6, "write 100ms to 1h"),
+    ] {
+        let text =
+            format!("[service]\nname = \"web\"\nport = 80\n[[service.checks]]\ntcp = \"localhost:80\"\n{check}\n");
+        let error = parse_text(&text).unwrap_err().to_string();
+        assert!(error.contains(part) && error.starts_with(&format!("web.toml:{line}: ")), "{check}: {error}");
+    }
+}
+
+#[test]
 fn defaults_are_small() {
     let web = parse_text("[service]\nname = \"web\"\nport = 80\n[[service.checks]]\ntcp = \"localhost:80\"\n").unwrap();
     assert_eq!((&*web[0].id, &*web[0].checks[0].id), ("web", "service:web"));

@@ -161,6 +161,18 @@ pub struct CheckText {
     /// Critical results after which a passing check warns.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub warn_after: Option<u32>,
+    /// Whether recoveries are held back while it flaps.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub flap_damping: Option<bool>,
+    /// More falls than this in quick succession are flapping.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub flap_failures: Option<u32>,
+    /// How fast a fall is forgotten.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub flap_half_life: Option<String>,
+    /// The longest that a recovery is held back.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub flap_max_hold: Option<String>,
     /// The status until the first result.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub status: Option<String>,
@@ -262,6 +274,7 @@ impl From<&CheckDefinition> for CheckText {
             ..Self::default()
         };
         text.write_probe(&definition.probe);
+        text.write_flaps(definition);
         if definition.probe.is_told() {
             return text;
         }

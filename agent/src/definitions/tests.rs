@@ -106,7 +106,9 @@ async fn the_directory_is_followed_live() {
     let (state, handle) = LocalState::open(LocalConfig { node, data_dir: None, scripts: Scripts::Off }).unwrap();
     let (shutdown, (problems, mut shown)) = (CancellationToken::new(), watch::channel(Arc::default()));
     let owner = tokio::spawn(state.run(shutdown.clone()));
-    let follower = tokio::spawn(follow(directory.path().to_owned(), handle.clone(), problems, shutdown.clone()));
+    let (seat, _) = RemovalSeat::new(brake::MassRemoval::default(), 1);
+    let follower = follow(directory.path().to_owned(), handle.clone(), problems, seat, shutdown.clone());
+    let follower = tokio::spawn(follower);
     let mut rows = handle.watch();
 
     let has = |names: &'static [&'static str]| {
@@ -125,6 +127,45 @@ async fn the_directory_is_followed_live() {
     let listing = handle.list().await.unwrap();
     assert!(matches!(&listing.services[0].source, Source::File(path) if path.ends_with("a.toml")));
 
+    shutdown.cancel();
+    owner.await.unwrap().unwrap();
+    follower.await.unwrap().unwrap();
+}
+
+#[tokio::test]
+async fn a_directory_that_is_emptied_is_held_and_an_operator_lets_it_go() {
+    let directory = TempDir::new().unwrap();
+    let names = ["a", "b", "c", "d"];
+    names.iter().for_each(|name| put(&directory, &format!("{name}.toml"), &service(name)));
+    let node = Name::host("node", "n1").unwrap();
+    let (state, handle) = LocalState::open(LocalConfig { node, data_dir: None, scripts: Scripts::Off }).unwrap();
+    let (shutdown, (problems, _shown)) = (CancellationToken::new(), watch::channel(Arc::default()));
+    let owner = tokio::spawn(state.run(shutdown.clone()));
+    let (seat, removals) = RemovalSeat::new(brake::MassRemoval::default(), 1);
+    let follower = follow(directory.path().to_owned(), handle.clone(), problems, seat, shutdown.clone());
+    let follower = tokio::spawn(follower);
+    let (mut rows, mut held) = (handle.watch(), removals.held.clone());
+    rows.wait_for(|rows| rows.instances.len() == 4).await.unwrap();
+
+    names.iter().for_each(|name| fs::remove_file(directory.path().join(format!("{name}.toml"))).unwrap());
+    let hold = held.wait_for(Option::is_some).await.unwrap().clone().unwrap();
+    assert_eq!((hold.before, hold.left, hold.services.len()), (4, 0, 4), "seen emptied, not file by file");
+    assert_eq!(handle.rows().instances.len(), 4);
+    put(&directory, "a.toml", &service("a"));
+    held.wait_for(|hold| hold.as_ref().is_some_and(|hold| hold.services.len() == 3)).await.unwrap();
+
+    let decide = |id: String| {
+        let (decisions, (reply, answer)) = (removals.decisions.clone(), oneshot::channel());
+        async move {
+            decisions.send(Decide { id, decision: Decision::Commit, reply }).await.unwrap();
+            answer.await.unwrap()
+        }
+    };
+    assert_eq!(decide("removal-1-7".into()).await, None);
+    assert_eq!(handle.rows().instances.len(), 4);
+    assert_eq!(decide(hold.id.clone()).await, Some(3));
+    rows.wait_for(|rows| rows.instances.len() == 1).await.unwrap();
+    assert_eq!(*held.borrow(), None);
     shutdown.cancel();
     owner.await.unwrap().unwrap();
     follower.await.unwrap().unwrap();

@@ -328,6 +328,7 @@ impl LocalState {
         let rows = Arc::new(self.table.rows(marks.rows));
         if marks.rows {
             gauge_statuses(&rows);
+            metrics::gauge!("muster_agent_checks_held_back").set(self.table.held_back() as f64);
         }
         self.rows.send_if_modified(|shown| {
             *shown = rows;

@@ -8,13 +8,14 @@ use std::{
     fs::{self, File},
     io::{self, Write},
     path::{Path, PathBuf},
+    time::Duration,
 };
 
 use muster_catalog::{CheckId, InstanceId, Status, Text, Timestamp};
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
 use super::table::{MAX_CHECKS, MAX_SERVICES};
-use crate::checks::begin;
+use crate::checks::{begin, damping::KeptFlaps};
 use crate::definition::{CheckDefinition, CheckText, InvalidDefinition, ServiceDefinition, ServiceText};
 
 /// The largest file that is read back: the results of [`MAX_CHECKS`] checks fit.
@@ -50,12 +51,50 @@ pub(super) struct SavedResult {
     status: String,
     pub(super) output: String,
     at_ms: u64,
+    /// Absent in files of older builds, and of checks that have not fallen lately.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    flaps: Option<SavedFlaps>,
+}
+
+/// How a check flapped, as of `at_ms`.
+#[derive(Debug, Clone, Copy, Serialize, Deserialize)]
+struct SavedFlaps {
+    at_ms: u64,
+    penalty: f64,
+    falls: u32,
+    lasting_ms: u64,
+    remaining_ms: Option<u64>,
 }
 
 impl SavedResult {
     pub(super) fn new(status: Status, output: &str, at: Timestamp) -> Self {
         let output = begin(output, MAX_SAVED_OUTPUT).to_owned();
-        Self { status: status.as_str().to_owned(), output, at_ms: at.0 }
+        Self { status: status.as_str().to_owned(), output, at_ms: at.0, flaps: None }
+    }
+
+    /// With how the check flapped, as of `now`.
+    pub(super) fn with_flaps(self, kept: Option<KeptFlaps>, now: Timestamp) -> Self {
+        let ms = |time: Duration| u64::try_from(time.as_millis()).unwrap_or(u64::MAX);
+        let flaps = kept.map(|kept| SavedFlaps {
+            at_ms: now.0,
+            penalty: kept.penalty,
+            falls: kept.falls,
+            lasting_ms: ms(kept.lasting),
+            remaining_ms: kept.remaining.map(ms),
+        });
+        Self { flaps, ..self }
+    }
+
+    /// How it flapped, and how long ago that was.
+    pub(super) fn flaps(&self, now: Timestamp) -> Option<(KeptFlaps, Duration)> {
+        let saved = self.flaps?;
+        let kept = KeptFlaps {
+            penalty: saved.penalty,
+            falls: saved.falls,
+            lasting: Duration::from_millis(saved.lasting_ms),
+            remaining: saved.remaining_ms.map(Duration::from_millis),
+        };
+        Some((kept, now.since(Timestamp(saved.at_ms))))
     }
 
     pub(super) fn status(&self) -> Option<Status> {

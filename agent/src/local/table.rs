@@ -10,7 +10,7 @@ use super::{
     LocalCheck, LocalError, LocalListing, LocalRows, LocalService, NODE_MAINTENANCE_CHECK, NOT_RUN_YET, Source,
     TtlUpdate,
 };
-use crate::checks::{Outcome, Report, threshold::Threshold, ttl::TtlDeadline};
+use crate::checks::{Outcome, Report, damping::FlapDamper, threshold::Threshold, ttl::TtlDeadline};
 use crate::definition::{CheckDefinition, Probe, ServiceDefinition, is_reserved};
 
 /// More services on one host than this come from a runaway client.
@@ -65,6 +65,7 @@ pub(super) struct CheckSlot {
     /// Part of its service's definition, not registered by itself.
     listed: bool,
     threshold: Threshold,
+    damper: FlapDamper,
     output: Text,
     last_run: Option<Timestamp>,
     ttl: Option<TtlDeadline>,
@@ -209,6 +210,7 @@ impl Table {
             }
             let mut new = CheckSlot::new(&self.node, definition, source, listed, at);
             if new.definition.probe.kind() == slot.definition.probe.kind() {
+                new.damper = slot.damper.under(new.definition.flaps);
                 new.carry(&self.node, slot.threshold.status(), slot.output.clone(), slot.last_run, at);
                 new.critical_since = slot.critical_since.filter(|_| slot.threshold.status() == Status::Critical);
             }
@@ -219,8 +221,11 @@ impl Table {
         let oldest = MAX_RESTORED_AGE + new.row.kind.interval;
         let saved = self.restored.remove(&id).filter(|saved| at.wall.since(saved.at()) <= oldest);
         if let Some((saved, status)) = saved.and_then(|saved| saved.status().map(|status| (saved, status))) {
+            if let Some((kept, age)) = saved.flaps(at.wall) {
+                new.damper = FlapDamper::restore(new.definition.flaps, kept, age, at.instant);
+            }
             new.carry(&self.node, status, Text::from(saved.output.as_str()), Some(saved.at()), at);
-            new.show_age(&self.node, at.wall.since(saved.at()));
+            new.show_age(&self.node, at.wall.since(saved.at()), at.instant);
         }
         self.checks.insert(id, new);
     }
@@ -247,8 +252,9 @@ impl Table {
     /// Takes a probe's outcome, unless its check was replaced since.
     pub(super) fn observe(&mut self, report: Report, at: Moment) {
         let Some(slot) = self.checks.get_mut(&report.check).filter(|slot| slot.run == report.run) else { return };
-        let status = slot.threshold.observe(report.outcome.status);
-        self.settle(&report.check, status, report.outcome.output, at);
+        let before = slot.threshold.status();
+        slot.threshold.observe(report.outcome.status);
+        self.settle(&report.check, before, report.outcome.output, at);
     }
 
     /// Takes what a service says of itself.
@@ -260,8 +266,9 @@ impl Table {
             return Err(LocalError::Invalid(message));
         };
         ttl.renew(at.instant);
+        let before = slot.threshold.status();
         slot.threshold.set(update.status);
-        self.settle(id, update.status, Outcome::new(update.status, &update.output).output, at);
+        self.settle(id, before, Outcome::new(update.status, &update.output).output, at);
         Ok(())
     }
 
@@ -269,7 +276,13 @@ impl Table {
     pub(super) fn next_deadline(&self) -> Option<Instant> {
         let ttls = self.checks.values().filter_map(|slot| slot.ttl.as_ref()?.until());
         let reaps = self.checks.values().filter_map(|slot| self.reap_at(slot));
-        ttls.chain(reaps).min()
+        let recoveries = self.checks.values().filter(|slot| slot.is_held_back()).filter_map(|slot| slot.damper.until());
+        ttls.chain(reaps).chain(recoveries).min()
+    }
+
+    /// How many checks are good and held back.
+    pub(super) fn held_back(&self) -> usize {
+        self.checks.values().filter(|slot| slot.is_held_back()).count()
     }
 
     fn reap_at(&self, slot: &CheckSlot) -> Option<Instant> {
@@ -278,20 +291,24 @@ impl Table {
         (!service.withdrawn).then(|| since + after)
     }
 
-    /// Expires TTLs and withdraws services that were critical for too long; returns those of the API, which are to be
+    /// Expires TTLs, lets recoveries through that were held back, and withdraws services that were critical for too long; returns those of the API, which are to be
     /// deregistered. A file's service is only withdrawn: it returns when its checks are good again.
     pub(super) fn pass_time(&mut self, at: Moment) -> Vec<InstanceId> {
         let mut expired = Vec::new();
         for (id, slot) in &mut self.checks {
             let outcome = slot.ttl.as_mut().and_then(|ttl| ttl.expire(at.instant, &slot.output));
             if let Some(outcome) = outcome {
+                let before = slot.threshold.status();
                 slot.threshold.set(outcome.status);
-                expired.push((id.clone(), outcome));
+                expired.push((id.clone(), before, outcome));
             }
         }
-        for (id, outcome) in expired {
-            self.settle(&id, outcome.status, outcome.output, at);
+        for (id, before, outcome) in expired {
+            self.settle(&id, before, outcome.output, at);
         }
+        let over = |slot: &CheckSlot| slot.is_held_back() && slot.damper.remaining(at.instant).is_none();
+        let over: Vec<_> = self.checks.iter().filter(|(_, slot)| over(slot)).map(|(id, _)| id.clone()).collect();
+        over.iter().for_each(|id| self.show(id, at));
         let overdue = |slot: &&CheckSlot| self.reap_at(slot).is_some_and(|due| due <= at.instant);
         let mut due: Vec<_> =
             self.checks.values().filter(overdue).filter_map(|slot| slot.definition.instance.clone()).collect();
@@ -307,20 +324,38 @@ impl Table {
         due
     }
 
-    fn settle(&mut self, id: &CheckId, status: Status, output: Text, at: Moment) {
+    /// Takes note of a result; `before` is what the thresholds came to before it.
+    fn settle(&mut self, id: &CheckId, before: Status, output: Text, at: Moment) {
         let Some(slot) = self.checks.get_mut(id) else { return };
         slot.last_run = Some(at.wall);
         slot.output = output;
-        if slot.row.status == status {
-            if slot.row.output != slot.output {
-                slot.row = slot.build_row(&self.node);
+        let now = slot.threshold.status();
+        if now != before {
+            self.marks.statuses = true;
+            // What is held back as critical is good by itself, and not to be deregistered.
+            slot.critical_since = (now == Status::Critical).then_some(at.instant);
+            if now == Status::Critical && slot.damper.fall(at.instant) {
+                let kind = slot.definition.probe.kind();
+                metrics::counter!("muster_agent_check_suppressions_total", "type" => kind).increment(1);
+                tracing::warn!(check = %id, "it falls again and again: its recovery will be held back for a while");
+            }
+        }
+        self.show(id, at);
+    }
+
+    /// Puts a check's status and output into its row.
+    fn show(&mut self, id: &CheckId, at: Moment) {
+        let Some(slot) = self.checks.get_mut(id) else { return };
+        let row = slot.build_row(&self.node, at.instant);
+        if row.status == slot.row.status {
+            if row.output != slot.row.output {
+                slot.row = row;
                 self.marks.outputs = true;
             }
             return;
         }
-        tracing::info!(check = %id, from = %slot.row.status, to = %status, output = %slot.output, "status changed");
-        slot.critical_since = (status == Status::Critical).then_some(at.instant);
-        slot.row = slot.build_row(&self.node);
+        tracing::info!(check = %id, from = %slot.row.status, to = %row.status, output = %row.output, "status changed");
+        slot.row = row;
         (self.marks.rows, self.marks.statuses) = (true, true);
         let Some(instance) = slot.definition.instance.clone() else { return };
         let of_it = |slot: &&CheckSlot| slot.definition.instance.as_ref() == Some(&instance);
@@ -425,7 +460,8 @@ impl Table {
         let mut results = self.restored.clone();
         for (id, slot) in &self.checks {
             if let Some(last) = slot.last_run {
-                results.insert(id.clone(), SavedResult::new(slot.row.status, &slot.output, last));
+                let result = SavedResult::new(slot.threshold.status(), &slot.output, last);
+                results.insert(id.clone(), result.with_flaps(slot.damper.keep(at.instant), at.wall));
             }
         }
         results
@@ -441,6 +477,7 @@ impl CheckSlot {
         };
         Self {
             threshold: Threshold::new(definition.thresholds, status),
+            damper: FlapDamper::new(definition.flaps, at.instant),
             row: Arc::new(definition.to_check(node, status, output.clone())),
             critical_since: (status == Status::Critical).then_some(at.instant),
             definition,
@@ -462,17 +499,36 @@ impl CheckSlot {
         if let Probe::Ttl { ttl } = self.definition.probe {
             self.ttl = Some(TtlDeadline::new(ttl, status != Status::Critical, at.instant));
         }
-        self.row = self.build_row(node);
+        self.row = self.build_row(node, at.instant);
     }
 
     /// Says in the row, until the next run, that the result is from before a restart.
-    fn show_age(&mut self, node: &Name, age: Duration) {
-        let output = format!("{} ({} s old, from before the agent's restart)", self.output, age.as_secs());
-        self.row = Arc::new(self.definition.to_check(node, self.threshold.status(), output.into()));
+    fn show_age(&mut self, node: &Name, age: Duration, now: Instant) {
+        let (status, output) = self.verdict(now);
+        let output = format!("{output} ({} s old, from before the agent's restart)", age.as_secs());
+        self.row = Arc::new(self.definition.to_check(node, status, output.into()));
     }
 
-    fn build_row(&self, node: &Name) -> Arc<Check> {
-        Arc::new(self.definition.to_check(node, self.threshold.status(), self.output.clone()))
+    fn build_row(&self, node: &Name, now: Instant) -> Arc<Check> {
+        let (status, output) = self.verdict(now);
+        Arc::new(self.definition.to_check(node, status, output))
+    }
+
+    /// What is shown: a good result of a check that flaps is held back.
+    fn verdict(&self, now: Instant) -> (Status, Text) {
+        let status = self.threshold.status();
+        match self.damper.remaining(now).filter(|_| status != Status::Critical) {
+            None => (status, self.output.clone()),
+            Some(remaining) => {
+                let why = self.damper.explain(remaining);
+                let told = Outcome::new(status, &format!("{status}, but held back {why}: {}", self.output));
+                (Status::Critical, told.output)
+            }
+        }
+    }
+
+    fn is_held_back(&self) -> bool {
+        self.row.status != self.threshold.status()
     }
 }
 

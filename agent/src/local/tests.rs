@@ -384,3 +384,75 @@ async fn the_api_cannot_register_what_only_files_may_hold() {
     assert!(agent.handle.rows().instances.is_empty());
     agent.stop().await;
 }
+
+#[tokio::test]
+async fn a_flapping_check_falls_at_once_and_returns_late_also_over_a_restart() {
+    let directory = TempDir::new().unwrap();
+    let agent = Agent::start(Some(&directory));
+    let damped = CheckText { flap_half_life: Some("1h".into()), flap_max_hold: Some("2h".into()), ..ttl("1h") };
+    let free = CheckText { id: Some("free".into()), flap_damping: Some(false), ..ttl("1h") };
+    agent.handle.register_service(service("web", vec![damped, free]), false).await.unwrap();
+    let id = "service:web:1";
+    let tell = |agent: &Agent, id: &'static str, status| {
+        let handle = agent.handle.clone();
+        async move { handle.update_ttl(id, TtlUpdate { status, output: "so".into() }).await.unwrap() }
+    };
+    let shown = |agent: &Agent, id: &str| {
+        let rows = agent.handle.rows();
+        rows.checks.iter().find(|check| &*check.id == id).unwrap().clone()
+    };
+    for fall in 1..=5 {
+        for check in [id, "free"] {
+            tell(&agent, check, Status::Passing).await;
+            // The fourth fall is one too many: from then on it stays critical.
+            let expected = if fall <= 4 || check == "free" { Status::Passing } else { Status::Critical };
+            assert_eq!(shown(&agent, check).status, expected, "{check} before fall {fall}");
+            tell(&agent, check, Status::Critical).await;
+            let check = shown(&agent, check);
+            assert_eq!((check.status, &*check.output), (Status::Critical, "so"), "removal is never delayed");
+        }
+    }
+    tell(&agent, id, Status::Warning).await;
+    let held = shown(&agent, id);
+    assert_eq!(held.status, Status::Critical);
+    assert!(
+        held.output.starts_with("warning, but held back for another ") && held.output.ends_with("s: so"),
+        "{held:?}"
+    );
+    assert!(held.output.contains(" after 5 failures in "), "{held:?}");
+    agent.stop().await;
+
+    let agent = Agent::start(Some(&directory));
+    let held = agent.wait_status(id, Status::Critical).await;
+    assert!(held.output.contains("warning, but held back") && held.output.contains("after 5 failures"), "{held:?}");
+    tell(&agent, id, Status::Passing).await;
+    assert_eq!(shown(&agent, id).status, Status::Critical);
+    // Turned off, it is believed at once.
+    let believed = CheckText { id: Some(id.into()), flap_damping: Some(false), ..ttl("1h") };
+    agent.handle.register_service(service("web", vec![believed]), false).await.unwrap();
+    assert_eq!(shown(&agent, id).status, Status::Passing);
+    agent.stop().await;
+}
+
+#[tokio::test]
+async fn a_recovery_that_was_held_back_comes_by_itself_and_is_not_deregistered_for_it() {
+    let agent = Agent::start(None);
+    let check = CheckText {
+        flap_half_life: Some("1s".into()),
+        flap_max_hold: Some("3s".into()),
+        deregister_critical_after: Some("1s".into()),
+        ..ttl("1h")
+    };
+    agent.handle.register_service(service("web", vec![check]), false).await.unwrap();
+    let tell = |status| agent.handle.update_ttl("service:web", TtlUpdate { status, output: "so".into() });
+    for _ in 0..8 {
+        tell(Status::Passing).await.unwrap();
+        tell(Status::Critical).await.unwrap();
+    }
+    tell(Status::Passing).await.unwrap();
+    assert_eq!(agent.handle.rows().checks[0].status, Status::Critical);
+    // Longer than deregister_critical_after: it is good by itself.
+    let check = agent.wait_status("service:web", Status::Passing).await;
+    assert_eq!(&*check.output, "so");
+    agent.stop().await;
+}

@@ -3,6 +3,7 @@
 pub(crate) mod agent;
 pub(crate) mod agent_check;
 pub(crate) mod agent_service;
+pub(crate) mod brakes;
 pub(crate) mod catalog;
 pub(crate) mod health;
 pub(crate) mod muster;

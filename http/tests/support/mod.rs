@@ -21,8 +21,8 @@ use muster_catalog::{
 use muster_http::{
     Http, HttpConfig, HttpHandle, Ports,
     port::{
-        CheckDefinition, Identity, LocalAgent, LocalError, MemberInfo, MemberRole, Operator, Pending, ProxyStatus,
-        Readiness, ServiceRegistration,
+        BrakeDecision, BrakeKind, BrakeListing, Brakes, CheckDefinition, HeldBrake, HeldItem, Identity, LocalAgent,
+        LocalError, MemberInfo, MemberRole, Operator, Pending, ProxyStatus, Readiness, ServiceRegistration,
     },
 };
 use serde_json::Value;
@@ -307,6 +307,30 @@ impl Operator for Facts {
     }
 }
 
+impl Brakes for Facts {
+    fn list(&self) -> BoxFuture<'_, BrakeListing> {
+        let held = HeldBrake {
+            id: "expiry-7-1".into(),
+            kind: BrakeKind::MassExpiry,
+            reason: "25 of 40 nodes went silent".into(),
+            shared: vec!["zone a".into()],
+            count: 25,
+            items: vec![HeldItem { name: "n1".into(), detail: "last heard by r1".into() }],
+            held_for: Duration::from_secs(3),
+            remaining: Duration::from_secs(27),
+            on_commit: "lost",
+            on_release: "kept",
+        };
+        Box::pin(async { BrakeListing { held: vec![held], problem: None } })
+    }
+
+    fn decide(&self, id: String, _: BrakeDecision) -> BoxFuture<'_, Result<u64, SubmitError>> {
+        Box::pin(
+            async move { if id == "expiry-7-1" { Ok(25) } else { Err(SubmitError::Refused(format!("{id} is over"))) } },
+        )
+    }
+}
+
 #[derive(Default)]
 pub(crate) struct Gate(pub(crate) AtomicBool);
 
@@ -362,6 +386,7 @@ impl House {
             sink: catalog.clone(),
             local: agent.clone(),
             operator: Arc::new(Facts),
+            brakes: Arc::new(Facts),
             readiness: gate.clone(),
             metrics: Arc::new(|| "muster_up 1\n".to_owned()),
         };

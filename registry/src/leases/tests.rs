@@ -43,7 +43,7 @@ impl World {
         let mut snapshot = Snapshot::default();
         (0..nodes).for_each(|number| push(&mut snapshot, number, 1));
         let now = Instant::now();
-        let table = LeaseTable::new(LeaseConfig::default(), now, &snapshot);
+        let table = LeaseTable::new(LeaseConfig::default(), 7, now, &snapshot);
         Self { snapshot, table, now }
     }
 
@@ -53,16 +53,25 @@ impl World {
         while self.now < end {
             self.now += LeaseTable::tick_interval(&self.table.config);
             for number in (0..self.table.len()).filter(|number| alive(*number)) {
-                self.table.renew(self.now, &name(number), 1, 0);
+                self.table.renew(self.now, &name(number), 1, 0, 0);
             }
             let verdicts = self.table.tick(self.now);
             counts = (counts.0 + verdicts.lost.len(), counts.1 + verdicts.returned.len());
-            self.table.committed(self.now, verdicts.lost.len());
             commit(&mut self.snapshot, Command::Liveness { nodes: verdicts.lost, status: Status::Critical });
             commit(&mut self.snapshot, Command::Liveness { nodes: verdicts.returned, status: Status::Passing });
             self.table.reconcile(self.now, &self.snapshot);
         }
         counts
+    }
+}
+
+impl World {
+    fn held(&self) -> usize {
+        self.table.hold().map_or(0, |hold| hold.nodes.len())
+    }
+
+    fn held_id(&self) -> String {
+        self.table.hold().expect("nothing is held").id.clone()
     }
 }
 
@@ -83,9 +92,9 @@ fn a_silent_node_is_lost_once_after_its_term_and_returns_once_when_heard() {
 #[test]
 fn a_broken_stream_leaves_the_grace_and_a_renewal_ends_the_suspicion() {
     let mut world = World::new(2);
-    world.table.suspect(world.now, &name(0), 1, 0);
-    world.table.suspect(world.now, &name(1), 1, 0);
-    assert!(world.table.renew(world.now, &name(1), 1, 0));
+    world.table.suspect(world.now, &name(0), 1, 0, 0);
+    world.table.suspect(world.now, &name(1), 1, 0, 0);
+    assert!(world.table.renew(world.now, &name(1), 1, 0, 0));
     assert_eq!(world.run(GRACE - TICK, |_| false), (0, 0));
     assert_eq!(world.run(TICK, |_| false), (1, 0));
     assert!(world.table.leases[&name(0)].lost);
@@ -94,12 +103,12 @@ fn a_broken_stream_leaves_the_grace_and_a_renewal_ends_the_suspicion() {
 #[test]
 fn a_suspicion_about_an_older_stream_or_start_says_nothing() {
     let mut world = World::new(1);
-    assert!(world.table.renew(world.now, &name(0), 1, 7));
+    assert!(world.table.renew(world.now, &name(0), 1, 7, 0));
     for (incarnation, stream) in [(1, 6), (2, 7), (0, 7)] {
-        world.table.suspect(world.now, &name(0), incarnation, stream);
+        world.table.suspect(world.now, &name(0), incarnation, stream, 0);
     }
     assert_eq!(world.run(GRACE * 2, |_| false), (0, 0));
-    world.table.suspect(world.now, &name(0), 1, 7);
+    world.table.suspect(world.now, &name(0), 1, 7, 0);
     assert_eq!(world.run(GRACE, |_| false), (1, 0));
 }
 
@@ -107,12 +116,12 @@ fn a_suspicion_about_an_older_stream_or_start_says_nothing() {
 fn only_the_start_that_pushed_is_known() {
     let mut world = World::new(1);
     let now = world.now;
-    assert!(!world.table.renew(now, &name(5), 1, 0), "a node that the catalog does not have");
-    assert!(!world.table.renew(now, &name(0), 2, 0), "a start that has not pushed yet");
+    assert!(!world.table.renew(now, &name(5), 1, 0, 0), "a node that the catalog does not have");
+    assert!(!world.table.renew(now, &name(0), 2, 0, 0), "a start that has not pushed yet");
     push(&mut world.snapshot, 0, 2);
     world.table.reconcile(now, &world.snapshot);
-    assert!(world.table.renew(now, &name(0), 2, 0));
-    assert!(!world.table.renew(now, &name(0), 1, 0), "a start that a newer one followed");
+    assert!(world.table.renew(now, &name(0), 2, 0, 0));
+    assert!(!world.table.renew(now, &name(0), 1, 0, 0), "a start that a newer one followed");
     commit(&mut world.snapshot, Command::Leave { node: name(0), writer: Writer { incarnation: 2, sequence: 2 } });
     world.table.reconcile(now, &world.snapshot);
     assert_eq!(world.table.len(), 0);
@@ -125,11 +134,11 @@ fn a_late_clock_and_an_election_take_nothing_from_anybody() {
     // The leader did not run for a minute.
     world.now += Duration::from_secs(60);
     assert_eq!(world.run(TTL / 2 - TICK * 2, |_| false), (0, 0));
-    world.table = LeaseTable::new(LeaseConfig::default(), world.now, &world.snapshot);
+    world.table = LeaseTable::new(LeaseConfig::default(), 7, world.now, &world.snapshot);
     assert_eq!(world.run(TTL - TICK, |_| false), (0, 0));
     assert_eq!(world.run(TICK, |_| false), (3, 0));
     // A node that the former leader lost stays lost until it is heard.
-    world.table = LeaseTable::new(LeaseConfig::default(), world.now, &world.snapshot);
+    world.table = LeaseTable::new(LeaseConfig::default(), 7, world.now, &world.snapshot);
     assert_eq!(world.run(TTL * 2, |number| number == 0), (0, 1));
 }
 
@@ -138,7 +147,7 @@ fn a_mass_expiry_is_held_shown_and_then_committed() {
     let mut world = World::new(40);
     let dead = |number: usize| number >= 15;
     assert_eq!(world.run(TTL + TICK, |number| !dead(number)), (0, 0));
-    assert_eq!(world.table.tick(world.now).held, 25);
+    assert_eq!(world.held(), 25);
     assert_eq!(world.run(Duration::from_secs(29), |number| !dead(number)), (0, 0));
     assert_eq!(world.run(Duration::from_secs(2), |number| !dead(number)), (25, 0));
 
@@ -152,4 +161,70 @@ fn a_mass_expiry_is_held_shown_and_then_committed() {
     assert_eq!(world.run(TTL + TICK, |number| number >= 12), (12, 0));
     let mut world = World::new(9);
     assert_eq!(world.run(TTL + TICK, |_| false), (9, 0));
+}
+
+/// A world of forty of which those from 15 on fall silent and are held.
+fn held_world() -> World {
+    let mut world = World::new(40);
+    assert_eq!(world.run(TTL + TICK, |number| number < 15), (0, 0));
+    assert_eq!(world.held(), 25);
+    world
+}
+
+#[test]
+fn a_committed_hold_lets_its_losses_through_and_holds_back_the_next_ones() {
+    let mut world = held_world();
+    let id = world.held_id();
+    assert_eq!((world.table.hold().unwrap().together, world.table.hold().unwrap().living), (25, 40));
+    assert_eq!(world.table.decide(world.now, "expiry-7-0", Decision::Commit), None, "a stale id does nothing");
+    assert_eq!(world.held(), 25);
+    assert_eq!(world.table.decide(world.now, &id, Decision::Commit), Some(25));
+    assert_eq!(world.table.decide(world.now, &id, Decision::Commit), None, "once is enough");
+    assert_eq!(world.run(TICK, |number| number < 15), (25, 0));
+    // Twelve of the fifteen that are left: a new event, which nobody has decided on.
+    assert_eq!(world.run(TTL + TICK, |number| number < 3), (0, 0));
+    assert_eq!(world.held(), 12);
+    assert_ne!(world.held_id(), id);
+    assert_eq!(world.table.decide(world.now, &id, Decision::Commit), None);
+}
+
+#[test]
+fn a_released_hold_gives_a_full_lease_to_those_that_are_silent_still() {
+    let mut world = held_world();
+    let id = world.held_id();
+    // Five come back by themselves.
+    assert_eq!(world.run(TICK, |number| number < 20), (0, 0));
+    assert_eq!(world.table.decide(world.now, &id, Decision::Release), Some(20));
+    assert_eq!(world.held(), 0);
+    assert_eq!(world.run(TTL - TICK, |number| number < 20), (0, 0));
+    // Silent for another lease: held again, under another id.
+    assert_eq!(world.run(TICK * 2, |number| number < 20), (0, 0));
+    assert_eq!(world.held(), 20);
+    assert_ne!(world.held_id(), id);
+}
+
+#[test]
+fn a_hold_does_not_end_because_some_came_back_and_takes_in_those_that_follow() {
+    let mut world = held_world();
+    let (id, until) = (world.held_id(), world.table.hold().unwrap().until);
+    // Of 25 silent nodes 20 come back, and one more goes: too few by themselves.
+    assert_eq!(world.run(TTL + TICK, |number| (1..35).contains(&number)), (0, 0));
+    assert_eq!((world.held_id(), world.held(), world.table.hold().unwrap().until), (id, 6, until));
+    assert_eq!(world.run(TICK, |_| true), (0, 0));
+    assert_eq!(world.held(), 0);
+    // With nothing held, a single loss is a loss.
+    assert_eq!(world.run(TTL + TICK, |number| number != 3), (1, 0));
+}
+
+#[test]
+fn losses_that_trickle_in_within_the_window_count_together() {
+    let mut world = World::new(40);
+    assert_eq!(world.run(TTL + TICK, |number| number >= 12), (12, 0));
+    assert_eq!(world.run(TTL + TICK, |number| number >= 17), (0, 0), "twelve were lost a moment ago");
+    assert_eq!((world.held(), world.table.hold().unwrap().together), (5, 17));
+    // A leader that was late takes none of the time that is left.
+    let until = world.table.hold().unwrap().until;
+    world.now += Duration::from_secs(60);
+    world.table.tick(world.now);
+    assert!(world.table.hold().is_none_or(|hold| hold.until >= until + Duration::from_secs(59)));
 }

@@ -26,7 +26,7 @@ impl Core {
             term: self.log.leadership().borrow().term,
             index: snapshot.index(),
             cluster: snapshot.cluster().clone(),
-            held_expiries: *self.held.borrow() as u64,
+            held_expiries: self.held.borrow().as_ref().map_or(0, |shown| shown.count() as u64),
             format: snapshot.format(),
             failure_tolerance: leading.as_ref().map(|status| status.failure_tolerance),
             health: leading.map(|status| status.members.clone()).unwrap_or_default(),

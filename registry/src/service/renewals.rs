@@ -86,7 +86,7 @@ pub(crate) async fn run(core: Arc<Core>, mut pulses: mpsc::Receiver<Pulse>, stop
         if !core.log.leadership().borrow().is_leader {
             sleep(GATHER).await;
         }
-        let mut batch = pb::RenewBatchRequest::default();
+        let mut batch = pb::RenewBatchRequest { member: core.log.id(), ..pb::RenewBatchRequest::default() };
         let mut replies = Vec::new();
         let mut take = |pulse| match pulse {
             Pulse::Renew(renewal, reply) => {

@@ -12,8 +12,8 @@ use tokio::{net::TcpListener, time::timeout};
 
 use super::*;
 use crate::{
-    autopilot,
-    client::{Client, ClientConfig, Hello, WatchError, WatchEvent, WatchSender, WatchStream},
+    Decision, autopilot,
+    client::{Client, ClientConfig, HeldExpiry, Hello, WatchError, WatchEvent, WatchSender, WatchStream},
     leader,
     leases::LeaseConfig,
     log::memory::MemoryCluster,
@@ -57,7 +57,7 @@ impl TestRegistry {
                 grace: Duration::from_millis(200),
                 ..LeaseConfig::default()
             };
-            tokio::spawn(leader::run(core.clone(), leases, queues.signs, queues.held, stop.clone()));
+            tokio::spawn(leader::run(core.clone(), leases, queues.signs, queues.decisions, queues.held, stop.clone()));
             tokio::spawn(renewals::run(core.clone(), queues.pulses, stop.clone()));
             tokio::spawn(contact::run(core.clone(), queues.contact, stop.clone()));
             let piloting = autopilot::task::run(core.clone(), Default::default(), queues.autopilot, stop.clone());
@@ -457,4 +457,68 @@ async fn the_format_rises_once_every_member_knows_it_and_the_leader_alone_tells_
     // A change goes to the leader, and what it says comes back.
     let refused = client.change_members(crate::raft::MemberChange::Promote("x".into())).await.unwrap_err();
     assert_eq!(refused, SubmitError::Refused("member 1 keeps the members of its test".into()));
+}
+
+/// Twelve nodes live and fall silent together; returns what is held, as the last member tells it.
+async fn hold_twelve(registry: &TestRegistry) -> HeldExpiry {
+    let client = registry.client([1]);
+    let nodes: Vec<Name> = (0..12).map(|node| Name::lookup(&format!("n{node}"))).collect();
+    for node in &nodes {
+        client.submit(push(node.as_str(), 1, &["web"])).await.unwrap();
+    }
+    // All at one time, and until all live: on a busy machine some are lost before the last one is there.
+    let live = async {
+        while !{
+            let renewals = nodes.iter().map(|node| client.renew(node, "", 1));
+            futures_util::future::try_join_all(renewals).await.unwrap();
+            lost(&registry.members[0].catalog.now()) == 0
+        } {}
+        loop {
+            match registry.client([2]).held_expiry().await.unwrap() {
+                Some(held) if held.count == 12 => return held,
+                _ => tokio::time::sleep(Duration::from_millis(20)).await,
+            }
+        }
+    };
+    timeout(PATIENCE, live).await.expect("nothing is held")
+}
+
+fn lost(snapshot: &Snapshot) -> usize {
+    let lost = |entry: &&Arc<muster_catalog::NodeEntry>| {
+        entry.liveness().is_some_and(|check| check.value.status == Health::Critical)
+    };
+    snapshot.nodes().filter(lost).count()
+}
+
+#[tokio::test]
+async fn a_mass_expiry_is_explained_and_decided_on_at_any_member() {
+    let registry = TestRegistry::start(3).await;
+    let held = hold_twelve(&registry).await;
+    assert!(held.together >= 10 && held.living >= 12 && (held.percent, held.least) == (30, 10), "{held:?}");
+    assert!(held.remaining > Duration::ZERO && held.remaining <= Duration::from_secs(30), "{held:?}");
+    assert_eq!(held.nodes.iter().map(|node| node.name.as_str()).filter(|name| name.starts_with('n')).count(), 12);
+    assert!(held.nodes.iter().all(|node| !node.member.is_empty()), "each was heard by a member: {held:?}");
+    assert_eq!(lost(&registry.members[0].catalog.now()), 0, "nobody knows yet");
+
+    let stale = registry.client([2]).decide_brake("expiry-0-1", Decision::Commit).await.unwrap_err();
+    assert!(matches!(&stale, SubmitError::Refused(why) if why.contains("muster brakes")), "{stale:?}");
+    assert_eq!(registry.client([2]).decide_brake(&held.id, Decision::Commit).await.unwrap(), 12);
+    eventually(&registry.members[2].catalog, |snapshot| lost(snapshot) == 12).await;
+    let stale = registry.client([0]).decide_brake(&held.id, Decision::Release).await.unwrap_err();
+    assert!(matches!(&stale, SubmitError::Refused(why) if why.contains("nothing is held")), "{stale:?}");
+    assert_eq!(registry.client([1]).held_expiry().await.unwrap(), None);
+}
+
+#[tokio::test]
+async fn a_released_mass_expiry_loses_nobody_and_another_leader_knows_nothing_of_the_old_one() {
+    let registry = TestRegistry::start(3).await;
+    let held = hold_twelve(&registry).await;
+    assert_eq!(registry.client([1]).decide_brake(&held.id, Decision::Release).await.unwrap(), 12);
+    assert_eq!(lost(&registry.members[0].catalog.now()), 0);
+    let again = hold_twelve(&registry).await;
+    assert_ne!(again.id, held.id);
+    registry.cluster.elect(Some(2));
+    let stale = registry.client([0]).decide_brake(&again.id, Decision::Commit).await.unwrap_err();
+    assert!(matches!(stale, SubmitError::Refused(_)), "{stale:?}");
+    assert_eq!(lost(&registry.members[0].catalog.now()), 0);
 }
