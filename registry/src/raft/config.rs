@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use super::network::{Dial, SNAPSHOT_TIMEOUT, plaintext};
 use crate::store::directory::DirectoryError;
-use crate::store::{EngineKind, Fault, NotBuilt, abort_on_fault};
+use crate::store::{EngineKind, Fault, Layer, NotBuilt, abort_on_fault, no_layer};
 
 /// Members of one registry. Each write goes to every one of them: more than seven make it slower, not safer.
 const MAX_MEMBERS: usize = 7;
@@ -43,6 +43,8 @@ pub struct ConsensusConfig {
     pub dial: Dial,
     /// What to do when the disk fails. Default: end the process.
     pub fault: Fault,
+    /// What stands between the log and its engine. Default nothing; tests put a bad disk there.
+    pub layer: Layer,
 }
 
 impl ConsensusConfig {
@@ -63,6 +65,7 @@ impl ConsensusConfig {
             disk_reserve: 128 * 1024 * 1024,
             dial: plaintext(),
             fault: abort_on_fault(),
+            layer: no_layer(),
         }
     }
 

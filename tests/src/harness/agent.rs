@@ -6,7 +6,7 @@ use anyhow::{Context, Result, ensure};
 use reqwest::Response;
 use serde_json::{Value, json};
 
-use super::{DnsAnswer, Process, TestCluster, ask, eventually};
+use super::{DnsAnswer, Launch, Process, TestCluster, ask, eventually};
 
 /// A real agent process on loopback.
 #[derive(Debug)]
@@ -26,12 +26,18 @@ pub struct TestAgent {
     config: PathBuf,
     services: PathBuf,
     log: PathBuf,
+    launch: Launch,
     client: reqwest::Client,
 }
 
 impl TestAgent {
     /// Starts an agent of this cluster and waits until the registry has it.
     pub async fn start(cluster: &TestCluster, name: &str) -> Result<Self> {
+        Self::start_with(cluster, name, Launch::default()).await
+    }
+
+    /// The same, started in a way of its own.
+    pub async fn start_with(cluster: &TestCluster, name: &str, launch: Launch) -> Result<Self> {
         let root = cluster.directory().join(name);
         let services = root.join("services.d");
         std::fs::create_dir_all(&services)?;
@@ -48,7 +54,7 @@ impl TestAgent {
         );
         std::fs::write(&config, text)?;
         let log = root.join("agent.log");
-        let agent = Self::launch(name, config, services, log, envoy_listener)?;
+        let agent = Self::launch(name, config, services, log, envoy_listener, launch)?;
         agent.ready().await?;
         Ok(agent)
     }
@@ -59,21 +65,35 @@ impl TestAgent {
         services: PathBuf,
         log: PathBuf,
         envoy_listener: SocketAddr,
+        launch: Launch,
     ) -> Result<Self> {
-        let (process, bound) = Process::start(&["agent", "--json", "--config", &config.to_string_lossy()], &log)?;
+        let arguments = ["agent", "--json", "--config", &config.to_string_lossy()];
+        let (process, bound) = Process::start(&launch, &arguments, &log)?;
         let address = |key: &str| -> Result<SocketAddr> {
             bound[key].as_str().with_context(|| format!("no {key} in {bound}"))?.parse().context("no address")
         };
         let (http, dns, xds) = (address("http")?, address("dns")?, address("xds")?);
         let client = super::http_client(Duration::from_secs(30))?;
-        Ok(Self { name: name.to_owned(), http, dns, xds, envoy_listener, process, config, services, log, client })
+        Ok(Self {
+            name: name.to_owned(),
+            http,
+            dns,
+            xds,
+            envoy_listener,
+            process,
+            config,
+            services,
+            log,
+            launch,
+            client,
+        })
     }
 
     /// Starts it again from its disk, without waiting for the registry. Its ports may be others.
     pub fn restart(&mut self) -> Result<()> {
         self.process.kill()?;
         let (config, services, log) = (self.config.clone(), self.services.clone(), self.log.clone());
-        let again = Self::launch(&self.name.clone(), config, services, log, self.envoy_listener)?;
+        let again = Self::launch(&self.name.clone(), config, services, log, self.envoy_listener, self.launch.clone())?;
         *self = again;
         Ok(())
     }
