@@ -37,12 +37,6 @@ pub enum DnsError {
         /// The last failure.
         source: io::Error,
     },
-    /// A TCP listener fails again and again.
-    #[error("a DNS TCP listener keeps failing ({source}): raise the limit of open files, then restart")]
-    Accept {
-        /// The last failure.
-        source: io::Error,
-    },
     /// A UDP socket could not be given a thread of its own.
     #[error("a DNS UDP socket got no thread ({source}): raise the limits of threads and open files, then restart")]
     Thread {

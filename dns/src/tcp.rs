@@ -16,8 +16,8 @@ use crate::{DnsError, handler::Handler, wire};
 
 /// After an error that stays a while (no descriptors left), accepting is tried again this much later.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
-/// So many errors in a row, ten seconds of them, mean that the listener is broken.
-const MAX_ERRORS_IN_A_ROW: u32 = 100;
+/// Of errors in a row one in so many is logged: one every five seconds.
+const LOGGED_ERRORS: u32 = 50;
 
 /// How long connections may take to finish the reply they are at when the server stops; the rest are cut off.
 const DRAIN: Duration = Duration::from_secs(1);
@@ -39,7 +39,7 @@ pub(crate) async fn serve(
     stop: CancellationToken,
 ) -> Result<(), DnsError> {
     let mut connections = JoinSet::new();
-    let mut errors = 0;
+    let mut errors: u32 = 0;
     loop {
         let accepted = tokio::select! {
             () = stop.cancelled() => break,
@@ -48,12 +48,12 @@ pub(crate) async fn serve(
         while connections.try_join_next().is_some() {}
         let (stream, client) = match accepted {
             Ok(accepted) => accepted,
-            Err(source) => {
-                errors += 1;
-                tracing::warn!(error = %source, "accepting a TCP connection failed");
-                if errors >= MAX_ERRORS_IN_A_ROW {
-                    return Err(DnsError::Accept { source });
+            // However long it lasts: questions over UDP need no descriptor, and are answered meanwhile.
+            Err(error) => {
+                if errors % LOGGED_ERRORS == 0 {
+                    tracing::warn!(%error, "no TCP connection can be accepted; out of files? raise LimitNOFILE");
                 }
+                errors = errors.wrapping_add(1);
                 sleep(ACCEPT_PAUSE).await;
                 continue;
             }

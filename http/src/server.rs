@@ -25,6 +25,8 @@ use crate::{
 const CONNECTION_BUFFER: usize = 16 * 1024;
 /// How long to wait after a failed accept: out of file descriptors, the next one fails as well.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+/// Of failed accepts in a row one in so many is logged: one every five seconds.
+const LOGGED_ERRORS: u32 = 50;
 /// What a client hears that is one too many. Written whole, without reading what it asks.
 const FULL: &[u8] = b"HTTP/1.1 503 Service Unavailable\r\nContent-Type: text/plain; charset=utf-8\r\n\
 Connection: close\r\nContent-Length: 68\r\n\r\ntoo many connections: close idle ones or raise http.max_connections\n";
@@ -131,6 +133,7 @@ impl Http {
 async fn serve(config: HttpConfig, listener: TcpListener, router: Router, shutdown: CancellationToken) {
     let room = Arc::new(Semaphore::new(config.max_connections.min(Semaphore::MAX_PERMITS)));
     let connections = TaskTracker::new();
+    let mut errors: u32 = 0;
     loop {
         let accepted = tokio::select! {
             accepted = listener.accept() => accepted,
@@ -139,11 +142,15 @@ async fn serve(config: HttpConfig, listener: TcpListener, router: Router, shutdo
         let stream = match accepted {
             Ok((stream, _)) => stream,
             Err(error) => {
-                tracing::warn!(%error, "http: accept failed, trying again");
+                if errors % LOGGED_ERRORS == 0 {
+                    tracing::warn!(%error, "http: no connection can be accepted; out of files? raise LimitNOFILE");
+                }
+                errors = errors.wrapping_add(1);
                 tokio::time::sleep(ACCEPT_PAUSE).await;
                 continue;
             }
         };
+        errors = 0;
         match room.clone().try_acquire_owned() {
             Ok(permit) => {
                 connections.spawn(converse(stream, router.clone(), config.clone(), shutdown.clone(), permit));

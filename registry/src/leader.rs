@@ -7,7 +7,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use muster_catalog::{ClusterId, Command, FORMAT, Name, Status as CheckStatus};
+use muster_catalog::{ClusterId, Command, Name, Status as CheckStatus};
 use tokio::{
     sync::{mpsc, watch},
     task::JoinSet,
@@ -143,9 +143,7 @@ impl Leader {
         }
         if snapshot.cluster().uuid.is_empty() {
             let uuid = uuid::Uuid::new_v4().to_string().into();
-            // A registry that begins has no older entries that some member would have to read.
-            let commands = vec![Command::Bootstrap(ClusterId { uuid, incarnation: 1 }), Command::SetFormat(FORMAT)];
-            return self.propose(commands, 0);
+            return self.propose(vec![Command::Bootstrap(ClusterId { uuid, incarnation: 1 })], 0);
         }
         let count = lost.len();
         let commands = [(lost, CheckStatus::Critical), (returned, CheckStatus::Passing)];

@@ -36,6 +36,8 @@ const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(3);
 const MAX_STREAMS: u32 = 1024;
 /// After an accept that failed (out of file descriptors, mostly): the listener must not spin.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+/// Of failed accepts in a row one in so many is logged: one every five seconds.
+const LOGGED_ERRORS: u32 = 50;
 
 /// The service of a member, to be served beside others.
 pub(crate) fn routes(core: Arc<Core>) -> Routes {
@@ -65,6 +67,7 @@ fn accept(listener: TcpListener, places: usize) -> impl Stream<Item = io::Result
     let places = Arc::new(Semaphore::new(places));
     stream::unfold((listener, places), |(listener, places)| async move {
         let place = places.clone().acquire_owned().await.ok()?;
+        let mut errors: u32 = 0;
         loop {
             match listener.accept().await {
                 Ok((stream, _)) => {
@@ -72,7 +75,10 @@ fn accept(listener: TcpListener, places: usize) -> impl Stream<Item = io::Result
                     return Some((Ok(Counted { stream, _place: place }), (listener, places)));
                 }
                 Err(error) => {
-                    tracing::warn!(%error, "a connection could not be accepted");
+                    if errors % LOGGED_ERRORS == 0 {
+                        tracing::warn!(%error, "no connection can be accepted; out of files? raise LimitNOFILE");
+                    }
+                    errors = errors.wrapping_add(1);
                     tokio::time::sleep(ACCEPT_PAUSE).await;
                 }
             }

@@ -15,6 +15,7 @@ mod space;
 
 use std::io;
 use std::ops::Range;
+use std::sync::Arc;
 
 use bytes::Bytes;
 
@@ -96,6 +97,14 @@ pub trait Engine: Send + Sync + 'static {
 
     /// Blocks until every write before this call is on stable storage. An error is final: what is on disk is unknown.
     fn flush(&self) -> io::Result<()>;
+}
+
+/// Stands between the log and its engine: what a test makes slow, or lets fail as a disk does.
+pub type Layer = Arc<dyn Fn(Arc<dyn Engine>) -> Arc<dyn Engine> + Send + Sync>;
+
+/// Nothing in between.
+pub fn no_layer() -> Layer {
+    Arc::new(|engine| engine)
 }
 
 #[cfg(test)]

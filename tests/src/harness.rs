@@ -84,6 +84,31 @@ pub fn muster_binary() -> Result<PathBuf> {
     bail!("the muster binary is not built: run `cargo test --workspace`, or `cargo build` first")
 }
 
+/// What a process is started with, beside its arguments.
+#[derive(Debug, Clone, Default)]
+pub struct Launch {
+    /// A program and its arguments, which ends by running the command that follows them; empty for none.
+    pub through: Vec<String>,
+    /// Added to the environment.
+    pub environment: Vec<(String, String)>,
+}
+
+impl Launch {
+    /// The command that runs `binary` so.
+    fn command(&self, binary: &Path) -> Command {
+        let mut command = match self.through.split_first() {
+            Some((program, arguments)) => {
+                let mut command = Command::new(program);
+                command.args(arguments).arg(binary);
+                command
+            }
+            None => Command::new(binary),
+        };
+        command.envs(self.environment.iter().map(|(name, value)| (name, value)));
+        command
+    }
+}
+
 /// A running `muster`. It is killed when dropped.
 #[derive(Debug)]
 pub struct Process {
@@ -93,9 +118,10 @@ pub struct Process {
 
 impl Process {
     /// Starts `muster` with these arguments; its standard error is kept in `log`.
-    pub fn start(arguments: &[&str], log: &Path) -> Result<(Self, Value)> {
+    pub fn start(launch: &Launch, arguments: &[&str], log: &Path) -> Result<(Self, Value)> {
         let errors = std::fs::OpenOptions::new().create(true).append(true).open(log)?;
-        let mut child = Command::new(muster_binary()?)
+        let mut child = launch
+            .command(&muster_binary()?)
             .args(arguments)
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
@@ -136,6 +162,11 @@ impl Process {
         }
     }
 
+    /// How it ended, if it has.
+    pub fn ended(&mut self) -> Result<Option<std::process::ExitStatus>> {
+        Ok(self.child.try_wait()?)
+    }
+
     /// Sends a signal by name, for example `STOP`.
     pub fn signal(&self, name: &str) -> Result<()> {
         let status = Command::new("kill").arg(format!("-{name}")).arg(self.child.id().to_string()).status()?;
@@ -143,9 +174,24 @@ impl Process {
         Ok(())
     }
 
+    /// All that it wrote to standard error, over its restarts.
+    pub fn log(&self) -> String {
+        std::fs::read_to_string(&self.log).unwrap_or_default()
+    }
+
+    /// Waits until its log has a line with all of these in it.
+    pub async fn wait_log(&self, parts: &[&str]) -> Result<()> {
+        let what = format!("a line with {parts:?} in the log");
+        let waited = eventually(&what, || async {
+            let log = self.log();
+            Ok(log.lines().any(|line| parts.iter().all(|part| line.contains(part))).then_some(()))
+        });
+        waited.await.with_context(|| self.log_tail())
+    }
+
     /// The last lines it wrote to standard error.
     pub fn log_tail(&self) -> String {
-        let text = std::fs::read_to_string(&self.log).unwrap_or_default();
+        let text = self.log();
         let lines: Vec<&str> = text.lines().rev().take(30).collect();
         lines.into_iter().rev().collect::<Vec<_>>().join("\n")
     }

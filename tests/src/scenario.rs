@@ -137,13 +137,18 @@ impl Stage {
         }
     }
 
-    /// kill -9 for the member that leads; returns which one it was.
-    pub async fn kill_leader(&mut self) -> Result<usize> {
+    /// Waits until a member leads, and says which.
+    pub async fn leader(&self) -> Result<usize> {
         let agent = &self.agents[0];
         let leader =
             eventually("a leader", || async { Ok(Some(agent.leader().await?).filter(|leader| !leader.is_empty())) });
         let leader = leader.await?;
-        let member = self.cluster.member_at(&leader).with_context(|| format!("no member at {leader}"))?;
+        self.cluster.member_at(&leader).with_context(|| format!("no member at {leader}"))
+    }
+
+    /// kill -9 for the member that leads; returns which one it was.
+    pub async fn kill_leader(&mut self) -> Result<usize> {
+        let member = self.leader().await?;
         self.cluster.kill(member)?;
         Ok(member)
     }

@@ -1,4 +1,5 @@
-//! Histories of registrations and `?consistent` reads under a leader kill, checked for linearizability.
+//! Histories of registrations and `?consistent` reads while leaders are killed and paused, checked for
+//! linearizability.
 
 use std::{
     sync::{
@@ -8,7 +9,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use anyhow::Result;
+use anyhow::{Context, Result};
 use muster_tests::{
     linearizability::{History, Kind, Operation, check},
     scenario::Stage,
@@ -19,6 +20,14 @@ use serde_json::{Value, json};
 const KEYS: u64 = 3;
 /// Clients per agent: one half writes, the other reads.
 const CLIENTS: u64 = 4;
+
+/// What befalls the leader for two seconds.
+enum Fault {
+    /// kill -9, and a start from its disk.
+    Kill,
+    /// It stands still while another takes over, and wakes believing that it leads.
+    Pause,
+}
 
 struct Client {
     id: u64,
@@ -70,7 +79,7 @@ impl Client {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn registrations_and_consistent_reads_are_linearizable_while_leaders_die() -> Result<()> {
+async fn registrations_and_consistent_reads_are_linearizable_while_leaders_die_and_stand_still() -> Result<()> {
     let mut stage = Stage::set(3, 3).await?;
     let stop = Arc::new(AtomicBool::new(false));
     let (values, began) = (Arc::new(AtomicU64::new(0)), Instant::now());
@@ -87,11 +96,18 @@ async fn registrations_and_consistent_reads_are_linearizable_while_leaders_die()
             clients.push(tokio::spawn(client.run(stop.clone())));
         }
     }
-    for _ in 0..2 {
+    for fault in [Fault::Kill, Fault::Pause, Fault::Kill, Fault::Pause] {
         tokio::time::sleep(Duration::from_secs(2)).await;
-        let killed = stage.kill_leader().await?;
+        let leader = stage.leader().await?;
+        match fault {
+            Fault::Kill => stage.cluster.kill(leader)?,
+            Fault::Pause => stage.cluster.process(leader).context("no leader")?.signal("STOP")?,
+        }
         tokio::time::sleep(Duration::from_secs(2)).await;
-        stage.cluster.restart(killed)?;
+        match fault {
+            Fault::Kill => stage.cluster.restart(leader)?,
+            Fault::Pause => stage.cluster.process(leader).context("no leader")?.signal("CONT")?,
+        }
     }
     tokio::time::sleep(Duration::from_secs(1)).await;
     stop.store(true, Ordering::Relaxed);

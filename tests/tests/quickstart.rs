@@ -3,7 +3,7 @@
 use std::process::{Command, Output};
 
 use anyhow::{Context, Result, ensure};
-use muster_tests::harness::{Process, TestService, ask, eventually, muster_binary};
+use muster_tests::harness::{Launch, Process, TestService, ask, eventually, muster_binary};
 use serde_json::Value;
 
 struct Dev {
@@ -20,7 +20,7 @@ fn dev() -> Result<Dev> {
     let arguments =
         ["dev", "--json", "--http", any, "--dns", any, "--xds", any, "--registry", any, "--node", "laptop", "--data"];
     let arguments: Vec<&str> = arguments.into_iter().chain([data.to_str().context("path")?]).collect();
-    let (process, bound) = Process::start(&arguments, &log)?;
+    let (process, bound) = Process::start(&Launch::default(), &arguments, &log)?;
     let http = format!("http://{}", bound["http"].as_str().context("http")?);
     let dns = bound["dns"].as_str().context("dns")?.parse()?;
     Ok(Dev { _process: process, directory, http, dns })

@@ -5,21 +5,27 @@ use std::{
     pin::Pin,
     sync::Arc,
     task::{Context, Poll},
+    time::Duration,
 };
 
+use futures_util::stream;
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
-    net::TcpStream,
+    net::{TcpListener, TcpStream},
     sync::{OwnedSemaphorePermit, Semaphore},
 };
-use tokio_stream::{Stream, StreamExt};
-use tonic::transport::server::{Connected, TcpConnectInfo, TcpIncoming};
-use tracing::debug;
+use tokio_stream::Stream;
+use tonic::transport::server::{Connected, TcpConnectInfo};
+use tracing::{debug, warn};
 
 use crate::roster::MAX_STREAMS;
 
 /// Every stream may have a connection of its own; more connections have nothing to do here.
 const MAX_CONNECTIONS: usize = MAX_STREAMS;
+/// After an accept that failed (out of file descriptors, mostly): the listener must not spin.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+/// Of failed accepts in a row one in so many is logged: one every five seconds.
+const LOGGED_ERRORS: u32 = 50;
 
 /// A connection that counts until it is dropped.
 #[derive(Debug)]
@@ -28,22 +34,35 @@ pub(crate) struct Connection {
     _permit: OwnedSemaphorePermit,
 }
 
-/// The connections that are let in.
-pub(crate) fn admit(incoming: TcpIncoming) -> impl Stream<Item = io::Result<Connection>> {
-    admit_at_most(MAX_CONNECTIONS, incoming)
+/// The connections that are let in. It has no end: the server above ends with its source, and with it the process.
+pub(crate) fn admit(listener: TcpListener) -> impl Stream<Item = io::Result<Connection>> {
+    admit_at_most(MAX_CONNECTIONS, listener)
 }
 
-fn admit_at_most(limit: usize, incoming: TcpIncoming) -> impl Stream<Item = io::Result<Connection>> {
+fn admit_at_most(limit: usize, listener: TcpListener) -> impl Stream<Item = io::Result<Connection>> {
     let places = Arc::new(Semaphore::new(limit));
-    incoming.filter_map(move |accepted| match accepted {
-        Err(error) => Some(Err(error)),
-        Ok(stream) => match places.clone().try_acquire_owned() {
-            Ok(permit) => Some(Ok(Connection { stream, _permit: permit })),
-            Err(_) => {
-                debug!(limit, "a connection was closed: as many are open as are served");
-                None
+    stream::unfold((listener, places), move |(listener, places)| async move {
+        let mut errors: u32 = 0;
+        loop {
+            let stream = match listener.accept().await {
+                Ok((stream, _)) => stream,
+                Err(error) => {
+                    if errors % LOGGED_ERRORS == 0 {
+                        warn!(%error, "no connection can be accepted; out of files? raise LimitNOFILE");
+                    }
+                    errors = errors.wrapping_add(1);
+                    tokio::time::sleep(ACCEPT_PAUSE).await;
+                    continue;
+                }
+            };
+            errors = 0;
+            if let Ok(permit) = places.clone().try_acquire_owned() {
+                // Pushes are small and awaited.
+                stream.set_nodelay(true).ok();
+                return Some((Ok(Connection { stream, _permit: permit }), (listener, places)));
             }
-        },
+            debug!(limit, "a connection was closed: as many are open as are served");
+        }
     })
 }
 
@@ -89,7 +108,8 @@ impl AsyncWrite for Connection {
 
 #[cfg(test)]
 mod tests {
-    use tokio::{io::AsyncReadExt, net::TcpListener};
+    use tokio::io::AsyncReadExt;
+    use tokio_stream::StreamExt;
 
     use super::*;
 
@@ -97,7 +117,7 @@ mod tests {
     async fn connections_beyond_the_limit_are_closed_until_one_leaves() {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
-        let mut admitted = std::pin::pin!(admit_at_most(1, TcpIncoming::from(listener)));
+        let mut admitted = std::pin::pin!(admit_at_most(1, listener));
         let _first = TcpStream::connect(address).await.unwrap();
         let held = admitted.next().await.unwrap().unwrap();
         let mut second = TcpStream::connect(address).await.unwrap();

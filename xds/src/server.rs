@@ -14,10 +14,7 @@ use tokio::{
 };
 use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
-use tonic::{
-    Request, Response, Status, Streaming,
-    transport::server::{Server, TcpIncoming},
-};
+use tonic::{Request, Response, Status, Streaming, transport::server::Server};
 use tracing::info;
 
 use crate::{
@@ -147,10 +144,7 @@ impl Xds {
             .http2_keepalive_timeout(Some(KEEPALIVE_TIMEOUT))
             .max_concurrent_streams(MAX_STREAMS_PER_CONNECTION)
             .add_service(service)
-            .serve_with_incoming_shutdown(
-                connection::admit(TcpIncoming::from(listener).with_nodelay(Some(true))),
-                stop.clone().cancelled_owned(),
-            );
+            .serve_with_incoming_shutdown(connection::admit(listener), stop.clone().cancelled_owned());
         let server = tokio::spawn(server);
         info!(%address, "serving xDS");
         Ok(XdsHandle { address, roster, publisher, server, streams, stop })

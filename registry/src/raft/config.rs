@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use super::network::{Dial, SNAPSHOT_TIMEOUT, plaintext};
 use crate::store::directory::DirectoryError;
-use crate::store::{EngineKind, Fault, NotBuilt, abort_on_fault};
+use crate::store::{EngineKind, Fault, Layer, NotBuilt, abort_on_fault, no_layer};
 
 /// Members of one registry. Each write goes to every one of them: more than seven make it slower, not safer.
 pub(super) const MAX_MEMBERS: usize = 7;
@@ -63,6 +63,8 @@ pub struct ConsensusConfig {
     pub dial: Dial,
     /// What to do when the disk fails. Default: end the process.
     pub fault: Fault,
+    /// What stands between the log and its engine. Default nothing; tests put a bad disk there.
+    pub layer: Layer,
 }
 
 impl ConsensusConfig {
@@ -84,6 +86,7 @@ impl ConsensusConfig {
             formats: Formats::default(),
             dial: plaintext(),
             fault: abort_on_fault(),
+            layer: no_layer(),
         }
     }
 

@@ -122,7 +122,7 @@ impl<M: Machine> Consensus<M> {
         let (node_id, released) = (directory.node_id(), directory.lock().watch_release());
         drop(directory);
 
-        let log = Log::new(engine, Arc::clone(&config.fault));
+        let log = Log::new((config.layer)(engine), Arc::clone(&config.fault));
         let log = log.map_err(|source| StartError::Storage { what: "the log", source })?;
         let network = Network::new(Arc::clone(&config.dial));
         let (applied_sender, applied) = watch::channel(0);

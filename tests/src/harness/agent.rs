@@ -6,7 +6,7 @@ use anyhow::{Context, Result, ensure};
 use reqwest::Response;
 use serde_json::{Value, json};
 
-use super::{DnsAnswer, Process, TestCluster, ask, eventually};
+use super::{DnsAnswer, Launch, Process, TestCluster, ask, eventually};
 
 /// A real agent process on loopback.
 #[derive(Debug)]
@@ -26,6 +26,7 @@ pub struct TestAgent {
     config: PathBuf,
     services: PathBuf,
     log: PathBuf,
+    launch: Launch,
     client: reqwest::Client,
 }
 
@@ -42,6 +43,15 @@ impl TestAgent {
 
     /// Starts an agent with these lines in its `[agent]` and its `[xds]` section.
     pub async fn start_with(cluster: &TestCluster, name: &str, settings: &str, xds: &str) -> Result<Self> {
+        Self::begin(cluster, name, [settings, xds], Launch::default()).await
+    }
+
+    /// Starts an agent with the defaults, its process started in a way of its own.
+    pub async fn start_launched(cluster: &TestCluster, name: &str, launch: Launch) -> Result<Self> {
+        Self::begin(cluster, name, ["", ""], launch).await
+    }
+
+    async fn begin(cluster: &TestCluster, name: &str, [settings, xds]: [&str; 2], launch: Launch) -> Result<Self> {
         let root = cluster.directory().join(name);
         let services = root.join("services.d");
         std::fs::create_dir_all(&services)?;
@@ -58,7 +68,7 @@ impl TestAgent {
         );
         std::fs::write(&config, text)?;
         let log = root.join("agent.log");
-        let agent = Self::launch(name, config, services, log, envoy_listener)?;
+        let agent = Self::launch(name, config, services, log, envoy_listener, launch)?;
         agent.ready().await?;
         Ok(agent)
     }
@@ -69,21 +79,35 @@ impl TestAgent {
         services: PathBuf,
         log: PathBuf,
         envoy_listener: SocketAddr,
+        launch: Launch,
     ) -> Result<Self> {
-        let (process, bound) = Process::start(&["agent", "--json", "--config", &config.to_string_lossy()], &log)?;
+        let arguments = ["agent", "--json", "--config", &config.to_string_lossy()];
+        let (process, bound) = Process::start(&launch, &arguments, &log)?;
         let address = |key: &str| -> Result<SocketAddr> {
             bound[key].as_str().with_context(|| format!("no {key} in {bound}"))?.parse().context("no address")
         };
         let (http, dns, xds) = (address("http")?, address("dns")?, address("xds")?);
         let client = super::http_client(Duration::from_secs(30))?;
-        Ok(Self { name: name.to_owned(), http, dns, xds, envoy_listener, process, config, services, log, client })
+        Ok(Self {
+            name: name.to_owned(),
+            http,
+            dns,
+            xds,
+            envoy_listener,
+            process,
+            config,
+            services,
+            log,
+            launch,
+            client,
+        })
     }
 
     /// Starts it again from its disk, without waiting for the registry. Its ports may be others.
     pub fn restart(&mut self) -> Result<()> {
         self.process.kill()?;
         let (config, services, log) = (self.config.clone(), self.services.clone(), self.log.clone());
-        let again = Self::launch(&self.name.clone(), config, services, log, self.envoy_listener)?;
+        let again = Self::launch(&self.name.clone(), config, services, log, self.envoy_listener, self.launch.clone())?;
         *self = again;
         Ok(())
     }

@@ -2,10 +2,10 @@
 
 use std::{net::SocketAddr, path::Path};
 
-use anyhow::Result;
+use anyhow::{Context, Result};
 use tempfile::TempDir;
 
-use super::{Process, free_address};
+use super::{Launch, Process, free_address};
 
 /// A registry of real processes in a directory that goes with it.
 #[derive(Debug)]
@@ -13,6 +13,8 @@ pub struct TestCluster {
     directory: TempDir,
     addresses: Vec<SocketAddr>,
     processes: Vec<Option<Process>>,
+    metrics: Vec<String>,
+    launches: Vec<Launch>,
     settings: String,
 }
 
@@ -24,17 +26,34 @@ impl TestCluster {
 
     /// Starts `count` members with these lines in their `[registry]` section.
     pub fn start_with(count: usize, settings: &str) -> Result<Self> {
-        let addresses = (0..count).map(|_| free_address()).collect::<Result<Vec<_>>>()?;
-        let mut cluster = Self {
-            directory: tempfile::tempdir()?,
-            addresses,
-            processes: (0..count).map(|_| None).collect(),
-            settings: settings.to_owned(),
-        };
-        for member in 0..count {
-            cluster.restart(member)?;
-        }
+        let mut cluster = Self::prepare(count, settings)?;
+        cluster.restart_all()?;
         Ok(cluster)
+    }
+
+    /// The same, not started yet.
+    pub fn prepare(count: usize, settings: &str) -> Result<Self> {
+        Ok(Self {
+            directory: tempfile::tempdir()?,
+            addresses: (0..count).map(|_| free_address()).collect::<Result<Vec<_>>>()?,
+            processes: (0..count).map(|_| None).collect(),
+            metrics: vec![String::new(); count],
+            launches: vec![Launch::default(); count],
+            settings: settings.to_owned(),
+        })
+    }
+
+    /// What a member is started with from its next start on.
+    pub fn set_launch(&mut self, member: usize, launch: Launch) {
+        self.launches[member] = launch;
+    }
+
+    /// The value of one of a member's metrics; an error while it is not there.
+    pub async fn metric(&self, member: usize, name: &str) -> Result<f64> {
+        let url = format!("http://{}/metrics", self.metrics[member]);
+        let text = super::http_client(super::PATIENCE)?.get(url).send().await?.text().await?;
+        let value = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
+        Ok(value.with_context(|| format!("no metric {name}"))?.parse()?)
     }
 
     /// The members as agents are told of them.
@@ -55,6 +74,11 @@ impl TestCluster {
     /// A member's data directory.
     pub fn data_dir(&self, member: usize) -> std::path::PathBuf {
         self.directory.path().join(format!("member-{member}"))
+    }
+
+    /// What a member writes to standard error, over all its starts.
+    pub fn log_file(&self, member: usize) -> std::path::PathBuf {
+        self.directory.path().join(format!("member-{member}.log"))
     }
 
     /// The member that serves at this address.
@@ -91,8 +115,10 @@ impl TestCluster {
             self.settings,
         );
         std::fs::write(&config, text)?;
-        let log = self.directory.path().join(format!("member-{member}.log"));
-        let (process, _) = Process::start(&["registry", "--json", "--config", &config.to_string_lossy()], &log)?;
+        let log = self.log_file(member);
+        let arguments = ["registry", "--json", "--config", &config.to_string_lossy()];
+        let (process, bound) = Process::start(&self.launches[member], &arguments, &log)?;
+        self.metrics[member] = bound["http"].as_str().context("no metrics address")?.to_owned();
         self.processes[member] = Some(process);
         Ok(())
     }
