@@ -10,7 +10,7 @@ use muster_catalog::Command;
 use tokio::{
     sync::watch,
     task::JoinSet,
-    time::{MissedTickBehavior, interval},
+    time::{MissedTickBehavior, interval, timeout},
 };
 use tokio_util::sync::CancellationToken;
 
@@ -100,8 +100,7 @@ impl Pilot {
             return self.act(act, name);
         }
         let newest = self.format_of_all(&contacts);
-        let snapshot = self.core.catalog.now();
-        if !snapshot.cluster().uuid.is_empty() && newest.is_some_and(|newest| newest > snapshot.format()) {
+        if newest.is_some_and(|newest| newest > self.core.catalog.now().format()) {
             self.raise_format();
         }
     }
@@ -113,10 +112,12 @@ impl Pilot {
     }
 
     fn ask(&mut self) {
-        let core = self.core.clone();
+        let (core, known) = (self.core.clone(), !self.greetings.is_empty());
         self.asking.spawn(async move {
-            // Not before the next look: greetings are a call to each member.
-            tokio::time::sleep(INTERVAL / 2).await;
+            if known {
+                // Not before the next look: greetings are a call to each member.
+                tokio::time::sleep(INTERVAL / 2).await;
+            }
             core.log.greetings().await
         });
     }
@@ -145,6 +146,10 @@ impl Pilot {
     fn raise_format(&mut self) {
         let core = self.core.clone();
         self.acting.spawn(async move {
+            // A registry that begins has its identity first. The sender lives as long as the member.
+            let mut snapshots = core.catalog.snapshot.clone();
+            let named = snapshots.wait_for(|snapshot| !snapshot.cluster().uuid.is_empty());
+            let Ok(Ok(_)) = timeout(INTERVAL, named).await else { return };
             let _fixed = core.log.hold_members().await;
             let greetings = core.log.greetings().await;
             let Some(contacts) = core.log.contacts() else { return };

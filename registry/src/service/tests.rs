@@ -39,7 +39,12 @@ pub(crate) struct TestMember {
 
 impl TestRegistry {
     pub(crate) async fn start(members: usize) -> Self {
-        Self::start_with(members, |_| ()).await
+        let registry = Self::start_with(members, |_| ()).await;
+        // The last entry that the registry writes by itself: from here on indexes are the test's.
+        for member in &registry.members {
+            eventually(&member.catalog, |snapshot| snapshot.format() == muster_catalog::FORMAT).await;
+        }
+        registry
     }
 
     async fn start_with(members: usize, before: impl FnOnce(&MemoryCluster)) -> Self {

@@ -24,6 +24,9 @@ const PAIRS: usize = 64;
 /// More registrations than any limit here lets through.
 const MOST: u64 = 5_000;
 
+/// The agent holds what the member holds, used or not.
+const EVERYTHING: &str = "replica = \"all\"\n";
+
 /// A limit on what one process may take from now on. A cgroup goes when this is dropped.
 enum MemoryLimit {
     /// The kernel kills the process that needs more.
@@ -101,7 +104,7 @@ async fn wait_killed(process: &mut Process, limit: &MemoryLimit) -> Result<()> {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_member_killed_for_its_memory_comes_back_with_all_that_it_acknowledged() -> Result<()> {
     let mut cluster = TestCluster::start(1)?;
-    let agent = TestAgent::start(&cluster, "node-0").await?;
+    let agent = TestAgent::start_with(&cluster, "node-0", EVERYTHING, "").await?;
     let limit = MemoryLimit::set(cluster.process(0).context("no member")?)?;
     let (client, url) = (http_client(Duration::from_secs(15))?, format!("http://{}/v1/catalog/register", agent.http));
     let mut acknowledged = Vec::new();
@@ -139,7 +142,7 @@ async fn a_member_killed_for_its_memory_comes_back_with_all_that_it_acknowledged
 #[tokio::test(flavor = "multi_thread")]
 async fn an_agent_killed_for_its_memory_comes_back_with_its_services_and_answers() -> Result<()> {
     let cluster = TestCluster::start(1)?;
-    let mut agent = TestAgent::start(&cluster, "node-0").await?;
+    let mut agent = TestAgent::start_with(&cluster, "node-0", EVERYTHING, "").await?;
     agent.register("web", "web", 80).await?;
     agent.wait_passing("web", &["web"]).await?;
     let limit = MemoryLimit::set(&agent.process)?;
