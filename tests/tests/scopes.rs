@@ -139,9 +139,16 @@ async fn a_part_is_served_through_an_outage_and_from_disk_and_grows_on_when_it_e
             Shows { agent: 1, service: "web", ids: WEB },
             KillRegistry,
             Stale(1),
-            RestartAgent(1),
-            Holds { agent: 1, service: "web", ids: WEB, lasting: Duration::from_secs(5) },
         ])
+        .await?;
+    let kept = stage.cluster.directory().join("node-1/data/agent/replica");
+    eventually("the set to be on disk", || async {
+        let kept = std::fs::read(&kept)?;
+        Ok(kept.windows(WEB[0].len()).any(|bytes| bytes == WEB[0].as_bytes()).then_some(()))
+    })
+    .await?;
+    stage
+        .play(&[RestartAgent(1), Holds { agent: 1, service: "web", ids: WEB, lasting: Duration::from_secs(5) }])
         .await?;
     let agent = &stage.agents[1];
     ensure!(metric(agent, "muster_agent_scope_services").await? == 1.0, "the scope is on disk");
@@ -186,7 +193,8 @@ async fn reads_of_what_is_not_held_are_answered_by_a_member() -> Result<()> {
     let response = other.response("/v1/health/node/node-0").await?;
     let index = response.headers()["x-consul-index"].to_str()?.to_owned();
     let path = format!("/v1/health/node/node-0?index={index}&wait=20s");
-    let (woken, passed) = tokio::join!(other.get(&path), one.put("/v1/agent/check/pass/alive", &json!({})));
+    let nothing = json!({});
+    let (woken, passed) = tokio::join!(other.get(&path), one.put("/v1/agent/check/pass/alive", &nothing));
     passed?;
     let woken = woken?;
     let status = woken.as_array().into_iter().flatten().find(|check| check["CheckID"] == "alive");
