@@ -67,14 +67,14 @@ fn spoken_for(snapshot: &Snapshot, node: &Name, id: &Text) -> Option<Option<Text
 /// What happens to a replica whose Scope changes while the catalog does.
 #[derive(Debug, Clone)]
 enum Step {
-    Command(Command),
+    Command(Box<Command>),
     Rescope { joined: Vec<Name>, left: Vec<Name> },
 }
 
 fn any_step() -> impl Strategy<Value = Step> {
     let services = || proptest::collection::vec(proptest::sample::select(&SERVICES[..]).prop_map(name), 0..3);
     prop_oneof![
-        2 => any_command().prop_map(Step::Command),
+        2 => any_command().prop_map(|command| Step::Command(Box::new(command))),
         1 => (services(), services()).prop_map(|(joined, left)| Step::Rescope { joined, left }),
     ]
 }
@@ -199,7 +199,7 @@ proptest! {
             match step {
                 Step::Command(command) => {
                     let before = registry.snapshot.clone();
-                    if let Ok((entry, touched)) = registry.propose(command) {
+                    if let Ok((entry, touched)) = registry.propose(*command) {
                         let footprint = Footprint::before(&before, &entry.changes).after(&registry.snapshot, &touched);
                         let changes = project_changes(&scope, &entry, &footprint);
                         replica.fold(&Entry { changes, ..entry });

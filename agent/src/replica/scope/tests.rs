@@ -148,6 +148,6 @@ fn a_narrower_width_begins_with_what_fits_and_a_wider_one_asks_for_all() {
     small.fold(&Entry { index: 2, at: Timestamp(1), changes: vec![row("cache")] });
     let none = Scope::Services { names: Default::default(), node: Some(own.clone()) };
     assert_eq!(width.scope(&small, &own), none);
-    assert_eq!(width.scope(&replica(&["web"], 1), &own).covers(&none), true);
+    assert!(width.scope(&replica(&["web"], 1), &own).covers(&none));
     assert_eq!(Width::All.scope(&replica(&["web"], 1), &own), Scope::All);
 }
