@@ -229,6 +229,7 @@ impl Growth {
     pub(super) fn spliced(&mut self, joined: &[Name], left: &[Name]) {
         for service in joined {
             self.joining.remove(service);
+            self.leaving.remove(service);
         }
         for service in left {
             self.leaving.remove(service);

@@ -5,7 +5,7 @@ use std::{collections::BTreeSet, time::Duration};
 use futures_util::{FutureExt, StreamExt};
 use muster_catalog::{Freshness, Name, SnapshotBuilder, SnapshotRow, Splice, Topic, project_snapshot};
 use muster_registry::client::{Hello, WatchEvent, WatchSender};
-use tokio::time::{Instant, Interval, interval};
+use tokio::time::{Instant, Interval, interval, timeout_at};
 
 use super::{ReplicaTask, Width, disk};
 
@@ -48,13 +48,15 @@ impl ReplicaTask {
             Ok(stream) => stream,
             Err(error) => return ended(error.to_string(), false),
         };
-        let (mut live, mut splices) = (false, false);
+        let (mut live, mut splices, mut heard) = (false, false, Instant::now());
         loop {
             if live && let Err(reason) = self.ask(&sender, splices) {
                 return ended(reason, live);
             }
             tokio::select! {
-                event = tokio::time::timeout(SILENCE, events.next()) => {
+                // The ticks come more often than this silence takes: it is counted from what was heard.
+                event = timeout_at(heard + SILENCE, events.next()) => {
+                    heard = Instant::now();
                     let first = match event {
                         Err(_) => return ended(format!("nothing heard for {SILENCE:?}"), live),
                         Ok(None) => return ended("the member closed it".into(), live),

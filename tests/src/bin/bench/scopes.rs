@@ -3,7 +3,7 @@
 use anyhow::{Result, ensure};
 use muster_catalog::{Command, Name, port::Sink};
 use muster_tests::{
-    harness::{TestAgent, TestCluster},
+    harness::{TestAgent, TestCluster, eventually},
     load::{native_client, registration_command},
 };
 
@@ -32,14 +32,11 @@ pub(super) async fn run() -> Result<()> {
     let megabytes = |bytes: u64| bytes / 1_000_000;
     for (agent, holds) in [(&scope, USED), (&all, SERVICES)] {
         let resident = agent.process.resident_bytes()?;
-        let file = std::fs::metadata(cluster.directory().join(&agent.name).join("data/agent/replica"));
+        let file = cluster.directory().join(&agent.name).join("data/agent/replica");
+        let kept = eventually("the replica's file", || async { Ok(std::fs::metadata(&file).ok()) }).await?.len();
         line(
             &format!("agent that holds {holds} of {SERVICES} services"),
-            &format!(
-                "{} MB resident, {} MB on disk",
-                megabytes(resident),
-                file.map_or_else(|_| "no".to_owned(), |file| format!("{:.1}", file.len() as f64 / 1e6))
-            ),
+            &format!("{} MB resident, {:.1} MB on disk", megabytes(resident), kept as f64 / 1e6),
         );
     }
     let member = cluster.process(0).map(|process| process.resident_bytes()).transpose()?.unwrap_or_default();
