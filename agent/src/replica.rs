@@ -13,11 +13,11 @@ use std::{
 
 use muster_catalog::{
     Freshness, Name, Scope, ServiceLookup, Snapshot, SnapshotBuilder, Timestamp, Topic, View, Waiter, Waiters,
-    port::{BarrierError, BoxFuture, Consistency, Source},
+    port::{BarrierError, BoxFuture, Consistency, Source, WideError, WideRead},
 };
 use muster_registry::client::Client;
 use tokio::{
-    sync::{mpsc, oneshot},
+    sync::{Semaphore, mpsc, oneshot},
     time::{Instant, timeout_at},
 };
 use tokio_util::sync::CancellationToken;
@@ -35,6 +35,9 @@ use scope::{Growth, Holds, Uses};
 const BARRIER_PATIENCE: Duration = Duration::from_millis(2_500);
 /// How many readers may wait for the task to take their barrier; more are told at once that there is no leader.
 const BARRIER_QUEUE: usize = 16_384;
+
+/// Reads that a member answers at once, parked ones too: they share one connection, and each answer is held whole.
+const MAX_WIDE_READS: usize = 128;
 
 /// Attempts that fail with shorter pauses are no news for an operator: about the first second.
 const QUIET_PAUSE: Duration = Duration::from_millis(500);
@@ -58,6 +61,9 @@ pub(crate) struct Replica {
     shared: Arc<Shared>,
     barriers: mpsc::Sender<BarrierRequest>,
     grow: mpsc::Sender<Name>,
+    client: Arc<Client>,
+    /// Places for reads that a member answers.
+    wide: Semaphore,
 }
 
 struct BarrierRequest {
@@ -97,8 +103,9 @@ pub(crate) struct ReplicaTask {
     unsaved: bool,
     /// What the stream covers; the rows of a load are of this Scope.
     asked: Scope,
-    /// Set by a member that cannot splice: the next stream begins with what is wanted, and loads all of it.
-    widens_anew: bool,
+    /// Set where a member cannot splice, or errs about what is held here: the next stream loads all rows, also of what
+    /// is wanted.
+    loads_anew: bool,
     loading: Option<SnapshotBuilder>,
     clock: fn() -> Timestamp,
 }
@@ -125,8 +132,10 @@ impl Replica {
         let shared = Arc::new(Shared { view, waiters: Arc::default(), uses, holds: Holds::default() });
         let (barriers, requests) = mpsc::channel(BARRIER_QUEUE);
         let (grow, wanted) = mpsc::channel(scope::MAX_HOLDS);
+        let wide = Semaphore::new(MAX_WIDE_READS);
+        let replica = Arc::new(Self { shared: shared.clone(), barriers, grow, client: client.clone(), wide });
         let task = ReplicaTask {
-            shared: shared.clone(),
+            shared,
             client,
             requests,
             barriers: barriers::Barriers::default(),
@@ -135,12 +144,12 @@ impl Replica {
             asked: working.scope().clone(),
             working,
             unsaved: false,
-            widens_anew: false,
+            loads_anew: false,
             loading: None,
             clock,
             config,
         };
-        Ok((Arc::new(Self { shared, barriers, grow }), task))
+        Ok((replica, task))
     }
 }
 
@@ -217,6 +226,19 @@ impl Source for Replica {
             };
             // Running out of patience is an answer too: the caller looks again and says what it found.
             let _ = timeout_at(end, held).await;
+        })
+    }
+
+    fn read_wide(&self, read: WideRead) -> BoxFuture<'_, Result<Arc<View>, WideError>> {
+        Box::pin(async move {
+            let refused = || {
+                let text = format!("{MAX_WIDE_READS} reads of what this agent does not hold are under way: ask again");
+                WideError::Refused(text)
+            };
+            let _place = self.wide.try_acquire().map_err(|_| refused())?;
+            metrics::counter!("muster_agent_wide_reads_total").increment(1);
+            let snapshot = self.client.read(&read).await?;
+            Ok(Arc::new(View::new(Arc::new(snapshot), Freshness::Live)))
         })
     }
 

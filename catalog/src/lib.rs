@@ -35,6 +35,7 @@ mod splice;
 mod traffic;
 mod view;
 mod wake;
+mod wide;
 
 pub use change::{Change, DirectoryRow, Entry, Writer};
 pub use check::{Check, CheckId, CheckKind, NODE_LIVENESS_CHECK, Status};
@@ -52,6 +53,7 @@ pub use splice::Splice;
 pub use traffic::{AgreedTraffic, OutlierDetection, Traffic, TrafficFault, TrafficField};
 pub use view::{ClusterId, Freshness, Import, Timestamp, View};
 pub use wake::{Topic, Waiter, Waiters};
+pub use wide::Wide;
 
 /// Shared immutable text: rows are cloned between Snapshots, their strings never are.
 pub type Text = std::sync::Arc<str>;

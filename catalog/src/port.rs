@@ -2,9 +2,9 @@
 //!
 //! Futures are boxed and runtime-free: a read takes one allocation only when it has to wait.
 
-use std::{future::Future, pin::Pin, sync::Arc};
+use std::{future::Future, pin::Pin, sync::Arc, time::Duration};
 
-use crate::{Command, Name, Rejection, Topic, View, Waiter};
+use crate::{Command, Name, Rejection, Topic, View, Waiter, Wide};
 
 /// A boxed future, as object-safe async traits return it.
 pub type BoxFuture<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
@@ -29,6 +29,30 @@ pub enum BarrierError {
     NoLeader(String),
 }
 
+/// A read of more than a Scope holds.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct WideRead {
+    /// What is asked.
+    pub wide: Wide,
+    /// How current the answer has to be.
+    pub consistency: Consistency,
+    /// Wait until the answer is newer than this; 0 does not wait.
+    pub after: u64,
+    /// How long to wait for it.
+    pub wait: Duration,
+}
+
+/// Why a read of more than the Scope holds has no answer. A part of one is never given.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum WideError {
+    /// No member could be asked, or none hears a leader.
+    #[error("this agent does not hold that, and no registry member answered: {0}")]
+    Unreachable(String),
+    /// It is not to be had in this way; the text says what to do.
+    #[error("{0}")]
+    Refused(String),
+}
+
 /// A source of Views: an agent's replica.
 pub trait Source: Send + Sync + 'static {
     /// What is known now. Costs a reference count.
@@ -47,6 +71,12 @@ pub trait Source: Send + Sync + 'static {
     /// among the waiters, uses it as well. Nothing to do for a source that holds everything.
     fn used(&self, service: &Name) {
         let _ = service;
+    }
+
+    /// Asks a member for what the Scope does not answer ([`crate::Scope::answers`]). The View has the answer's rows and
+    /// nothing else. A source that holds everything is never asked.
+    fn read_wide(&self, read: WideRead) -> BoxFuture<'_, Result<Arc<View>, WideError>> {
+        Box::pin(async move { Err(WideError::Refused(format!("nobody can be asked for {:?} here", read.wide))) })
     }
 }
 

@@ -79,7 +79,20 @@ impl Snapshot {
         &'a self,
         wanted: impl Fn(&InstanceEntry) -> bool + Copy + 'a,
     ) -> impl Iterator<Item = SnapshotRow> + 'a {
-        let header = SnapshotHeader {
+        let services = self.services.values().map(|slot| {
+            let (service, index, tags) = (slot.name.clone(), slot.index, slot.tags.to_vec());
+            SnapshotRow::Service(DirectoryRow { service, index, tags })
+        });
+        let writers =
+            self.writers.iter().map(|(node, writer)| SnapshotRow::Writer { node: node.clone(), writer: *writer });
+        std::iter::once(self.header_row())
+            .chain(services)
+            .chain(self.nodes.values().flat_map(move |node| node_rows(node, wanted)))
+            .chain(writers)
+    }
+
+    pub(crate) fn header_row(&self) -> SnapshotRow {
+        SnapshotRow::Header(SnapshotHeader {
             cluster: self.cluster.clone(),
             format: self.format,
             index: self.index,
@@ -88,17 +101,7 @@ impl Snapshot {
             services_index: self.services_index,
             checks_index: self.checks_index,
             extinction_index: self.extinction_index,
-        };
-        let services = self.services.values().map(|slot| {
-            let (service, index, tags) = (slot.name.clone(), slot.index, slot.tags.to_vec());
-            SnapshotRow::Service(DirectoryRow { service, index, tags })
-        });
-        let writers =
-            self.writers.iter().map(|(node, writer)| SnapshotRow::Writer { node: node.clone(), writer: *writer });
-        std::iter::once(SnapshotRow::Header(header))
-            .chain(services)
-            .chain(self.nodes.values().flat_map(move |node| node_rows(node, wanted)))
-            .chain(writers)
+        })
     }
 }
 

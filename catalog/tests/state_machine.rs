@@ -5,8 +5,8 @@ mod support;
 use std::collections::{BTreeSet, HashMap};
 
 use muster_catalog::{
-    Change, Command, Entry, Footprint, Name, NodeEntry, Scope, ServiceLookup, Snapshot, SnapshotBuilder, SnapshotRow,
-    Splice, Text, Topic, project_changes, project_snapshot,
+    Change, Check, Command, Entry, Footprint, Name, NodeEntry, Scope, ServiceLookup, Snapshot, SnapshotBuilder,
+    SnapshotRow, Splice, Status, Text, Topic, Wide, project_changes, project_snapshot,
 };
 use proptest::prelude::*;
 use support::{NODES, Registry, SERVICES, any_change, any_command, any_commands, any_scope, name};
@@ -67,20 +67,28 @@ fn spoken_for(snapshot: &Snapshot, node: &Name, id: &Text) -> Option<Option<Text
 /// What happens to a replica whose Scope changes while the catalog does.
 #[derive(Debug, Clone)]
 enum Step {
-    Command(Command),
+    Command(Box<Command>),
     Rescope { joined: Vec<Name>, left: Vec<Name> },
 }
 
 fn any_step() -> impl Strategy<Value = Step> {
     let services = || proptest::collection::vec(proptest::sample::select(&SERVICES[..]).prop_map(name), 0..3);
     prop_oneof![
-        2 => any_command().prop_map(Step::Command),
+        2 => any_command().prop_map(|command| Step::Command(Box::new(command))),
         1 => (services(), services()).prop_map(|(joined, left)| Step::Rescope { joined, left }),
     ]
 }
 
 fn any_own_node() -> impl Strategy<Value = Option<Name>> {
     proptest::option::of(proptest::sample::select(&NODES[..]).prop_map(name))
+}
+
+fn all_checks(snapshot: &Snapshot) -> Vec<Check> {
+    let on_node = |node: &NodeEntry| {
+        let of_instances = node.instances.iter().flat_map(|entry| &entry.checks);
+        node.checks.iter().chain(of_instances).map(|check| (*check.value).clone()).collect::<Vec<_>>()
+    };
+    snapshot.nodes().flat_map(|node| on_node(node)).collect()
 }
 
 /// Whether the Scope names the node: what stands there comes with every load.
@@ -191,7 +199,7 @@ proptest! {
             match step {
                 Step::Command(command) => {
                     let before = registry.snapshot.clone();
-                    if let Ok((entry, touched)) = registry.propose(command) {
+                    if let Ok((entry, touched)) = registry.propose(*command) {
                         let footprint = Footprint::before(&before, &entry.changes).after(&registry.snapshot, &touched);
                         let changes = project_changes(&scope, &entry, &footprint);
                         replica.fold(&Entry { changes, ..entry });
@@ -235,6 +243,36 @@ proptest! {
         let held = new.services().filter(|slot| slot.set.is_some()).count();
         let bare = builder.finish_after(new.index(), &Snapshot::new(scope));
         prop_assert_eq!(bare.is_err(), held > 0);
+    }
+
+    #[test]
+    fn a_wide_read_has_all_that_was_asked_and_its_index(
+        commands in any_commands(COMMANDS), node in proptest::sample::select(&NODES[..]),
+        status in proptest::sample::select(vec![None, Some(Status::Passing), Some(Status::Critical)]),
+    ) {
+        let full = registry_after(&commands).snapshot;
+        let answered = |wide: &Wide| {
+            let mut builder = SnapshotBuilder::new(Scope::Services { names: Default::default(), node: None });
+            wide.rows(&full).for_each(|row| builder.push(row));
+            builder.finish()
+        };
+        let node = name(node);
+        let wide = Wide::Node(node.clone());
+        let answer = answered(&wide);
+        prop_assert_eq!(answer.find_node(&node), full.find_node(&node));
+        prop_assert_eq!(wide.index(&answer), wide.index(&full));
+        prop_assert!(answer.node_count() <= 1);
+        let wide = Wide::Checks(status);
+        let answer = answered(&wide);
+        let wanted = |check: &&Check| status.is_none_or(|status| check.status == status);
+        let expected: Vec<Check> = all_checks(&full).into_iter().filter(|check| wanted(&check)).collect();
+        prop_assert_eq!(all_checks(&answer), expected);
+        prop_assert_eq!(wide.index(&answer), wide.index(&full));
+        let wide = Wide::Instances(Vec::new());
+        let answer = answered(&wide);
+        prop_assert_eq!(answer.instance_count(), full.instance_count());
+        prop_assert!(all_checks(&answer).is_empty());
+        prop_assert_eq!(answered(&Wide::Instances(vec![("no".into(), "such".into())])).node_count(), 0);
     }
 
     #[test]

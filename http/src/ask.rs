@@ -161,9 +161,13 @@ impl Ask {
         self.all("tag").all(|tag| instance.has_tag(tag))
     }
 
+    /// Every `?node-meta`.
+    pub(crate) fn node_meta(&self) -> impl Iterator<Item = (&str, &str)> {
+        self.all("node-meta").map(|pair| pair.split_once(':').unwrap_or((pair, "")))
+    }
+
     /// Whether the node carries every `?node-meta`.
     pub(crate) fn wants_node(&self, node: &Node) -> bool {
-        let mut pairs = self.all("node-meta").map(|pair| pair.split_once(':').unwrap_or((pair, "")));
-        pairs.all(|(key, value)| node.meta.get(key).is_some_and(|own| &**own == value))
+        self.node_meta().all(|(key, value)| node.meta.get(key).is_some_and(|own| &**own == value))
     }
 }

@@ -4,7 +4,7 @@ use axum::{
     http::{HeaderValue, StatusCode, header},
     response::{IntoResponse, Response},
 };
-use muster_catalog::port::{BarrierError, SubmitError};
+use muster_catalog::port::{BarrierError, SubmitError, WideError};
 
 use crate::port::LocalError;
 
@@ -108,6 +108,15 @@ impl From<BarrierError> for HttpError {
     fn from(error: BarrierError) -> Self {
         let BarrierError::NoLeader(reason) = error;
         Self::NoLeader(format!("{reason}; ask with ?stale for the last known answer"))
+    }
+}
+
+impl From<WideError> for HttpError {
+    fn from(error: WideError) -> Self {
+        match error {
+            WideError::Unreachable(_) => Self::NoLeader(error.to_string()),
+            WideError::Refused(text) => Self::NotHeld(text),
+        }
     }
 }
 

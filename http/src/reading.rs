@@ -10,7 +10,10 @@ use axum::{
     http::{HeaderMap, HeaderName, HeaderValue, header},
     response::{IntoResponse, Response},
 };
-use muster_catalog::{Freshness, Name, Scope, ServiceLookup, Snapshot, Timestamp, Topic, View, port::Consistency};
+use muster_catalog::{
+    Freshness, Name, ServiceLookup, Snapshot, Timestamp, Topic, View, Wide,
+    port::{Consistency, WideRead},
+};
 use rand::Rng;
 use serde::Serialize;
 use tokio::time::Instant;
@@ -87,6 +90,29 @@ impl Api {
         Ok(reading)
     }
 
+    /// Like `read`, for what no Scope but all answers: where the replica holds less, a member is asked.
+    pub(crate) async fn read_wide(&self, ask: &Ask, topic: Topic, wide: Wide) -> Result<Reading, HttpError> {
+        let source = &self.ports.source;
+        if source.view().local.scope().answers(&wide) {
+            return self.read(ask, topic, |snapshot| wide.index(snapshot)).await;
+        }
+        let consistency = match ask.consistency {
+            // How old a member's answer is it does not say: one of a bounded age is asked of the leader.
+            Consistency::Stale if ask.max_stale.is_some() => Consistency::Lease,
+            other => other,
+        };
+        let parked = ask.index > 0;
+        let _parked = parked.then(ParkedGauge::new);
+        let wait = ask.wait + jitter(ask.wait);
+        let read = WideRead { wide: wide.clone(), consistency, after: ask.index, wait };
+        let view = tokio::select! {
+            view = source.read_wide(read) => view?,
+            () = self.shutdown.cancelled() => return Err(HttpError::NoLeader("the agent is stopping".into())),
+        };
+        let index = wide.index(&view.local).max(1);
+        Ok(Reading { view, index, consistency, parked, made: self.made.clone() })
+    }
+
     async fn hold(&self, name: &Name) {
         if let ServiceLookup::NotHeld(_) = self.ports.source.view().local.service(name) {
             self.ports.source.hold(name).await;
@@ -161,24 +187,6 @@ impl Api {
 }
 
 impl Reading {
-    /// Refuses to answer for a node whose instances lie outside the replica's Scope.
-    pub(crate) fn require_node(&self, name: &Name) -> Result<(), HttpError> {
-        let local = &self.view.local;
-        if local.find_node(name).is_none() || local.scope().holds_node(name) {
-            return Ok(());
-        }
-        let text = format!("this agent does not hold what stands on node {name}: ask the agent there");
-        Err(HttpError::NotHeld(text))
-    }
-
-    /// Refuses to answer for everything where the replica holds a part.
-    pub(crate) fn require_all(&self) -> Result<(), HttpError> {
-        if *self.view.local.scope() == Scope::All {
-            return Ok(());
-        }
-        Err(HttpError::NotHeld("this agent holds a part of the catalog: ask one whose scope is all".into()))
-    }
-
     /// The answer as JSON, with the headers that say how current it is. Parked reads of one question that wake
     /// together share the body that the first of them makes.
     pub(crate) fn answer<T: Serialize>(&self, ask: &Ask, body: impl FnOnce() -> T) -> Result<Response, HttpError> {

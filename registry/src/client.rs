@@ -5,6 +5,7 @@
 mod brakes;
 mod connection;
 mod members;
+mod read;
 mod watch;
 mod write;
 

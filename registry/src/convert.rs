@@ -13,6 +13,7 @@ mod snapshot;
 pub(crate) mod strategies;
 #[cfg(test)]
 mod tests;
+mod wide;
 
 use muster_catalog::{ClusterId, Name, Text, Timestamp, Writer};
 

@@ -20,7 +20,7 @@ use std::{
 
 use futures_util::Stream;
 use muster_catalog::Timestamp;
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{Semaphore, mpsc, watch};
 use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tonic::{Request, Response, Status, Streaming};
@@ -32,7 +32,10 @@ use crate::{
     machine::Catalog,
     proto::registry::{self as pb, registry_server::Registry},
     raft::{Dial, ReadError},
-    watch::stream::follow,
+    watch::{
+        stream::follow,
+        wide::{self, MAX_READS},
+    },
 };
 use brakes::Decide;
 use peers::Peers;
@@ -42,6 +45,8 @@ use renewals::{Pulse, Signs};
 pub(crate) const MAX_MESSAGE_BYTES: usize = 4 * 1024 * 1024;
 /// Events ready for a watcher that is not reading; the rest waits in the ring.
 const WATCH_QUEUE: usize = 64;
+/// Pieces of an answer ready for a reader.
+const READ_QUEUE: usize = 4;
 
 /// What one member is made of, shared by its calls and tasks.
 pub(crate) struct Core {
@@ -62,6 +67,8 @@ pub(crate) struct Core {
     pub(crate) autopilot: watch::Receiver<Option<Arc<AutopilotStatus>>>,
     pub(crate) stop: CancellationToken,
     pub(crate) tasks: TaskTracker,
+    /// Places for reads that wait or are answered.
+    reads: Arc<Semaphore>,
     stamped: AtomicU64,
 }
 
@@ -87,8 +94,22 @@ impl Core {
         let (contact_sender, contact) = watch::channel(true);
         let (autopilot_sender, autopilot) = watch::channel(None);
         let (peers, tasks, stamped) = (Peers::new(dial), TaskTracker::new(), AtomicU64::new(0));
-        let core =
-            Self { log, catalog, peers, pulses, signs, decisions, held, contact, autopilot, stop, tasks, stamped };
+        let reads = Arc::new(Semaphore::new(MAX_READS));
+        let core = Self {
+            log,
+            catalog,
+            peers,
+            pulses,
+            signs,
+            decisions,
+            held,
+            contact,
+            autopilot,
+            stop,
+            tasks,
+            reads,
+            stamped,
+        };
         let queues = Queues {
             pulses: pulses_receiver,
             signs: signs_receiver,
@@ -116,6 +137,7 @@ type EventStream = Pin<Box<dyn Stream<Item = Result<pb::WatchEvent, Status>> + S
 #[tonic::async_trait]
 impl Registry for RegistryService {
     type WatchStream = EventStream;
+    type ReadStream = ReceiverStream<Result<pb::ReadReply, Status>>;
 
     async fn write(&self, request: Request<pb::WriteRequest>) -> Result<Response<pb::WriteReply>, Status> {
         // A write goes on when its caller gives up: the log has it or not, and the metrics should say so.
@@ -128,6 +150,14 @@ impl Registry for RegistryService {
         let (sender, events) = mpsc::channel(WATCH_QUEUE);
         self.0.tasks.spawn(follow(self.0.clone(), request.into_inner(), sender));
         Ok(Response::new(Box::pin(ReceiverStream::new(events))))
+    }
+
+    async fn read(&self, request: Request<pb::ReadRequest>) -> Result<Response<Self::ReadStream>, Status> {
+        let place = self.0.reads.clone().try_acquire_owned();
+        let place = place.map_err(|_| Status::resource_exhausted("as many reads wait here as this member takes"))?;
+        let (sender, replies) = mpsc::channel(READ_QUEUE);
+        self.0.tasks.spawn(wide::read(self.0.clone(), request.into_inner(), sender, place));
+        Ok(Response::new(ReceiverStream::new(replies)))
     }
 
     async fn renew(&self, request: Request<pb::RenewRequest>) -> Result<Response<pb::RenewReply>, Status> {

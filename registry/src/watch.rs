@@ -5,6 +5,7 @@ mod rescope;
 pub(crate) mod ring;
 mod rows;
 pub(crate) mod stream;
+pub(crate) mod wide;
 
 #[cfg(test)]
 mod tests;

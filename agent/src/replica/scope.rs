@@ -214,22 +214,22 @@ impl Growth {
         left
     }
 
-    /// The Scope with what is wanted in it, for a member that takes it from a hello only.
-    pub(super) fn widened(&mut self, scope: &Scope) -> Scope {
+    /// The Scope with what is wanted in it as far as there is room, for a member that takes it from a hello only.
+    pub(super) fn widened(&mut self, scope: &Scope, most: usize) -> Scope {
         self.wanted.append(&mut self.joining);
-        match scope {
-            Scope::All => Scope::All,
-            Scope::Services { names, node } => {
-                let names = names.clone().union(std::mem::take(&mut self.wanted).into_iter().collect());
-                Scope::Services { names, node: node.clone() }
-            }
+        let mut scope = scope.clone();
+        if let Scope::Services { names, .. } = &mut scope {
+            let room = most.saturating_sub(names.len());
+            names.extend(std::mem::take(&mut self.wanted).into_iter().take(room));
         }
+        scope
     }
 
     /// The member has changed the Scope.
     pub(super) fn spliced(&mut self, joined: &[Name], left: &[Name]) {
         for service in joined {
             self.joining.remove(service);
+            self.leaving.remove(service);
         }
         for service in left {
             self.leaving.remove(service);

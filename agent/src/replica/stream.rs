@@ -3,9 +3,9 @@
 use std::{collections::BTreeSet, time::Duration};
 
 use futures_util::{FutureExt, StreamExt};
-use muster_catalog::{Freshness, Name, Snapshot, SnapshotBuilder, SnapshotRow, Splice, Topic, project_snapshot};
+use muster_catalog::{Freshness, Name, SnapshotBuilder, SnapshotRow, Splice, Topic, project_snapshot};
 use muster_registry::client::{Hello, WatchEvent, WatchSender};
-use tokio::time::{Instant, Interval, interval};
+use tokio::time::{Instant, Interval, interval, timeout_at};
 
 use super::{ReplicaTask, Width, disk};
 
@@ -48,13 +48,15 @@ impl ReplicaTask {
             Ok(stream) => stream,
             Err(error) => return ended(error.to_string(), false),
         };
-        let (mut live, mut splices) = (false, false);
+        let (mut live, mut splices, mut heard) = (false, false, Instant::now());
         loop {
             if live && let Err(reason) = self.ask(&sender, splices) {
                 return ended(reason, live);
             }
             tokio::select! {
-                event = tokio::time::timeout(SILENCE, events.next()) => {
+                // The ticks come more often than this silence takes: it is counted from what was heard.
+                event = timeout_at(heard + SILENCE, events.next()) => {
+                    heard = Instant::now();
                     let first = match event {
                         Err(_) => return ended(format!("nothing heard for {SILENCE:?}"), live),
                         Ok(None) => return ended("the member closed it".into(), live),
@@ -124,7 +126,7 @@ impl ReplicaTask {
             return Ok(());
         }
         if !splices {
-            self.widens_anew = true;
+            self.loads_anew = true;
             return Err("this member is older and takes no changes of scope: asking anew with the wider one".into());
         }
         tracing::debug!(services = ?rescope.join, "the scope grows");
@@ -162,11 +164,14 @@ impl ReplicaTask {
 
     fn hello(&mut self) -> Hello {
         self.asked = self.config.width.scope(&self.working, &self.config.node);
-        if std::mem::take(&mut self.widens_anew) {
-            self.asked = self.growth.widened(&self.asked);
-        }
         // An index says something of what is held only.
-        let known = self.working.index() > 0 && self.working.scope().covers(&self.asked);
+        let mut known = self.working.index() > 0 && self.working.scope().covers(&self.asked);
+        if std::mem::take(&mut self.loads_anew) {
+            known = false;
+            if let Width::Scope { services, .. } = self.config.width {
+                self.asked = self.growth.widened(&self.asked, services);
+            }
+        }
         Hello {
             scope: self.asked.clone(),
             resume: known.then(|| (self.working.cluster().clone(), self.working.index())),
@@ -227,8 +232,7 @@ impl ReplicaTask {
         let loaded = match sets_after {
             None => builder.finish(),
             Some(after) => builder.finish_after(after, &self.working).map_err(|service| {
-                // The next stream begins with nothing to resume from.
-                self.working = Snapshot::new(self.asked.clone());
+                self.loads_anew = true;
                 format!("the member believes that this agent holds service {service}, which it does not")
             })?,
         };

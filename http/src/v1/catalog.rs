@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use axum::extract::{Path, State};
-use muster_catalog::{Command, Name, NodeEntry, ServiceLookup, Snapshot, Text, Topic};
+use muster_catalog::{Command, Name, NodeEntry, ServiceLookup, Snapshot, Text, Topic, Wide};
 use serde::Serialize;
 
 use super::{Answer, House};
@@ -30,13 +30,14 @@ pub(crate) async fn list_nodes(State(api): House, ask: Ask) -> Answer {
 
 /// All services with the union of their tags.
 pub(crate) async fn list_services(State(api): House, ask: Ask) -> Answer {
-    let reading = api.read(&ask, Topic::Services, Snapshot::services_index).await?;
     if !ask.has("node-meta") {
+        let reading = api.read(&ask, Topic::Services, Snapshot::services_index).await?;
         let services = reading.view.local.services();
         let services = services.map(|slot| (slot.name.as_str(), &*slot.tags));
         return reading.answer(&ask, || services.collect::<BTreeMap<&str, &[Text]>>());
     }
-    reading.require_all()?;
+    let meta = ask.node_meta().map(|(key, value)| (key.into(), value.into())).collect();
+    let reading = api.read_wide(&ask, Topic::Services, Wide::Instances(meta)).await?;
     reading.answer(&ask, || {
         let mut services: BTreeMap<&str, BTreeSet<&Text>> = BTreeMap::new();
         for entry in reading.view.local.nodes().filter(|entry| ask.wants_node(&entry.node.value)) {
@@ -72,8 +73,7 @@ struct NodeServices<'a, S> {
 /// A node with its instances by id; `null` for one that does not exist.
 pub(crate) async fn show_node(State(api): House, Path(name): Path<String>, ask: Ask) -> Answer {
     let name = Name::lookup(&name);
-    let reading = api.read(&ask, Topic::Node(name.clone()), |snapshot| snapshot.node_index(&name)).await?;
-    reading.require_node(&name)?;
+    let reading = api.read_wide(&ask, Topic::Node(name.clone()), Wide::Node(name.clone())).await?;
     let entry = reading.view.local.find_node(&name);
     reading.answer(&ask, || {
         entry.map(|entry| NodeServices {
@@ -86,8 +86,7 @@ pub(crate) async fn show_node(State(api): House, Path(name): Path<String>, ask: 
 /// A node with its instances in a list.
 pub(crate) async fn list_node_services(State(api): House, Path(name): Path<String>, ask: Ask) -> Answer {
     let name = Name::lookup(&name);
-    let reading = api.read(&ask, Topic::Node(name.clone()), |snapshot| snapshot.node_index(&name)).await?;
-    reading.require_node(&name)?;
+    let reading = api.read_wide(&ask, Topic::Node(name.clone()), Wide::Node(name.clone())).await?;
     let entry = reading.view.local.find_node(&name);
     reading.answer(&ask, || NodeServices {
         node: entry.map(|entry| Node::new(&entry.node, &api.datacenter)),

@@ -1,7 +1,7 @@
 //! `health/*`: instances and checks by health.
 
 use axum::extract::{Path, State};
-use muster_catalog::{Name, NodeEntry, ServiceLookup, Snapshot, Status, Topic, health};
+use muster_catalog::{Name, NodeEntry, ServiceLookup, Status, Topic, Wide, health};
 use serde::Serialize;
 
 use super::{Answer, House};
@@ -53,8 +53,7 @@ pub(crate) async fn list_service_checks(State(api): House, Path(name): Path<Stri
 /// All checks on a node.
 pub(crate) async fn list_node_checks(State(api): House, Path(name): Path<String>, ask: Ask) -> Answer {
     let name = Name::lookup(&name);
-    let reading = api.read(&ask, Topic::Node(name.clone()), |snapshot| snapshot.node_index(&name)).await?;
-    reading.require_node(&name)?;
+    let reading = api.read_wide(&ask, Topic::Node(name.clone()), Wide::Node(name.clone())).await?;
     let node = reading.view.local.find_node(&name);
     reading.answer(&ask, || node.into_iter().flat_map(|node| node_checks(node)).collect::<Vec<Check<'_>>>())
 }
@@ -72,8 +71,7 @@ pub(crate) async fn list_state(State(api): House, Path(state): Path<String>, ask
             HttpError::BadRequest(format!("Invalid state {other:?}: it must be any, passing, warning or critical"))
         })?),
     };
-    let reading = api.read(&ask, Topic::Checks, Snapshot::checks_index).await?;
-    reading.require_all()?;
+    let reading = api.read_wide(&ask, Topic::Checks, Wide::Checks(wanted)).await?;
     let nodes = reading.view.local.nodes().filter(|entry| ask.wants_node(&entry.node.value));
     let rows = nodes.flat_map(|node| {
         let own = node.checks.iter().map(|check| (check, None));

@@ -15,8 +15,10 @@ use http_body_util::{BodyExt, Full};
 use hyper_util::rt::TokioIo;
 use muster_catalog::{
     Address, Check, CheckId, CheckKind, Command, Entry, Freshness, Instance, InstanceId, Meta, Name, Node, NodeSync,
-    Origin, Port, Proposal, Snapshot, Status, Text, Timestamp, Topic, View, Waiter, Waiters, Weights, Writer, decide,
-    port::{BarrierError, BoxFuture, Consistency, Sink, Source, SubmitError, Written},
+    Origin, Port, Proposal, Scope, Snapshot, SnapshotBuilder, Status, Text, Timestamp, Topic, View, Waiter, Waiters,
+    Weights, Writer, decide,
+    port::{BarrierError, BoxFuture, Consistency, Sink, Source, SubmitError, WideError, WideRead, Written},
+    project_snapshot,
 };
 use muster_http::{
     Http, HttpConfig, HttpHandle, Ports,
@@ -41,6 +43,10 @@ pub(crate) struct Catalog {
     pub(crate) subscriptions: AtomicU64,
     /// While set, what is decided is acknowledged but does not show.
     held: Mutex<Option<Vec<Topic>>>,
+    /// What the View shows of it.
+    scope: Mutex<Scope>,
+    /// Every service that a reader used.
+    pub(crate) used: Mutex<Vec<Name>>,
     decided: Mutex<Arc<Snapshot>>,
 }
 
@@ -54,6 +60,8 @@ impl Catalog {
             leader: AtomicBool::new(true),
             subscriptions: AtomicU64::new(0),
             held: Mutex::new(None),
+            scope: Mutex::new(Scope::All),
+            used: Mutex::default(),
             decided: Mutex::default(),
         }
     }
@@ -83,7 +91,14 @@ impl Catalog {
         Ok(index)
     }
 
+    /// Shows no more than a replica of this Scope does.
+    pub(crate) fn narrow(&self, scope: Scope) {
+        *self.scope.lock().unwrap() = scope;
+        self.publish(&self.decided.lock().unwrap().clone(), &[]);
+    }
+
     fn publish(&self, local: &Arc<Snapshot>, topics: &[Topic]) {
+        let local = Arc::new(project_snapshot(&self.scope.lock().unwrap(), local));
         {
             let mut view = self.view.lock().unwrap();
             *view = Arc::new(View { local: local.clone(), ..(**view).clone() });
@@ -140,8 +155,28 @@ impl Source for Catalog {
         Box::pin(async move { if leads { Ok(()) } else { Err(BarrierError::NoLeader("no member answered".into())) } })
     }
 
-    fn hold(&self, _: &Name) -> BoxFuture<'_, ()> {
+    fn hold(&self, service: &Name) -> BoxFuture<'_, ()> {
+        if let Scope::Services { names, .. } = &mut *self.scope.lock().unwrap() {
+            names.insert(service.clone());
+        }
+        self.publish(&self.decided.lock().unwrap().clone(), &[Topic::Service(service.clone())]);
         Box::pin(async {})
+    }
+
+    fn used(&self, service: &Name) {
+        self.used.lock().unwrap().push(service.clone());
+    }
+
+    fn read_wide(&self, read: WideRead) -> BoxFuture<'_, Result<Arc<View>, WideError>> {
+        Box::pin(async move {
+            if !self.leader.load(Ordering::SeqCst) {
+                return Err(WideError::Unreachable("no member answered".into()));
+            }
+            let mut builder = SnapshotBuilder::new(Scope::Services { names: Default::default(), node: None });
+            let full = self.decided.lock().unwrap().clone();
+            read.wide.rows(&full).for_each(|row| builder.push(row));
+            Ok(Arc::new(View::new(Arc::new(builder.finish()), Freshness::Live)))
+        })
     }
 }
 

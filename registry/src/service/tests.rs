@@ -290,7 +290,7 @@ async fn a_barrier_comes_after_all_that_was_committed_before_it_was_asked() {
 }
 
 #[tokio::test]
-async fn a_watcher_whose_place_is_gone_from_the_ring_gets_all_rows_anew() {
+async fn a_watcher_whose_place_is_gone_from_the_ring_gets_what_moved_and_goes_on() {
     let registry = TestRegistry::start(2).await;
     let leader = registry.client([0]);
     let first = leader.submit(push("a", 1, &["web"])).await.unwrap();

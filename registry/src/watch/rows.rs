@@ -2,7 +2,7 @@
 
 use std::iter::Peekable;
 
-use muster_catalog::{Name, Snapshot, SnapshotRow};
+use muster_catalog::{Name, Snapshot, SnapshotRow, Wide};
 use prost::Message;
 
 use crate::proto::catalog as pb;
@@ -31,6 +31,11 @@ impl<'a> Pieces<'a> {
     /// The rows that one who holds all up to an index lacks.
     pub(super) fn after(snapshot: &'a Snapshot, index: u64) -> Self {
         Self::new(snapshot.rows_after(index))
+    }
+
+    /// The answer to a read.
+    pub(super) fn wide(snapshot: &'a Snapshot, wide: &'a Wide) -> Self {
+        Self::new(wide.rows(snapshot))
     }
 
     /// The sets of services.

@@ -26,7 +26,7 @@ const HELLO_TIMEOUT: Duration = Duration::from_secs(5);
 /// How often the index is told when nothing happens: an agent takes a stream that is silent for some of these as dead.
 const HEARTBEAT: Duration = Duration::from_millis(500);
 /// A reader that takes nothing for so long is gone or stuck; its place is freed.
-const STALL: Duration = Duration::from_secs(30);
+pub(super) const STALL: Duration = Duration::from_secs(30);
 /// Entries taken from the ring at once.
 const PUMP: usize = 256;
 /// Services in a Scope; wider ones ask for all.
@@ -346,11 +346,11 @@ impl Feed {
 }
 
 /// Returns true when no leader is heard; false when nobody looks for one any more.
-async fn lost(contact: &mut watch::Receiver<bool>) -> bool {
+pub(super) async fn lost(contact: &mut watch::Receiver<bool>) -> bool {
     contact.wait_for(|heard| !heard).await.is_ok()
 }
 
-fn cut_off() -> Status {
+pub(super) fn cut_off() -> Status {
     Status::unavailable("this member hears no leader, so its catalog may be old: ask another")
 }
 

@@ -1,6 +1,12 @@
 //! Watches whose Scope is a part of the catalog, on members with a log in memory and real connections.
 
-use muster_catalog::{Name, Scope, Snapshot, port::Sink, project_snapshot};
+use std::time::Duration;
+
+use muster_catalog::{
+    Name, Scope, Snapshot, Wide,
+    port::{Consistency, Sink, WideError, WideRead},
+    project_snapshot,
+};
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 
@@ -95,7 +101,7 @@ async fn a_member_that_is_behind_its_watcher_splices_nothing_old() {
     let hello = Hello { scope: scope(&[], None), resume, ..all() };
     let mut replica = Replica::open(&behind, hello, ahead.snapshot.clone()).await;
     replica.asking.add_services(&names(&["web"])).unwrap();
-    replica.asking.barrier(1, muster_catalog::port::Consistency::Lease).unwrap();
+    replica.asking.barrier(1, Consistency::Lease).unwrap();
     for _ in 0..3 {
         replica.step().await.unwrap();
     }
@@ -169,4 +175,53 @@ async fn a_watcher_that_knows_no_sets_gets_all_rows_when_its_scope_changes() {
         }
     }
     assert_eq!(instances, 1, "none in the first load, `web` in the second");
+}
+
+#[tokio::test]
+async fn a_wide_read_is_as_current_as_asked_and_waits_for_what_is_newer() {
+    let registry = TestRegistry::start(2).await;
+    let (leader, other) = (registry.client([0]), registry.client([1]));
+    let first = leader.submit(push("a", 1, &["web"])).await.unwrap();
+    let read =
+        |wide: Wide, after| WideRead { wide, consistency: Consistency::Lease, after, wait: Duration::from_secs(20) };
+    let node = Wide::Node(Name::lookup("A"));
+    let answer = other.read(&read(node.clone(), 0)).await.unwrap();
+    assert_eq!((answer.instance_count(), node.index(&answer)), (1, first.index));
+    registry.cluster.lag(2, true);
+    leader.submit(push("a", 2, &["web", "db"])).await.unwrap();
+    let stale = WideRead { consistency: Consistency::Stale, ..read(node.clone(), 0) };
+    assert_eq!(other.read(&stale).await.unwrap().instance_count(), 1, "what that member knows");
+    let current = read(node.clone(), 0);
+    let (current, ()) = tokio::join!(other.read(&current), async {
+        tokio::task::yield_now().await;
+        registry.cluster.lag(2, false);
+    });
+    let current = current.unwrap();
+    assert_eq!(current.instance_count(), 2, "what was committed before it asked");
+    // Parked, it hears of its own node and not of another.
+    let parked = read(node.clone(), node.index(&current));
+    let (answer, last) = tokio::join!(other.read(&parked), async {
+        leader.submit(push("b", 1, &["web"])).await.unwrap();
+        leader.submit(push("a", 3, &["web"])).await.unwrap()
+    });
+    assert_eq!(node.index(&answer.unwrap()), last.index);
+    let checks = other.read(&read(Wide::Checks(None), 0)).await.unwrap();
+    assert_eq!((checks.node_count(), checks.instance_count()), (2, 0), "each node has its liveness check");
+    let instances = Wide::Instances(vec![("rack".into(), "1".into())]);
+    assert_eq!(other.read(&read(instances, 0)).await.unwrap().node_count(), 0);
+}
+
+#[tokio::test]
+async fn a_member_without_a_leader_refuses_a_wide_read() {
+    let registry = TestRegistry::start(1).await;
+    registry.client([0]).submit(push("a", 1, &["web"])).await.unwrap();
+    registry.cluster.elect(None);
+    let read = WideRead {
+        wide: Wide::Checks(None),
+        consistency: Consistency::Stale,
+        after: u64::MAX,
+        wait: Duration::from_secs(600),
+    };
+    let refused = registry.client([0]).read(&read).await.unwrap_err();
+    assert!(matches!(&refused, WideError::Unreachable(why) if why.contains("hears no leader")), "{refused}");
 }

@@ -124,6 +124,19 @@ fn all_who_ask_for_a_service_share_one_wait_and_waits_are_few() {
 }
 
 #[test]
+fn a_member_that_cannot_splice_is_asked_for_what_is_wanted_within_the_bound() {
+    let begun = Instant::now();
+    let (uses, mut growth, held) = (Uses::new(begun), Growth::default(), replica(&["web", "db", "one"], 1));
+    growth.want(name("db"));
+    let under_way = growth.plan(10, &held, &uses, begun, nobody);
+    assert_eq!(under_way.join, names(&["db"]));
+    growth.want(name("one"));
+    let widened = growth.widened(held.scope(), 2);
+    assert_eq!(widened, Scope::Services { names: names(&["web", "db"]).into_iter().collect(), node: None });
+    assert!(!growth.is_wanted(), "for what had no room its reader asks again");
+}
+
+#[test]
 fn a_narrower_width_begins_with_what_fits_and_a_wider_one_asks_for_all() {
     let width = Width::Scope { services: 2, idle: HOUR };
     let own = name("n1");
@@ -135,6 +148,6 @@ fn a_narrower_width_begins_with_what_fits_and_a_wider_one_asks_for_all() {
     small.fold(&Entry { index: 2, at: Timestamp(1), changes: vec![row("cache")] });
     let none = Scope::Services { names: Default::default(), node: Some(own.clone()) };
     assert_eq!(width.scope(&small, &own), none);
-    assert_eq!(width.scope(&replica(&["web"], 1), &own).covers(&none), true);
+    assert!(width.scope(&replica(&["web"], 1), &own).covers(&none));
     assert_eq!(Width::All.scope(&replica(&["web"], 1), &own), Scope::All);
 }

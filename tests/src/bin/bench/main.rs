@@ -11,11 +11,12 @@ mod failover;
 mod idle;
 mod memory;
 mod nsd;
+mod scopes;
 mod waiters;
 mod writes;
 
 /// What can be asked for; all when nothing is.
-const SECTIONS: [&str; 6] = ["dns", "writes", "waiters", "memory", "idle", "failover"];
+const SECTIONS: [&str; 7] = ["dns", "writes", "waiters", "memory", "scopes", "idle", "failover"];
 /// How often each figure is taken; the median is printed.
 const ROUNDS: usize = 3;
 
@@ -47,6 +48,7 @@ async fn run(only: &[String]) -> Result<()> {
             "writes" => writes::run().await?,
             "waiters" => waiters::run().await?,
             "memory" => memory::run().await?,
+            "scopes" => scopes::run().await?,
             "idle" => idle::run().await?,
             _ => failover::run().await?,
         }

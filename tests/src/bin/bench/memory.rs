@@ -22,7 +22,7 @@ const WRITERS: usize = 64;
 
 pub(super) async fn run() -> Result<()> {
     let mut cluster = TestCluster::start_with(1, "")?;
-    let agent = TestAgent::start(&cluster, "bench").await?;
+    let agent = TestAgent::start_with(&cluster, "bench", "replica = \"all\"\n", "").await?;
     let written = Arc::new(AtomicU64::new(0));
     for instances in [10_000, 100_000] {
         fill(&cluster, &written, instances).await?;
