@@ -29,6 +29,8 @@ pub(crate) trait Log: Send + Sync + 'static {
     fn propose_many(&self, payloads: Vec<Bytes>) -> BoxFuture<'_, Vec<Outcome>>;
     /// An index that holds all that was committed before; only the leader has one.
     fn read_index(&self, policy: ReadPolicy) -> BoxFuture<'_, Result<u64, ReadError>>;
+    /// Stands for election, unless a leader's lease still runs.
+    fn stand_for_election(&self) -> BoxFuture<'_, ()>;
     /// Who leads, and every change of it.
     fn leadership(&self) -> watch::Receiver<Leadership>;
     /// All members.
@@ -52,6 +54,10 @@ impl Log for Consensus<CatalogMachine> {
 
     fn read_index(&self, policy: ReadPolicy) -> BoxFuture<'_, Result<u64, ReadError>> {
         Box::pin(Consensus::read_index(self, policy))
+    }
+
+    fn stand_for_election(&self) -> BoxFuture<'_, ()> {
+        Box::pin(Consensus::stand_for_election(self))
     }
 
     fn leadership(&self) -> watch::Receiver<Leadership> {

@@ -162,6 +162,11 @@ impl Log for MemoryLog {
         })
     }
 
+    fn stand_for_election(&self) -> BoxFuture<'_, ()> {
+        // Who leads is the test's to say.
+        Box::pin(std::future::ready(()))
+    }
+
     fn leadership(&self) -> watch::Receiver<Leadership> {
         let inner = self.cluster.inner.lock().unwrap();
         inner.seats.iter().find(|seat| seat.member.id == self.id).unwrap().leadership.subscribe()

@@ -203,6 +203,21 @@ async fn payloads_proposed_together_are_entries_in_order_with_an_outcome_each() 
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn nobody_stands_for_election_while_the_leader_lives() {
+    let cluster = Cluster::new(3).await;
+    let nodes = cluster.start_all().await;
+    write(&nodes, 0).await;
+    let leading = leader(&nodes).await;
+    let (address, term) = (leading.address.clone(), leading.consensus.leadership().borrow().term);
+    for node in nodes.iter().cycle().take(300) {
+        node.consensus.stand_for_election().await;
+    }
+    write(&nodes, 1).await;
+    let leading = leader(&nodes).await;
+    assert_eq!((&leading.address, leading.consensus.leadership().borrow().term), (&address, term));
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn sixty_four_writers_share_the_log() {
     const EACH: u64 = 40;
     const ALONE: u64 = 200;
