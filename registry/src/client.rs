@@ -1,7 +1,9 @@
 //! The registry as an agent sees it: one connection to some member, and another one when that fails, for ever.
 //!
-//! Nothing is learnt for good: member names are resolved at each connection, and any member takes any call.
+//! Nothing is learnt for good: member names are resolved at each connection, and any member takes any call. A client that
+//! writes much keeps a second connection, to the leader, for as long as it does.
 
+mod batch;
 mod brakes;
 mod connection;
 mod members;
@@ -48,10 +50,11 @@ impl ClientConfig {
     }
 }
 
-/// A client of the registry. Cloning it shares the connection.
+/// A client of the registry. Cloning it shares the connection, and the messages that writes travel in.
 #[derive(Debug, Clone)]
 pub struct Client {
     connections: Arc<Connections>,
+    writes: Arc<batch::Writes>,
 }
 
 /// What the leader said to a renewal.
@@ -82,7 +85,13 @@ pub enum CallError {
 impl Client {
     /// A client that connects when it is first used.
     pub fn new(config: ClientConfig) -> Self {
-        Self { connections: Arc::new(Connections::new(config)) }
+        Self { connections: Arc::new(Connections::new(config)), writes: Arc::default() }
+    }
+
+    /// Where the next write goes, as far as that is known.
+    #[cfg(test)]
+    pub(crate) async fn writes_to(&self) -> Option<std::net::SocketAddr> {
+        Some(self.connections.for_writes().await.ok()?.address)
     }
 
     /// Says that an agent lives; returns once the leader has it. One attempt: the next one goes to another member.

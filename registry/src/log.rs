@@ -19,12 +19,18 @@ use crate::{
     },
 };
 
+/// What became of a proposal: its index, and what applying it yielded.
+pub(crate) type Outcome = Result<(u64, Answer), ProposeError>;
+
 /// The replicated log that drives this member's catalog.
 pub(crate) trait Log: Send + Sync + 'static {
-    /// Appends and returns what applying it here yielded, once a quorum has it on disk.
-    fn propose(&self, payload: Bytes) -> BoxFuture<'_, Result<(u64, Answer), ProposeError>>;
+    /// Appends each payload as an entry of its own, in this order, and returns for each what applying it here yielded,
+    /// once a quorum has it on disk.
+    fn propose_many(&self, payloads: Vec<Bytes>) -> BoxFuture<'_, Vec<Outcome>>;
     /// An index that holds all that was committed before; only the leader has one.
     fn read_index(&self, policy: ReadPolicy) -> BoxFuture<'_, Result<u64, ReadError>>;
+    /// Stands for election, unless a leader's lease still runs.
+    fn stand_for_election(&self) -> BoxFuture<'_, ()>;
     /// Who leads, and every change of it.
     fn leadership(&self) -> watch::Receiver<Leadership>;
     /// All members.
@@ -42,12 +48,16 @@ pub(crate) trait Log: Send + Sync + 'static {
 }
 
 impl Log for Consensus<CatalogMachine> {
-    fn propose(&self, payload: Bytes) -> BoxFuture<'_, Result<(u64, Answer), ProposeError>> {
-        Box::pin(Consensus::propose(self, payload))
+    fn propose_many(&self, payloads: Vec<Bytes>) -> BoxFuture<'_, Vec<Outcome>> {
+        Box::pin(Consensus::propose_many(self, payloads))
     }
 
     fn read_index(&self, policy: ReadPolicy) -> BoxFuture<'_, Result<u64, ReadError>> {
         Box::pin(Consensus::read_index(self, policy))
+    }
+
+    fn stand_for_election(&self) -> BoxFuture<'_, ()> {
+        Box::pin(Consensus::stand_for_election(self))
     }
 
     fn leadership(&self) -> watch::Receiver<Leadership> {

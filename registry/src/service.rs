@@ -4,10 +4,11 @@ pub(crate) mod brakes;
 pub(crate) mod contact;
 pub(crate) mod door;
 pub(crate) mod members;
+mod meters;
 pub(crate) mod peers;
 pub(crate) mod reads;
 pub(crate) mod renewals;
-mod write;
+pub(crate) mod write;
 
 use std::{
     pin::Pin,
@@ -38,8 +39,10 @@ use crate::{
     },
 };
 use brakes::Decide;
+use meters::Meters;
 use peers::Peers;
 use renewals::{Pulse, Signs};
+use write::MAX_BATCH;
 
 /// The largest message: a Command at its largest and the frame around it.
 pub(crate) const MAX_MESSAGE_BYTES: usize = 4 * 1024 * 1024;
@@ -69,6 +72,7 @@ pub(crate) struct Core {
     pub(crate) tasks: TaskTracker,
     /// Places for reads that wait or are answered.
     reads: Arc<Semaphore>,
+    meters: Meters,
     stamped: AtomicU64,
 }
 
@@ -93,7 +97,7 @@ impl Core {
         let (held_sender, held) = watch::channel(None);
         let (contact_sender, contact) = watch::channel(true);
         let (autopilot_sender, autopilot) = watch::channel(None);
-        let (peers, tasks, stamped) = (Peers::new(dial), TaskTracker::new(), AtomicU64::new(0));
+        let (peers, tasks, meters, stamped) = (Peers::new(dial), TaskTracker::new(), Meters::new(), AtomicU64::new(0));
         let reads = Arc::new(Semaphore::new(MAX_READS));
         let core = Self {
             log,
@@ -108,6 +112,7 @@ impl Core {
             stop,
             tasks,
             reads,
+            meters,
             stamped,
         };
         let queues = Queues {
@@ -144,6 +149,20 @@ impl Registry for RegistryService {
         let core = self.0.clone();
         let write = self.0.tasks.spawn(async move { core.write(request.into_inner()).await });
         write.await.map(Response::new).map_err(|error| Status::internal(format!("the write broke off: {error}")))
+    }
+
+    async fn write_batch(
+        &self,
+        request: Request<pb::WriteBatchRequest>,
+    ) -> Result<Response<pb::WriteBatchReply>, Status> {
+        let pb::WriteBatchRequest { commands, forwarded } = request.into_inner();
+        if commands.len() > MAX_BATCH {
+            let message = format!("{} writes in one message are over {MAX_BATCH}: send fewer", commands.len());
+            return Err(Status::invalid_argument(message));
+        }
+        let core = self.0.clone();
+        let write = self.0.tasks.spawn(async move { core.write_many(commands, forwarded).await });
+        write.await.map(Response::new).map_err(|error| Status::internal(format!("the writes broke off: {error}")))
     }
 
     async fn watch(&self, request: Request<Streaming<pb::WatchRequest>>) -> Result<Response<EventStream>, Status> {

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use futures_util::future::join_all;
 use muster_catalog::{Freshness, Topic, port::Source};
-use tokio::sync::watch;
+use tokio::sync::{Notify, watch};
 use tokio_util::sync::CancellationToken;
 
 use crate::{resource::Resources, translate::Translator};
@@ -16,15 +16,28 @@ const MAX_HOLDS: usize = 64;
 /// The resources of the moment; `None` until the catalog is loaded. An empty answer before that would be an outage.
 pub(crate) type Published = watch::Receiver<Option<Arc<Resources>>>;
 
-/// Translates and publishes until stopped. Changes that come meanwhile are taken together in the next round.
+/// Receivers that are there without any stream: the one that streams get theirs from.
+const UNUSED: usize = 1;
+
+/// Translates and publishes until stopped, as long as there is a stream; `opened` says that one came. Changes that come
+/// meanwhile are taken together in the next round.
 pub(crate) async fn publish(
     mut translator: Translator,
     source: Arc<dyn Source>,
     published: watch::Sender<Option<Arc<Resources>>>,
+    opened: Arc<Notify>,
     stop: CancellationToken,
     serves_all: bool,
 ) {
     loop {
+        if published.receiver_count() <= UNUSED {
+            // Looked at when something changed: what was published is old now, and the next stream is not shown it.
+            published.send_replace(None);
+            tokio::select! {
+                () = stop.cancelled() => return,
+                () = opened.notified() => continue,
+            }
+        }
         let view = source.view();
         let is_empty = view.freshness == Freshness::Empty;
         // Subscribe, read, then wait. An empty catalog may become a loaded one without any service in it.

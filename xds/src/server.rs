@@ -9,7 +9,7 @@ use envoy_types::pb::envoy::service::discovery::v3::{
 use muster_catalog::port::Source;
 use tokio::{
     net::TcpListener,
-    sync::{mpsc, watch},
+    sync::{Notify, mpsc, watch},
     task::{JoinError, JoinHandle},
 };
 use tokio_stream::wrappers::ReceiverStream;
@@ -129,15 +129,18 @@ impl Xds {
         let stop = stop.child_token();
         let (sender, published) = watch::channel(None);
         let (roster, streams) = (Roster::default(), TaskTracker::new());
+        let opened = Arc::<Notify>::default();
         let service = Service {
             published,
+            opened: opened.clone(),
             roster: roster.clone(),
             unregistered: config.unregistered,
             streams: streams.clone(),
             stop: stop.clone(),
         };
         let serves_all = config.unregistered == Unregistered::All;
-        let publisher = tokio::spawn(publish(Translator::new(config), source, sender, stop.clone(), serves_all));
+        let publishing = publish(Translator::new(config), source, sender, opened, stop.clone(), serves_all);
+        let publisher = tokio::spawn(publishing);
         let service = AggregatedDiscoveryServiceServer::new(service).max_decoding_message_size(MAX_REQUEST_BYTES);
         let server = Server::builder()
             .http2_keepalive_interval(Some(KEEPALIVE_INTERVAL))
@@ -153,6 +156,7 @@ impl Xds {
 
 struct Service {
     published: Published,
+    opened: Arc<Notify>,
     roster: Roster,
     unregistered: Unregistered,
     streams: TaskTracker,
@@ -169,6 +173,7 @@ impl Service {
         let (outbound, pushes) = mpsc::channel(OUTBOUND);
         let mut published = self.published.clone();
         published.mark_changed();
+        self.opened.notify_one();
         let task = StreamTask {
             peer: request.remote_addr(),
             inbound: request.into_inner(),

@@ -108,6 +108,24 @@ async fn nothing_is_answered_before_the_catalog_is_loaded() {
 }
 
 #[tokio::test]
+async fn what_happened_while_nobody_listened_is_in_the_first_answer() {
+    let source = FakeSource::loaded();
+    source.edit(vec![put(instance("web", 80))]);
+    let (handle, _stop) = serve(config(), source.clone(), 0).await;
+    let mut first = sotw(&handle).await;
+    first.send(state(CDS, &[], "")).await;
+    assert_eq!(first.next().await.resources.len(), 1);
+    drop(first);
+    eventually("it is gone", || async { handle.proxies().is_empty() }).await;
+    for port in 81..84 {
+        source.edit(vec![put(instance(&format!("s{port}"), port))]);
+    }
+    let mut second = sotw(&handle).await;
+    second.send(state(CDS, &[], "")).await;
+    assert_eq!(second.next().await.resources.len(), 4);
+}
+
+#[tokio::test]
 async fn a_catalog_without_services_is_an_answer() {
     let source = FakeSource::empty();
     let (handle, _stop) = serve(config(), source.clone(), 0).await;

@@ -1,9 +1,18 @@
-//! One connection to some member, found anew whenever it fails.
+//! One connection to some member, found anew whenever it fails, and one to the leader while much is written.
 
-use std::{collections::BTreeSet, net::SocketAddr, time::Duration};
+use std::{
+    collections::BTreeSet,
+    net::SocketAddr,
+    sync::{Arc, MutexGuard, PoisonError},
+    time::Duration,
+};
 
 use rand::{Rng, seq::SliceRandom};
-use tokio::{net::lookup_host, sync::Mutex, time::timeout};
+use tokio::{
+    net::lookup_host,
+    sync::Mutex,
+    time::{Instant, sleep, timeout},
+};
 use tonic::transport::Channel;
 
 use super::{CallError, ClientConfig};
@@ -13,6 +22,13 @@ use crate::{proto::registry::registry_client::RegistryClient, raft, service::pee
 const FIRST_PAUSE: Duration = Duration::from_millis(50);
 /// The longest: thousands of agents that lost the registry do not storm it, and find it soon after it is back.
 const LONGEST_PAUSE: Duration = Duration::from_secs(1);
+/// So many writes between two looks pay for a connection to the leader. Thousands of agents that write now and then have
+/// none: idle ones cost the leader a ping each every few seconds.
+const MUCH: usize = 64;
+/// How often it is looked at whether it still pays.
+const LEADER_LOOK: Duration = Duration::from_secs(10);
+/// How long after a failure the leader is not tried again: where it is out of reach it mostly stays so.
+const LEADER_PAUSE: Duration = Duration::from_secs(30);
 /// Addresses tried in one round.
 const MAX_ADDRESSES: usize = 32;
 
@@ -48,6 +64,7 @@ impl Connection {
 pub(super) struct Connections {
     pub(super) config: ClientConfig,
     state: Mutex<State>,
+    traffic: std::sync::Mutex<Traffic>,
 }
 
 #[derive(Debug, Default)]
@@ -55,12 +72,34 @@ struct State {
     current: Option<Connection>,
     /// Tried last in the next round.
     left: Option<SocketAddr>,
+    /// For writes, where the leader is another member than the current one.
+    leader: Option<Connection>,
     generation: u64,
+}
+
+/// What says whether a connection to the leader pays.
+#[derive(Debug, Default)]
+struct Traffic {
+    /// Writes that went through another member than the leader since the last look.
+    handed_on: usize,
+    /// Writes that went to the leader since the last look.
+    straight: usize,
+    /// Whether a connection to the leader is on its way.
+    connecting: bool,
+    /// When it may be tried again.
+    not_before: Option<Instant>,
+}
+
+impl State {
+    fn number(&mut self, address: SocketAddr, channel: Channel) -> Connection {
+        self.generation += 1;
+        Connection { address, client: client(channel), generation: self.generation }
+    }
 }
 
 impl Connections {
     pub(super) fn new(config: ClientConfig) -> Self {
-        Self { config, state: Mutex::default() }
+        Self { config, state: Mutex::default(), traffic: Default::default() }
     }
 
     /// The connection, or a new one to some member: one round over all of them, in random order.
@@ -78,8 +117,7 @@ impl Connections {
         for address in addresses {
             match self.connect(address).await {
                 Ok(channel) => {
-                    state.generation += 1;
-                    let connection = Connection { address, client: client(channel), generation: state.generation };
+                    let connection = state.number(address, channel);
                     state.current = Some(connection.clone());
                     return Ok(connection);
                 }
@@ -89,11 +127,77 @@ impl Connections {
         Err(ConnectError::Unreachable(reasons.join("; ")))
     }
 
+    /// The connection for a write: to the leader where there is one, else as for anything else.
+    pub(super) async fn for_writes(&self) -> Result<Connection, ConnectError> {
+        let leader = self.state.lock().await.leader.clone();
+        match leader {
+            Some(leader) => Ok(leader),
+            None => self.connection().await,
+        }
+    }
+
+    /// Takes note that so many writes were answered, and of where the leader is when another member answered them.
+    pub(super) fn wrote(self: &Arc<Self>, writes: usize, leader: &str) {
+        let mut traffic = self.traffic();
+        if leader.is_empty() {
+            traffic.straight += writes;
+            return;
+        }
+        traffic.handed_on += writes;
+        let soon = traffic.not_before.is_none_or(|not_before| not_before <= Instant::now());
+        if traffic.handed_on >= MUCH && soon && !traffic.connecting {
+            traffic.connecting = true;
+            tokio::spawn(self.clone().keep_leader(leader.to_owned()));
+        }
+    }
+
+    /// Connects to the leader, and lets the connection go when little is written.
+    async fn keep_leader(self: Arc<Self>, leader: String) {
+        let connected = self.connect_to_name(&leader).await;
+        let not_before = connected.is_err().then(|| Instant::now() + LEADER_PAUSE);
+        *self.traffic() = Traffic { not_before, ..Traffic::default() };
+        let (address, channel) = match connected {
+            Ok(connected) => connected,
+            Err(reason) => {
+                tracing::debug!(%leader, %reason, "the leader is not reached: other members hand writes on");
+                return;
+            }
+        };
+        tracing::debug!(%leader, "writing to the leader itself");
+        let generation = {
+            let mut state = self.state.lock().await;
+            let connection = state.number(address, channel);
+            state.leader = Some(connection.clone());
+            connection.generation
+        };
+        loop {
+            sleep(LEADER_LOOK).await;
+            let straight = std::mem::take(&mut self.traffic().straight);
+            let mut state = self.state.lock().await;
+            if state.leader.as_ref().is_none_or(|leader| leader.generation != generation) {
+                return;
+            }
+            if straight < MUCH {
+                state.leader = None;
+                return;
+            }
+        }
+    }
+
+    fn traffic(&self) -> MutexGuard<'_, Traffic> {
+        self.traffic.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// Leaves a connection: the next call goes to another member, if there is one.
     pub(super) async fn leave(&self, connection: &Connection) {
         let mut state = self.state.lock().await;
+        let is_it =
+            |kept: &Option<Connection>| kept.as_ref().is_some_and(|kept| kept.generation == connection.generation);
         // Somebody else may have left it already.
-        if state.generation == connection.generation && state.current.is_some() {
+        if is_it(&state.leader) {
+            tracing::debug!(member = %connection.address, "leaving the leader");
+            state.leader = None;
+        } else if is_it(&state.current) {
             tracing::debug!(member = %connection.address, "leaving the registry member for another");
             state.current = None;
             state.left = Some(connection.address);
@@ -116,6 +220,13 @@ impl Connections {
             return Err(ConnectError::Resolve(reasons.join("; ")));
         }
         Ok(addresses.into_iter().collect())
+    }
+
+    async fn connect_to_name(&self, name: &str) -> Result<(SocketAddr, Channel), String> {
+        let found = timeout(self.config.connect_timeout, lookup_host(name)).await;
+        let mut found = found.map_err(|_| "no address in time".to_owned())?.map_err(|error| error.to_string())?;
+        let address = found.next().ok_or("no address")?;
+        Ok((address, self.connect(address).await?))
     }
 
     async fn connect(&self, address: SocketAddr) -> Result<Channel, String> {

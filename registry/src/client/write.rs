@@ -1,16 +1,27 @@
 //! Writing: repeated while it is surely not proposed, within a deadline.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
+use bytes::Bytes;
+use futures_util::future::join_all;
 use muster_catalog::{
     Command,
     port::{BoxFuture, Sink, SubmitError, Written},
 };
-use tokio::time::{Instant, sleep, timeout_at};
+use prost::Message;
+use tokio::time::{Instant, sleep, timeout, timeout_at};
+use tonic::{Code, Status};
 
-use super::{Client, connection::Backoff};
+use super::{
+    Client,
+    batch::{Answer, Sender, Waiting},
+    connection::{Backoff, Connection, Connections},
+};
 use crate::{
-    proto::registry::{self as pb, write_reply::Outcome},
+    proto::{
+        catalog,
+        registry::{self as pb, write_reply::Outcome},
+    },
     service::peers::surely_not_sent,
 };
 
@@ -23,8 +34,9 @@ const SHORTEST_ATTEMPT: Duration = Duration::from_secs(1);
 
 enum Attempt {
     Done(Result<Written, SubmitError>),
-    NotProposed(String),
-    Unknown(String),
+    /// With the member that said so.
+    NotProposed(String, Option<Connection>),
+    Unknown(String, Option<Connection>),
 }
 
 impl Sink for Client {
@@ -38,22 +50,24 @@ impl Client {
         let deadline = Instant::now() + self.connections.config.write_deadline;
         // A push carries its order: repeated, it does nothing, or what a later one did.
         let repeatable = matches!(command, Command::Sync(_));
-        let request = pb::WriteRequest { command: Some((&command).into()), forwarded: false };
+        let encoded = Bytes::from(catalog::Command::from(&command).encode_to_vec());
         let (mut backoff, mut maybe_proposed) = (Backoff::default(), false);
         for attempt in 1_u32.. {
             let now = Instant::now();
             let limit = if repeatable { deadline.min(now + self.connections.config.request_timeout) } else { deadline };
             let until = limit.max(now + SHORTEST_ATTEMPT);
-            let rotate = attempt % PATIENCE == 0;
-            let reason = match self.attempt(request.clone(), until, rotate).await {
+            let (reason, from) = match self.attempt(encoded.clone(), until).await {
                 Attempt::Done(result) => return result,
-                Attempt::NotProposed(reason) => reason,
-                Attempt::Unknown(reason) if !repeatable => return Err(SubmitError::UnknownOutcome(reason)),
-                Attempt::Unknown(reason) => {
+                Attempt::NotProposed(reason, from) => (reason, from),
+                Attempt::Unknown(reason, _) if !repeatable => return Err(SubmitError::UnknownOutcome(reason)),
+                Attempt::Unknown(reason, from) => {
                     maybe_proposed = true;
-                    reason
+                    (reason, from)
                 }
             };
+            if let Some(from) = from.filter(|_| attempt % PATIENCE == 0) {
+                self.connections.leave(&from).await;
+            }
             let delay = backoff.next_delay();
             if Instant::now() + delay >= deadline {
                 let unknown = maybe_proposed;
@@ -68,32 +82,108 @@ impl Client {
         Err(SubmitError::Unavailable("too many attempts".to_owned()))
     }
 
-    async fn attempt(&self, request: pb::WriteRequest, until: Instant, rotate: bool) -> Attempt {
-        let connection = match timeout_at(until, self.connections.connection()).await {
-            Ok(Ok(connection)) => connection,
-            Ok(Err(error)) => return Attempt::NotProposed(error.to_string()),
-            Err(_) => return Attempt::NotProposed("no registry member was reached in time".to_owned()),
+    /// One attempt: queued, sent with what else waits, and answered, within the time.
+    async fn attempt(&self, command: Bytes, until: Instant) -> Attempt {
+        let Some((ticket, answered, sender)) = self.writes.push(command) else {
+            return Attempt::NotProposed("too many writes wait already".to_owned(), None);
         };
-        let mut client = connection.client.clone();
-        let (attempt, leave) = match timeout_at(until, client.write(request)).await {
-            Ok(Ok(reply)) => match reply.into_inner().outcome {
-                Some(Outcome::Index(index)) => (Attempt::Done(Ok(Written { index })), false),
-                Some(Outcome::Refused(message)) => (Attempt::Done(Err(SubmitError::Refused(message))), false),
-                Some(Outcome::NotProposed(reason)) => (Attempt::NotProposed(reason), rotate),
-                Some(Outcome::UnknownOutcome(reason)) => (Attempt::Unknown(reason), rotate),
-                None => (Attempt::Unknown(format!("member {} gave no outcome", connection.address)), true),
-            },
-            Ok(Err(status)) => {
-                let reason = format!("member {}: {}", connection.address, status.message());
-                let attempt =
-                    if surely_not_sent(&status) { Attempt::NotProposed(reason) } else { Attempt::Unknown(reason) };
-                (attempt, true)
-            }
-            Err(_) => (Attempt::Unknown(format!("member {} did not answer in time", connection.address)), true),
-        };
-        if leave {
-            self.connections.leave(&connection).await;
+        if let Some(sender) = sender {
+            // The messages are other writes' too: they go on when this one's caller gives up.
+            tokio::spawn(send(self.connections.clone(), sender));
         }
-        attempt
+        let Answer { outcome, from } = match timeout_at(until, answered).await {
+            Ok(Ok(answer)) => answer,
+            Ok(Err(_)) => return Attempt::Unknown("its message was dropped on the way".to_owned(), None),
+            Err(_) if self.writes.withdraw(ticket) => {
+                return Attempt::NotProposed("no registry member was reached in time".to_owned(), None);
+            }
+            Err(_) => return Attempt::Unknown("no member answered in time".to_owned(), None),
+        };
+        match outcome {
+            Outcome::Index(index) => Attempt::Done(Ok(Written { index })),
+            Outcome::Refused(message) => Attempt::Done(Err(SubmitError::Refused(message))),
+            Outcome::NotProposed(reason) => Attempt::NotProposed(reason, from),
+            Outcome::UnknownOutcome(reason) => Attempt::Unknown(reason, from),
+        }
+    }
+}
+
+/// Sends what waits, message after message, until nothing does.
+async fn send(connections: Arc<Connections>, mut sender: Sender) {
+    while !sender.rest() {
+        // Taken only once there is somebody to send to: until then a write can be taken back.
+        let connection = connections.for_writes().await;
+        let writes = sender.take();
+        match connection {
+            _ if writes.is_empty() => {}
+            Ok(connection) => {
+                let mut exchange = Box::pin(exchange(connections.clone(), connection.clone(), writes));
+                if timeout(connections.config.request_timeout, &mut exchange).await.is_err() {
+                    // It may still be answered, but what waits behind it goes elsewhere. Each of these ends with the
+                    // deadline of its writes.
+                    connections.leave(&connection).await;
+                    tokio::spawn(exchange);
+                }
+            }
+            Err(error) => answer(writes, None, || Outcome::NotProposed(error.to_string())),
+        }
+    }
+}
+
+/// One message and its answer.
+async fn exchange(connections: Arc<Connections>, connection: Connection, writes: Vec<Waiting>) {
+    let commands = writes.iter().map(|write| write.command.clone()).collect();
+    let request = pb::WriteBatchRequest { commands, forwarded: false };
+    let limit = connections.config.write_deadline.max(SHORTEST_ATTEMPT);
+    let mut client = connection.client.clone();
+    let status = match timeout(limit, client.write_batch(request)).await {
+        Ok(Ok(reply)) => {
+            let pb::WriteBatchReply { replies, leader } = reply.into_inner();
+            connections.wrote(writes.len(), &leader);
+            let mut replies = replies.into_iter();
+            return answer(writes, Some(&connection), || {
+                let none = || Outcome::UnknownOutcome(format!("member {} gave no outcome", connection.address));
+                replies.next().and_then(|reply| reply.outcome).unwrap_or_else(none)
+            });
+        }
+        Ok(Err(status)) => status,
+        Err(_) => Status::deadline_exceeded("it did not answer in time"),
+    };
+    if status.code() == Code::Unimplemented {
+        join_all(writes.into_iter().map(|write| exchange_alone(&connection, write))).await;
+        return;
+    }
+    connections.leave(&connection).await;
+    answer(writes, Some(&connection), || failure(&connection, &status));
+}
+
+/// With a member of an earlier version, which takes writes one by one.
+async fn exchange_alone(connection: &Connection, write: Waiting) {
+    let outcome = match catalog::Command::decode(write.command.clone()) {
+        Ok(command) => {
+            let request = pb::WriteRequest { command: Some(command), forwarded: false };
+            match connection.client.clone().write(request).await {
+                Ok(reply) => reply.into_inner().outcome,
+                Err(status) => Some(failure(connection, &status)),
+            }
+        }
+        Err(error) => Some(Outcome::NotProposed(error.to_string())),
+    };
+    let none = || Outcome::UnknownOutcome(format!("member {} gave no outcome", connection.address));
+    let mut outcome = Some(outcome.unwrap_or_else(none));
+    answer(vec![write], Some(connection), || outcome.take().unwrap_or_else(none));
+}
+
+fn failure(connection: &Connection, status: &Status) -> Outcome {
+    let reason = format!("member {}: {}", connection.address, status.message());
+    if surely_not_sent(status) { Outcome::NotProposed(reason) } else { Outcome::UnknownOutcome(reason) }
+}
+
+fn answer(writes: Vec<Waiting>, from: Option<&Connection>, mut outcome: impl FnMut() -> Outcome) {
+    for write in writes {
+        let outcome = outcome();
+        let settled = matches!(outcome, Outcome::Index(_) | Outcome::Refused(_));
+        // Whoever gave up needs no answer.
+        let _ = write.answer.send(Answer { outcome, from: from.filter(|_| !settled).cloned() });
     }
 }

@@ -11,7 +11,7 @@ use bytes::Bytes;
 use muster_catalog::port::BoxFuture;
 use tokio::sync::watch;
 
-use super::Log;
+use super::{Log, Outcome};
 use crate::{
     machine::{Answer, CatalogMachine},
     raft::{
@@ -143,11 +143,14 @@ impl Inner {
 }
 
 impl Log for MemoryLog {
-    fn propose(&self, payload: Bytes) -> BoxFuture<'_, Result<(u64, Answer), ProposeError>> {
+    fn propose_many(&self, payloads: Vec<Bytes>) -> BoxFuture<'_, Vec<Outcome>> {
         Box::pin(async move {
             let mut inner = self.cluster.inner.lock().unwrap();
-            inner.led_by(self.id).map_err(|leader| ProposeError::NotLeader { leader })?;
-            Ok(inner.commit(Some(payload)))
+            let propose = |payload| {
+                inner.led_by(self.id).map_err(|leader| ProposeError::NotLeader { leader })?;
+                Ok(inner.commit(Some(payload)))
+            };
+            payloads.into_iter().map(propose).collect()
         })
     }
 
@@ -157,6 +160,11 @@ impl Log for MemoryLog {
             inner.led_by(self.id).map_err(|leader| ReadError::NotLeader { leader })?;
             Ok(inner.index)
         })
+    }
+
+    fn stand_for_election(&self) -> BoxFuture<'_, ()> {
+        // Who leads is the test's to say.
+        Box::pin(std::future::ready(()))
     }
 
     fn leadership(&self) -> watch::Receiver<Leadership> {

@@ -47,7 +47,8 @@ pub struct ConsensusConfig {
     /// Most silence; also the leader's lease, which is why a follower waits that long before it starts to count.
     /// Default 600 ms.
     pub election_timeout_max: Duration,
-    /// How often a leader says that it is there. Default 100 ms: three may be lost before anybody stands.
+    /// How often a leader says that it is there. Default 200 ms: with the lease and the least silence after it, four may be
+    /// lost before anybody stands, and each costs every member its wakes around the clock.
     pub heartbeat_interval: Duration,
     /// Entries after which the state is written as a snapshot. Default 20,000: at most so many are replayed at start.
     pub snapshot_entries: u64,
@@ -78,7 +79,7 @@ impl ConsensusConfig {
             log_engine: EngineKind::default(),
             election_timeout_min: Duration::from_millis(300),
             election_timeout_max: Duration::from_millis(600),
-            heartbeat_interval: Duration::from_millis(100),
+            heartbeat_interval: Duration::from_millis(200),
             snapshot_entries: 20_000,
             kept_entries: 5_000,
             propose_timeout: Duration::from_secs(5),

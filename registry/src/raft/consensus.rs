@@ -6,9 +6,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
+use futures_util::StreamExt;
 use openraft::errors::{ClientWriteError, Fatal, ForwardToLeader, LinearizableReadError, RaftError};
+use openraft::raft::WriteResult;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
+use tokio::time::error::Elapsed;
+use tokio::time::{Instant, timeout_at};
 use tokio_util::sync::CancellationToken;
 use tracing::warn;
 
@@ -94,6 +98,12 @@ fn describe(leader: &Option<Member>) -> String {
         None => "nobody does, as far as it knows; try again".into(),
     }
 }
+
+/// What became of one proposal: its index and the machine's answer.
+pub type Proposed<M> = Result<(u64, <M as Machine>::Answer), ProposeError>;
+
+/// What openraft says of one entry of several.
+type Written = Result<WriteResult<Types>, Fatal<Types>>;
 
 /// A member of the replicated log.
 pub struct Consensus<M: Machine> {
@@ -182,36 +192,54 @@ impl<M: Machine> Consensus<M> {
 
     /// Writes `payload` to the log and gives its index and the machine's answer once a quorum has it on disk and this
     /// member has applied it.
-    pub async fn propose(&self, payload: Bytes) -> Result<(u64, M::Answer), ProposeError> {
+    pub async fn propose(&self, payload: Bytes) -> Proposed<M> {
+        let outcome = self.propose_many(vec![payload]).await.pop();
+        outcome.unwrap_or_else(|| Err(ProposeError::Stopped("it gave no outcome".into())))
+    }
+
+    /// As [`propose`](Self::propose) for each payload, in this order: an entry, an index and an outcome of its own for
+    /// each. They reach the log as one message, which is all that they share.
+    pub async fn propose_many(&self, payloads: Vec<Bytes>) -> Vec<Proposed<M>> {
+        let mut outcomes: Vec<Option<Proposed<M>>> = payloads.iter().map(|payload| self.refusal(payload)).collect();
+        let accepted = payloads.into_iter().zip(&outcomes).filter(|(_, refused)| refused.is_none());
+        let accepted: Vec<Payload> = accepted.map(|(payload, _)| Payload(payload)).collect();
+        let deadline = Instant::now() + self.propose_timeout;
+        if !accepted.is_empty() {
+            let mut written = self.raft.client_write_many(accepted).await;
+            for outcome in outcomes.iter_mut().filter(|outcome| outcome.is_none()) {
+                *outcome = Some(match &mut written {
+                    Ok(written) => self.outcome(timeout_at(deadline, written.next()).await),
+                    Err(fatal) => Err(ProposeError::Stopped(fatal.to_string())),
+                });
+            }
+        }
+        outcomes.into_iter().flatten().collect()
+    }
+
+    /// Why a payload is not proposed at all, where there is a reason.
+    fn refusal(&self, payload: &Bytes) -> Option<Proposed<M>> {
         if payload.len() > MAX_PAYLOAD_BYTES {
             let message = format!("it has {} bytes, at most {MAX_PAYLOAD_BYTES} are possible", payload.len());
-            return Err(ProposeError::Refused(message));
+            return Some(Err(ProposeError::Refused(message)));
         }
-        if self.disk.is_full() {
-            return Err(ProposeError::Refused(self.disk.to_string()));
-        }
-        let write = self.raft.client_write(Payload(payload));
-        let written = match tokio::time::timeout(self.propose_timeout, write).await {
-            Ok(written) => written.map_err(|error| self.propose_error(error))?,
+        self.disk.is_full().then(|| Err(ProposeError::Refused(self.disk.to_string())))
+    }
+
+    fn outcome(&self, written: Result<Option<Written>, Elapsed>) -> Proposed<M> {
+        let written = match written {
+            Ok(Some(Ok(Ok(written)))) => written,
+            Ok(Some(Ok(Err(error)))) => return Err(propose_error(error)),
+            Ok(Some(Err(fatal))) => return Err(ProposeError::Stopped(fatal.to_string())),
+            Ok(None) => return Err(ProposeError::Stopped("it gave no outcome".into())),
             Err(_) => {
                 let message = format!("no quorum of members has it on disk after {:?}", self.propose_timeout);
                 return Err(ProposeError::UnknownOutcome(message));
             }
         };
-        let answer = written.data.0.and_then(|answer| answer.downcast::<M::Answer>().ok());
+        let answer = written.response.0.and_then(|answer| answer.downcast::<M::Answer>().ok());
         match answer {
             Some(answer) => Ok((written.log_id.index, *answer)),
             None => Err(ProposeError::UnknownOutcome("the machine gave no answer".into())),
-        }
-    }
-
-    fn propose_error(&self, error: RaftError<Types, ClientWriteError<Types>>) -> ProposeError {
-        match error {
-            RaftError::APIError(ClientWriteError::ForwardToLeader(forward)) => {
-                ProposeError::NotLeader { leader: hint(forward) }
-            }
-            RaftError::APIError(other) => ProposeError::UnknownOutcome(other.to_string()),
-            RaftError::Fatal(fatal) => ProposeError::Stopped(fatal.to_string()),
         }
     }
 
@@ -253,6 +281,15 @@ impl<M: Machine> Consensus<M> {
     pub async fn wait_recovered(&self, timeout: Duration) -> Result<(), ReadError> {
         let late = |_| ReadError::Stopped(format!("no leader has confirmed this member's log within {timeout:?}"));
         self.raft.wait_for_recovery(Some(timeout)).await.map(drop).map_err(late)
+    }
+
+    /// Asks the other voters at once whether they would elect this one, instead of waiting out a random time after the
+    /// leader's lease. For when the leader's process is known to be gone. A guess that is wrong does no harm: while the
+    /// lease of a leader runs here, nothing is asked, and nobody whose lease still runs agrees. A lease read is as safe
+    /// as before.
+    pub async fn stand_for_election(&self) {
+        // An error says that the log has stopped, which its watchers hear of elsewhere.
+        let _ = self.raft.trigger().elect(true).await;
     }
 
     /// Who leads, as it changes.
@@ -355,6 +392,13 @@ async fn watch_disk(disk: DiskGuard, stop: CancellationToken) {
         if tokio::task::spawn_blocking(move || looked.look()).await.is_err() {
             return;
         }
+    }
+}
+
+fn propose_error(error: ClientWriteError<Types>) -> ProposeError {
+    match error {
+        ClientWriteError::ForwardToLeader(forward) => ProposeError::NotLeader { leader: hint(forward) },
+        other => ProposeError::UnknownOutcome(other.to_string()),
     }
 }
 

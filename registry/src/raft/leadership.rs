@@ -1,13 +1,21 @@
 //! Who leads, told to whoever has to act on it; and the numbers of the log, told to the metrics.
 
+use std::sync::Arc;
+use std::time::Duration;
+
 use openraft::async_runtime::watch::WatchReceiver;
+use openraft::metrics::RaftServerMetrics;
 use openraft::{RaftMetrics, ServerState};
 use tokio::sync::watch;
+use tokio::time::{MissedTickBehavior, interval};
 use tokio_util::sync::CancellationToken;
 use tracing::info;
 
-use super::{Machine, Member, Raft, Types};
+use super::{Machine, Member, Raft, StoredMembership, Types};
 use crate::store::Fault;
+
+/// How often the numbers of the log are shown while nobody's leadership changes.
+const LOOK_INTERVAL: Duration = Duration::from_secs(1);
 
 /// What this member knows of the registry's leadership. Watchers wake when anything but `last_applied` changes.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -27,26 +35,48 @@ pub struct Leadership {
     pub last_applied: Option<u64>,
 }
 
-/// Follows openraft's metrics until cancelled; a dead log is a fault.
+/// Follows openraft until cancelled; a dead log is a fault.
+///
+/// Its metrics change several times with every write. Once the log is recovered only what concerns leadership is
+/// waited for, and the numbers are looked at now and then.
 pub(crate) async fn follow<M: Machine>(
     raft: Raft<M>,
     leadership: watch::Sender<Leadership>,
     stop: CancellationToken,
     fault: Fault,
 ) {
-    let mut changes = raft.metrics();
+    let (mut all, mut server, mut ended) = (raft.metrics(), raft.server_metrics(), false);
+    let mut looks = interval(LOOK_INTERVAL);
+    looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
-        let now = changes.borrow_and_update().clone();
+        let known = server.borrow_and_update().clone();
+        let now = all.borrow_and_update().clone();
         if let (Err(error), false) = (&now.running_state, stop.is_cancelled()) {
             fault(&format!("the replicated log has ended: {error}"));
             return;
         }
-        publish(&now, &leadership);
+        // What concerns leadership is told first, the rest at once after it.
+        let complete = is_of(&now, &known);
+        if complete {
+            publish(&now, &leadership);
+        }
+        let quiet = complete && !ended && leadership.borrow().recovered;
         tokio::select! {
             () = stop.cancelled() => return,
-            changed = changes.changed() => if changed.is_err() { return },
+            changed = all.changed(), if !quiet => if changed.is_err() { return },
+            changed = server.changed(), if quiet => ended = changed.is_err(),
+            _ = looks.tick(), if quiet => {}
         }
     }
+}
+
+/// Whether both say the same of leadership.
+fn is_of(now: &RaftMetrics<Types>, server: &RaftServerMetrics<Types>) -> bool {
+    let membership = |config: &Arc<StoredMembership>| *config.log_id();
+    now.vote == server.vote
+        && now.state == server.state
+        && now.current_leader == server.current_leader
+        && membership(&now.membership_config) == membership(&server.membership_config)
 }
 
 fn publish(now: &RaftMetrics<Types>, leadership: &watch::Sender<Leadership>) {

@@ -32,7 +32,7 @@ use bytes::Bytes;
 pub(crate) use change::shown as id_text;
 pub use change::{ChangeError, MemberChange};
 pub use config::{ConsensusConfig, Formats, StartError};
-pub use consensus::{Consensus, MAX_PAYLOAD_BYTES, ProposeError, ReadError, ReadPolicy};
+pub use consensus::{Consensus, MAX_PAYLOAD_BYTES, ProposeError, Proposed, ReadError, ReadPolicy};
 pub use leadership::Leadership;
 pub use machine::{Committed, Freeze, Machine};
 pub use membership::{Contact, Contacts, Greeting};

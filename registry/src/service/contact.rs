@@ -14,6 +14,9 @@ use crate::raft::ReadPolicy;
 
 /// How often the leader is asked: two dozen small calls in a lease, whatever the watchers.
 const INTERVAL: Duration = Duration::from_millis(500);
+/// How soon it is asked again when it did not answer: a follower may stand for election while nobody listens there, and
+/// its chance should come soon after the leader's lease.
+const SOON: Duration = Duration::from_millis(50);
 /// A leader that does not answer within this is not heard.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(1);
 /// Without a leader for so long, this member is cut off: several elections fit, and an agent has time to find another
@@ -31,8 +34,16 @@ pub(crate) async fn run(core: Arc<Core>, contact: watch::Sender<bool>, stop: Can
             _ = ticks.tick() => {}
         }
         let asked = Instant::now();
-        if let Ok(Ok(_)) = timeout(ANSWER_TIMEOUT, core.try_read_index(ReadPolicy::Lease)).await {
-            heard = asked;
+        match timeout(ANSWER_TIMEOUT, core.try_read_index(ReadPolicy::Lease)).await {
+            Ok(Ok(_)) => heard = asked,
+            Ok(Err(error)) => {
+                if error.leader_refused {
+                    core.log.stand_for_election().await;
+                }
+                // A connection that broke says little; whether the next one is refused is worth knowing soon.
+                ticks.reset_after(SOON);
+            }
+            Err(_) => {}
         }
         let now = heard.elapsed() < PATIENCE;
         let changed = contact.send_if_modified(|before| std::mem::replace(before, now) != now);

@@ -46,7 +46,7 @@ impl Core {
     }
 
     /// The leader, where it is known and another one.
-    fn other_leader(&self) -> Option<Member> {
+    pub(super) fn other_leader(&self) -> Option<Member> {
         self.log.leadership().borrow().leader.clone().filter(|leader| leader.id != self.log.id())
     }
 

@@ -3,6 +3,7 @@
 use std::{
     collections::HashMap,
     error::Error,
+    io,
     sync::{Mutex, PoisonError},
 };
 
@@ -51,12 +52,15 @@ pub(crate) fn client(channel: Channel) -> RegistryClient<Channel> {
 
 /// Whether a call failed before anything of it was sent.
 pub(crate) fn surely_not_sent(status: &Status) -> bool {
-    let mut source = status.source();
-    while let Some(error) = source {
-        if error.is::<ConnectError>() {
-            return true;
-        }
-        source = error.source();
-    }
-    false
+    causes(status).any(|error| error.is::<ConnectError>())
+}
+
+/// Whether nobody listens at the address: the host is there and says so.
+pub(crate) fn was_refused(status: &Status) -> bool {
+    let kinds = causes(status).filter_map(|error| error.downcast_ref::<io::Error>()).map(io::Error::kind);
+    surely_not_sent(status) && kinds.into_iter().any(|kind| kind == io::ErrorKind::ConnectionRefused)
+}
+
+fn causes(status: &Status) -> impl Iterator<Item = &(dyn Error + 'static)> {
+    std::iter::successors(status.source(), |error: &&(dyn Error + 'static)| (*error).source())
 }

@@ -1,14 +1,17 @@
 //! Members on a log in memory, with real connections between them and to the client.
 
-use std::time::Duration;
+use std::{collections::BTreeSet, time::Duration};
 
+use bytes::Bytes;
 use muster_catalog::{
     Address, Entry, Name, Node, NodeSync, Origin, Port, Scope, Snapshot, SnapshotBuilder, SnapshotRow,
     Status as Health, Weights, Writer,
     port::{Consistency, Sink, SubmitError},
 };
 use muster_catalog::{Command, Instance, NODE_LIVENESS_CHECK};
+use prost::Message;
 use tokio::{net::TcpListener, time::timeout};
+use tonic::service::Routes;
 
 use super::*;
 use crate::{
@@ -18,6 +21,7 @@ use crate::{
     leases::LeaseConfig,
     log::memory::MemoryCluster,
     machine::CatalogMachine,
+    proto::registry::registry_server,
     raft::plaintext,
     server,
 };
@@ -48,6 +52,14 @@ impl TestRegistry {
     }
 
     async fn start_with(members: usize, before: impl FnOnce(&MemoryCluster)) -> Self {
+        Self::start_as(members, before, server::routes).await
+    }
+
+    async fn start_as(
+        members: usize,
+        before: impl FnOnce(&MemoryCluster),
+        routes: impl Fn(Arc<Core>) -> Routes,
+    ) -> Self {
         let cluster = Arc::new(MemoryCluster::default());
         let mut started = Vec::new();
         for _ in 0..members {
@@ -67,7 +79,7 @@ impl TestRegistry {
             tokio::spawn(contact::run(core.clone(), queues.contact, stop.clone()));
             let piloting = autopilot::task::run(core.clone(), Default::default(), queues.autopilot, stop.clone());
             tokio::spawn(piloting);
-            let serving = server::serve(server::routes(core), listener, 100, stop.clone());
+            let serving = server::serve(routes(core), listener, 100, stop.clone());
             let server = tokio::spawn(async move { serving.await.unwrap() });
             started.push(TestMember { address, catalog, stop, server });
         }
@@ -343,6 +355,167 @@ async fn without_a_leader_a_write_is_surely_not_proposed() {
     let none = Client::new(ClientConfig { write_deadline: Duration::ZERO, ..ClientConfig::new(Vec::new()) });
     let error = none.submit(push("a", 1, &[])).await.unwrap_err();
     assert!(error.to_string().contains("registry.members"), "{error}");
+}
+
+fn encoded(command: &Command) -> Bytes {
+    crate::proto::catalog::Command::from(command).encode_to_vec().into()
+}
+
+#[tokio::test]
+async fn writes_in_one_message_have_an_outcome_each_at_any_member() {
+    let registry = TestRegistry::start(2).await;
+    for (at, member) in registry.members.iter().enumerate() {
+        let mut client = peers::client(plaintext()(&member.address).unwrap());
+        let node = |name: &str| encoded(&push(&format!("{name}-{at}"), 1, &["web"]));
+        let bootstrap = encoded(&Command::SetFormat(9));
+        let commands =
+            vec![node("a"), node("no spaces"), Bytes::from_static(b"\xff\xff"), Bytes::new(), bootstrap, node("b")];
+        let reply =
+            client.write_batch(pb::WriteBatchRequest { commands, forwarded: false }).await.unwrap().into_inner();
+        let outcomes: Vec<_> = reply.replies.into_iter().map(|reply| reply.outcome.unwrap()).collect();
+        use pb::write_reply::Outcome::{Index, Refused};
+        let [Index(first), Refused(name), Refused(_), Refused(_), Refused(internal), Index(last)] = &outcomes[..]
+        else {
+            panic!("{outcomes:?}");
+        };
+        assert!(name.contains("node.name") && internal.contains("only the registry"), "{name}, {internal}");
+        assert!(first < last, "an entry for each");
+        eventually(&member.catalog, |snapshot| snapshot.index() >= *last).await;
+        assert_eq!(member.catalog.now().node_count(), 2 * (at + 1));
+        assert_eq!(reply.leader, if at == 0 { "" } else { &registry.members[0].address });
+    }
+    let mut client = peers::client(plaintext()(&registry.members[0].address).unwrap());
+    let commands = vec![Bytes::new(); write::MAX_BATCH + 1];
+    let status = client.write_batch(pb::WriteBatchRequest { commands, forwarded: false }).await.unwrap_err();
+    assert!(status.message().contains("send fewer"), "{status}");
+}
+
+async fn write_nodes(client: &Client, names: std::ops::Range<usize>) -> BTreeSet<u64> {
+    let writes = names.map(|name| client.submit(push(&format!("node-{name}"), 1, &["web"])));
+    futures_util::future::join_all(writes).await.into_iter().map(|written| written.unwrap().index).collect()
+}
+
+#[tokio::test]
+async fn a_client_that_writes_much_goes_to_the_leader_itself_and_follows_it() {
+    let mut registry = TestRegistry::start(3).await;
+    let client = registry.client([2]);
+    assert_eq!(write_nodes(&client, 0..100).await.len(), 100, "an index for each");
+    let address = |registry: &TestRegistry, at: usize| registry.members[at].address.parse().unwrap();
+    for leader in [0, 1] {
+        registry.cluster.elect(Some(leader as u64 + 1));
+        let moved = async {
+            while client.writes_to().await != Some(address(&registry, leader)) {
+                write_nodes(&client, 100..120).await;
+            }
+        };
+        timeout(PATIENCE, moved).await.expect("it goes on through another member");
+    }
+    // The only member that it was told of is gone, the leader is not.
+    registry.stop(2).await;
+    let index = client.submit(push("node-0", 2, &["web", "db"])).await.unwrap().index;
+    eventually(&registry.members[1].catalog, |snapshot| snapshot.index() >= index).await;
+    assert_eq!(registry.members[1].catalog.now().node_count(), 120);
+}
+
+#[tokio::test]
+async fn a_write_waits_at_its_member_for_a_leader() {
+    let registry = TestRegistry::start(2).await;
+    let mut client = peers::client(plaintext()(&registry.members[1].address).unwrap());
+    registry.cluster.elect(None);
+    let commands = vec![encoded(&push("a", 1, &[]))];
+    let (reply, ()) = tokio::join!(client.write_batch(pb::WriteBatchRequest { commands, forwarded: false }), async {
+        tokio::task::yield_now().await;
+        registry.cluster.elect(Some(1));
+    });
+    let replies = reply.unwrap().into_inner().replies;
+    assert!(matches!(replies[0].outcome, Some(pb::write_reply::Outcome::Index(_))), "{replies:?}");
+}
+
+/// A member of a version that knows no batches.
+struct Earlier(RegistryService);
+
+#[tonic::async_trait]
+impl Registry for Earlier {
+    type WatchStream = EventStream;
+    type ReadStream = ReceiverStream<Result<pb::ReadReply, Status>>;
+
+    async fn write(&self, request: Request<pb::WriteRequest>) -> Result<Response<pb::WriteReply>, Status> {
+        self.0.write(request).await
+    }
+
+    async fn write_batch(&self, _: Request<pb::WriteBatchRequest>) -> Result<Response<pb::WriteBatchReply>, Status> {
+        // As tonic answers a path that no service has.
+        Err(Status::unimplemented(""))
+    }
+
+    async fn watch(&self, request: Request<Streaming<pb::WatchRequest>>) -> Result<Response<EventStream>, Status> {
+        self.0.watch(request).await
+    }
+
+    async fn read(&self, request: Request<pb::ReadRequest>) -> Result<Response<Self::ReadStream>, Status> {
+        self.0.read(request).await
+    }
+
+    async fn renew(&self, request: Request<pb::RenewRequest>) -> Result<Response<pb::RenewReply>, Status> {
+        self.0.renew(request).await
+    }
+
+    async fn renew_batch(
+        &self,
+        request: Request<pb::RenewBatchRequest>,
+    ) -> Result<Response<pb::RenewBatchReply>, Status> {
+        self.0.renew_batch(request).await
+    }
+
+    async fn read_index(&self, request: Request<pb::ReadIndexRequest>) -> Result<Response<pb::ReadIndexReply>, Status> {
+        self.0.read_index(request).await
+    }
+
+    async fn members(&self, request: Request<pb::MembersRequest>) -> Result<Response<pb::MembersReply>, Status> {
+        self.0.members(request).await
+    }
+
+    async fn change_members(
+        &self,
+        request: Request<pb::ChangeMembersRequest>,
+    ) -> Result<Response<pb::ChangeMembersReply>, Status> {
+        self.0.change_members(request).await
+    }
+
+    async fn brakes(&self, request: Request<pb::BrakesRequest>) -> Result<Response<pb::BrakesReply>, Status> {
+        self.0.brakes(request).await
+    }
+
+    async fn decide_brake(
+        &self,
+        request: Request<pb::DecideBrakeRequest>,
+    ) -> Result<Response<pb::DecideBrakeReply>, Status> {
+        self.0.decide_brake(request).await
+    }
+}
+
+#[tokio::test]
+async fn members_of_an_earlier_version_are_written_to_one_by_one() {
+    let first = std::sync::atomic::AtomicBool::new(true);
+    // The leader is of the earlier version, the follower of this one: one client writes at each.
+    let registry = TestRegistry::start_as(
+        2,
+        |_| (),
+        |core| {
+            if first.swap(false, Ordering::Relaxed) {
+                Routes::new(registry_server::RegistryServer::new(Earlier(RegistryService(core))))
+            } else {
+                server::routes(core)
+            }
+        },
+    )
+    .await;
+    for (member, names) in [(0, 0..50), (1, 50..100)] {
+        assert_eq!(write_nodes(&registry.client([member]), names).await.len(), 50);
+        let refused = registry.client([member]).submit(push("no spaces", 1, &[])).await.unwrap_err();
+        assert!(matches!(refused, SubmitError::Refused(_)), "{refused}");
+    }
+    assert_eq!(registry.members[0].catalog.now().node_count(), 100);
 }
 
 #[tokio::test]

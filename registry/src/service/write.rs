@@ -1,13 +1,21 @@
 //! Writing: the leader stamps and proposes, any other member hands on, once. What was surely not proposed is told apart
 //! from what may have been, all the way.
+//!
+//! Writes that came in one message stay together on their way to the log, and are nothing more than neighbours there:
+//! each has its own entry and its own outcome.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use muster_catalog::{Command, Proposal, strip_command};
+use bytes::Bytes;
+use futures_util::future::join_all;
+use muster_catalog::{Command, Name, Proposal, strip_command};
 use prost::Message;
+use tokio::time::{Instant, sleep_until};
+use tonic::Code;
 
 use super::{Core, door, peers::surely_not_sent, renewals::Pulse};
 use crate::{
+    log::Outcome,
     machine::{Answer, encode_proposal},
     proto::{
         catalog,
@@ -18,82 +26,153 @@ use crate::{
 
 /// How long a member waits for the leader's answer to what it handed on.
 const FORWARD_TIMEOUT: Duration = Duration::from_secs(8);
+/// How long a write waits here for a leader, so that it is proposed as soon as there is one: well below what a client
+/// gives its shortest attempt, or it would take the outcome as unknown.
+const ELECTION_PATIENCE: Duration = Duration::from_millis(500);
+/// Between two looks for one when no leadership change wakes it: a leader that restarts at once stays the leader.
+const RETRY: Duration = Duration::from_millis(50);
+/// Writes in one message. Far more than gather while another message is under way, and few enough to count the outcomes.
+pub(crate) const MAX_BATCH: usize = 1024;
+
+/// A write that passed the door.
+struct Admitted {
+    payload: Bytes,
+    /// The agent that lives, as its push shows.
+    alive: Option<(Name, u64)>,
+}
 
 impl Core {
     /// Stamps and proposes.
-    pub(crate) async fn propose(&self, command: Command) -> Result<(u64, Answer), ProposeError> {
+    pub(crate) async fn propose(&self, command: Command) -> Outcome {
         let proposal = Proposal { at: self.stamp(), command };
-        self.log.propose(encode_proposal(&proposal)).await
+        let outcome = self.log.propose_many(vec![encode_proposal(&proposal)]).await.pop();
+        outcome.unwrap_or_else(|| Err(ProposeError::UnknownOutcome("the log gave no outcome".to_owned())))
     }
 
-    /// Writes what came from outside.
+    /// Writes one Command from outside.
     pub(crate) async fn write(&self, request: pb::WriteRequest) -> pb::WriteReply {
+        // One without a kind is refused where it is read.
+        let command = request.command.unwrap_or_default().encode_to_vec().into();
+        let pb::WriteBatchReply { mut replies, leader } = self.write_many(vec![command], request.forwarded).await;
+        pb::WriteReply { leader, ..replies.pop().unwrap_or_default() }
+    }
+
+    /// Writes Commands from outside, each for itself.
+    pub(crate) async fn write_many(&self, commands: Vec<Bytes>, forwarded: bool) -> pb::WriteBatchReply {
         let begun = Instant::now();
-        let outcome = self.write_outcome(request).await;
-        let result = match &outcome {
-            Reply::Index(_) => "committed",
-            Reply::Refused(_) => "refused",
-            Reply::NotProposed(_) => "not_proposed",
-            Reply::UnknownOutcome(_) => "unknown_outcome",
-        };
-        metrics::counter!("muster_registry_writes_total", "result" => result).increment(1);
-        metrics::histogram!("muster_registry_write_seconds").record(begun.elapsed().as_secs_f64());
-        pb::WriteReply { outcome: Some(outcome) }
+        let outcomes = self.outcomes(&commands, forwarded).await;
+        let taken = begun.elapsed();
+        for outcome in &outcomes {
+            let counter = match outcome {
+                Reply::Index(_) => &self.meters.committed,
+                Reply::Refused(_) => &self.meters.refused,
+                Reply::NotProposed(_) => &self.meters.not_proposed,
+                Reply::UnknownOutcome(_) => &self.meters.unknown_outcome,
+            };
+            counter.increment(1);
+            self.meters.seconds.record(taken);
+        }
+        let reply = |outcome| pb::WriteReply { outcome: Some(outcome), leader: String::new() };
+        let replies = outcomes.into_iter().map(reply).collect();
+        pb::WriteBatchReply { replies, leader: self.other_leader().map(|leader| leader.address).unwrap_or_default() }
     }
 
-    async fn write_outcome(&self, request: pb::WriteRequest) -> Reply {
-        let Some(encoded) = request.command else {
-            return Reply::Refused("command is missing".to_owned());
-        };
-        if !self.log.leadership().borrow().is_leader && !request.forwarded {
-            let leader = self.log.leadership().borrow().leader.clone();
-            return self.forward(leader, Some(encoded)).await;
+    /// One for each command, in order. What was surely not proposed is tried again while an election may be under way.
+    async fn outcomes(&self, commands: &[Bytes], forwarded: bool) -> Vec<Reply> {
+        let deadline = Instant::now() + ELECTION_PATIENCE;
+        let mut leadership = self.log.leadership();
+        loop {
+            leadership.mark_unchanged();
+            let leads = leadership.borrow().is_leader;
+            let attempt = if leads || forwarded { self.lead(commands).await } else { self.forward(commands).await };
+            let reason = match attempt {
+                Ok(outcomes) => return outcomes,
+                Err(reason) => reason,
+            };
+            let again = Instant::now() + RETRY;
+            // Whoever handed them on waits itself.
+            if forwarded || again >= deadline {
+                return vec![Reply::NotProposed(reason); commands.len()];
+            }
+            tokio::select! {
+                _ = leadership.changed() => {}
+                () = sleep_until(again) => {}
+                () = self.stop.cancelled() => return vec![Reply::NotProposed(reason); commands.len()],
+            }
         }
-        let length = encoded.encoded_len();
-        let mut command = match Command::try_from(encoded.clone()) {
-            Ok(command) => command,
-            Err(error) => return Reply::Refused(error.to_string()),
-        };
-        if let Err(error) = door::check(&command, length) {
-            return Reply::Refused(error.to_string());
+    }
+
+    /// Proposes. The error says why nothing was.
+    async fn lead(&self, commands: &[Bytes]) -> Result<Vec<Reply>, String> {
+        let (at, format) = (self.stamp().0, self.catalog.snapshot.borrow().format());
+        let mut admitted: Vec<_> = commands.iter().map(|command| admit(format, at, command)).collect();
+        let payloads: Vec<Bytes> =
+            admitted.iter_mut().flatten().map(|write| std::mem::take(&mut write.payload)).collect();
+        let proposed = if payloads.is_empty() { Vec::new() } else { self.log.propose_many(payloads).await };
+        if !proposed.is_empty() && proposed.iter().all(|outcome| matches!(outcome, Err(ProposeError::NotLeader { .. })))
+        {
+            return Err("the leader just changed".to_owned());
         }
-        // A writer of a newer build than some member: what that one cannot hold stays outside.
-        let stripped = strip_command(self.catalog.snapshot.borrow().format(), &mut command);
-        let encoded = if stripped { (&command).into() } else { encoded };
-        let alive = match &command {
-            Command::Sync(sync) => Some((sync.node.name.clone(), sync.writer.incarnation)),
-            _ => None,
-        };
-        // What came is what is logged: it was read above, and is not written out a second time.
-        let proposal = catalog::Proposal { at_milliseconds: self.stamp().0, command: Some(encoded) };
-        match self.log.propose(proposal.encode_to_vec().into()).await {
-            Ok((index, answer)) => {
-                if let (Some((node, incarnation)), Answer::Applied) = (alive, &answer) {
-                    // A push is a sign of life.
-                    self.pulse(Pulse::sign_of_life(node, incarnation));
+        let mut proposed = proposed.into_iter();
+        let replies = admitted.into_iter().map(|write| {
+            let Admitted { alive, .. } = match write {
+                Ok(admitted) => admitted,
+                Err(refused) => return Reply::Refused(refused),
+            };
+            match proposed.next() {
+                Some(Ok((index, answer))) => {
+                    if let (Some((node, incarnation)), Answer::Applied) = (alive, &answer) {
+                        // A push is a sign of life.
+                        self.pulse(Pulse::sign_of_life(node, incarnation));
+                    }
+                    committed(index, answer)
                 }
-                committed(index, answer)
+                Some(Err(ProposeError::NotLeader { .. })) => Reply::NotProposed("the leader just changed".to_owned()),
+                Some(Err(ProposeError::UnknownOutcome(why))) => Reply::UnknownOutcome(why),
+                Some(Err(error @ ProposeError::Stopped(_))) => Reply::UnknownOutcome(error.to_string()),
+                Some(Err(error @ ProposeError::Refused(_))) => Reply::NotProposed(error.to_string()),
+                None => Reply::UnknownOutcome("the log gave no outcome".to_owned()),
             }
-            Err(ProposeError::NotLeader { leader }) if !request.forwarded => {
-                self.forward(leader, proposal.command).await
+        });
+        Ok(replies.collect())
+    }
+
+    /// Hands on to the leader. The error says why surely nothing arrived there.
+    async fn forward(&self, commands: &[Bytes]) -> Result<Vec<Reply>, String> {
+        let leader = self.other_leader().ok_or("no member leads at the moment")?;
+        let mut client = self.peers.client(&leader.address).map_err(|status| status.message().to_owned())?;
+        let to = format!("leader {} at {}", leader.name, leader.address);
+        let unknown = |why: String| vec![Reply::UnknownOutcome(why); commands.len()];
+        let request = pb::WriteBatchRequest { commands: commands.to_vec(), forwarded: true };
+        match tokio::time::timeout(FORWARD_TIMEOUT, client.write_batch(request)).await {
+            Ok(Ok(reply)) => {
+                let none = || Reply::UnknownOutcome(format!("{to} gave no outcome"));
+                let mut replies = reply.into_inner().replies.into_iter();
+                let outcomes =
+                    commands.iter().map(|_| replies.next().and_then(|reply| reply.outcome).unwrap_or_else(none));
+                Ok(outcomes.collect())
             }
-            Err(ProposeError::NotLeader { .. }) => Reply::NotProposed("the leader just changed".to_owned()),
-            Err(ProposeError::UnknownOutcome(why)) => Reply::UnknownOutcome(why),
-            Err(error @ ProposeError::Stopped(_)) => Reply::UnknownOutcome(error.to_string()),
-            Err(error @ ProposeError::Refused(_)) => Reply::NotProposed(error.to_string()),
+            Ok(Err(status)) if status.code() == Code::Unimplemented => {
+                Ok(join_all(commands.iter().map(|command| self.forward_alone(&leader, command))).await)
+            }
+            Ok(Err(status)) if surely_not_sent(&status) => Err(format!("{to}: {}", status.message())),
+            Ok(Err(status)) => Ok(unknown(format!("{to}: {}", status.message()))),
+            Err(_) => Ok(unknown(format!("{to} did not answer within {FORWARD_TIMEOUT:?}"))),
         }
     }
 
-    async fn forward(&self, leader: Option<Member>, command: Option<catalog::Command>) -> Reply {
-        let Some(leader) = leader.filter(|leader| leader.id != self.log.id()) else {
-            return Reply::NotProposed("no member leads at the moment".to_owned());
+    /// Hands one on to a leader of an earlier version, which takes them one by one.
+    async fn forward_alone(&self, leader: &Member, command: &Bytes) -> Reply {
+        let command = match catalog::Command::decode(command.clone()) {
+            Ok(command) => Some(command),
+            Err(error) => return Reply::Refused(error.to_string()),
         };
         let mut client = match self.peers.client(&leader.address) {
             Ok(client) => client,
             Err(status) => return Reply::NotProposed(status.message().to_owned()),
         };
-        let request = pb::WriteRequest { command, forwarded: true };
         let to = format!("leader {} at {}", leader.name, leader.address);
+        let request = pb::WriteRequest { command, forwarded: true };
         match tokio::time::timeout(FORWARD_TIMEOUT, client.write(request)).await {
             Ok(Ok(reply)) => {
                 let outcome = reply.into_inner().outcome;
@@ -104,6 +183,28 @@ impl Core {
             Err(_) => Reply::UnknownOutcome(format!("{to} did not answer within {FORWARD_TIMEOUT:?}")),
         }
     }
+}
+
+/// Reads a Command from outside and makes a proposal of it; the error says why it is refused.
+fn admit(format: u32, at_milliseconds: u64, encoded: &Bytes) -> Result<Admitted, String> {
+    let command = catalog::Command::decode(encoded.clone()).map_err(|error| error.to_string())?;
+    let proposal = catalog::Proposal { at_milliseconds, command: Some(command) };
+    // Written anew, and not logged as it came: fields that this build does not know go no further, or members of a
+    // newer one would apply what others do not.
+    let mut payload = Bytes::from(proposal.encode_to_vec());
+    let command = proposal.command.ok_or("command is missing")?;
+    let mut command = Command::try_from(command).map_err(|error| error.to_string())?;
+    door::check(&command, encoded.len()).map_err(|error| error.to_string())?;
+    // A writer of a newer build than some member: what that one cannot hold stays outside.
+    if strip_command(format, &mut command) {
+        let command = Some((&command).into());
+        payload = catalog::Proposal { at_milliseconds, command }.encode_to_vec().into();
+    }
+    let alive = match command {
+        Command::Sync(sync) => Some((sync.node.name, sync.writer.incarnation)),
+        _ => None,
+    };
+    Ok(Admitted { payload, alive })
 }
 
 fn committed(index: u64, answer: Answer) -> Reply {

@@ -6,7 +6,7 @@ use futures_util::future::join_all;
 use openraft::async_runtime::watch::WatchReceiver;
 
 use super::harness::{Cluster, LIMIT, leader, lists, payload, within, write};
-use crate::raft::{ChangeError, MemberChange, ProposeError, ReadError, ReadPolicy};
+use crate::raft::{ChangeError, MAX_PAYLOAD_BYTES, MemberChange, ProposeError, ReadError, ReadPolicy};
 
 fn values(list: &[(u64, u64)]) -> Vec<u64> {
     list.iter().map(|(_, value)| *value).collect()
@@ -95,6 +95,10 @@ async fn an_isolated_leader_confirms_no_read_and_no_write() {
     assert!(matches!(read, Err(ReadError::NoQuorum(_) | ReadError::NotLeader { .. })), "{read:?}");
     let written = isolated.consensus.propose(payload(666)).await;
     assert!(matches!(written, Err(ProposeError::UnknownOutcome(_) | ProposeError::NotLeader { .. })), "{written:?}");
+    for written in isolated.consensus.propose_many(vec![payload(667), payload(668)]).await {
+        let unconfirmed = matches!(written, Err(ProposeError::UnknownOutcome(_) | ProposeError::NotLeader { .. }));
+        assert!(unconfirmed, "{written:?}");
+    }
     assert!(leader(&nodes).await.consensus.read_index(ReadPolicy::Quorum).await.unwrap() >= index);
     // Back among the others it takes their log, and its own orphan is gone.
     cluster.cables.heal(&isolated.address);
@@ -175,6 +179,42 @@ async fn a_full_disk_refuses_writes_and_keeps_reads() {
         other => panic!("{other:?}"),
     }
     node.consensus.read_index(ReadPolicy::Quorum).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn payloads_proposed_together_are_entries_in_order_with_an_outcome_each() {
+    let cluster = Cluster::new(3).await;
+    let nodes = cluster.start_all().await;
+    let first = write(&nodes, 0).await;
+    let leading = leader(&nodes).await;
+    let mut payloads: Vec<_> = (1..=100).map(payload).collect();
+    payloads.insert(50, vec![0; MAX_PAYLOAD_BYTES + 1].into());
+    let mut outcomes = leading.consensus.propose_many(payloads).await;
+    assert!(matches!(outcomes.remove(50), Err(ProposeError::Refused(_))), "too large");
+    let indexes: Vec<u64> = outcomes.into_iter().map(|outcome| outcome.unwrap().0).collect();
+    assert_eq!(indexes, (first + 1..=first + 100).collect::<Vec<_>>());
+    for list in lists(&nodes, first + 100).await {
+        assert_eq!(values(&list), (0..=100).collect::<Vec<_>>());
+    }
+    let follower = nodes.iter().find(|node| node.address != leading.address).unwrap();
+    for outcome in follower.consensus.propose_many(vec![payload(1), payload(2)]).await {
+        assert!(matches!(outcome, Err(ProposeError::NotLeader { .. })), "{outcome:?}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn nobody_stands_for_election_while_the_leader_lives() {
+    let cluster = Cluster::new(3).await;
+    let nodes = cluster.start_all().await;
+    write(&nodes, 0).await;
+    let leading = leader(&nodes).await;
+    let (address, term) = (leading.address.clone(), leading.consensus.leadership().borrow().term);
+    for node in nodes.iter().cycle().take(300) {
+        node.consensus.stand_for_election().await;
+    }
+    write(&nodes, 1).await;
+    let leading = leader(&nodes).await;
+    assert_eq!((&leading.address, leading.consensus.leadership().borrow().term), (&address, term));
 }
 
 #[tokio::test(flavor = "multi_thread")]

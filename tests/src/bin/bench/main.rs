@@ -8,6 +8,7 @@ use anyhow::Result;
 
 mod dns;
 mod failover;
+mod http;
 mod idle;
 mod memory;
 mod nsd;

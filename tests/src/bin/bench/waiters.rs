@@ -1,21 +1,13 @@
 //! From a status change to a thousand waiters.
 
-use std::{
-    net::SocketAddr,
-    time::{Duration, Instant},
-};
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use muster_tests::harness::{TestAgent, TestCluster};
 use serde_json::json;
-use tokio::{
-    io::{AsyncReadExt, AsyncWriteExt},
-    net::TcpStream,
-    runtime::Builder,
-    task::JoinSet,
-};
+use tokio::{runtime::Builder, task::JoinSet};
 
-use super::{line, median, milliseconds, percentile};
+use super::{http::HttpClient, line, median, milliseconds, percentile};
 
 /// How many wait on one service.
 const WAITERS: usize = 1_000;
@@ -41,7 +33,7 @@ async fn wait() -> Result<()> {
     agent.wait_passing("web", &["web"]).await?;
     let mut waiters = Vec::new();
     for _ in 0..WAITERS {
-        waiters.push(Waiter::connect(agent.http).await?);
+        waiters.push(HttpClient::connect(agent.http).await?);
     }
     let mut all = Vec::new();
     let mut lasts = Vec::new();
@@ -75,39 +67,6 @@ async fn wait() -> Result<()> {
         &format!("p99 {:.1} ms  last {:.1} ms (medians of {CHANGES})", median(all), median(lasts)),
     );
     Ok(())
-}
-
-/// A client that costs little, so that what is measured is the server: one connection, one request at a time.
-struct Waiter {
-    stream: TcpStream,
-    buffer: Vec<u8>,
-}
-
-impl Waiter {
-    async fn connect(agent: SocketAddr) -> Result<Self> {
-        Ok(Self { stream: TcpStream::connect(agent).await?, buffer: Vec::with_capacity(4096) })
-    }
-
-    /// Asks, and returns when the first byte of the answer came; the rest is read too.
-    async fn get(&mut self, path: &str) -> Result<Instant> {
-        self.stream.write_all(format!("GET {path} HTTP/1.1\r\nHost: agent\r\n\r\n").as_bytes()).await?;
-        self.buffer.clear();
-        let mut woken = None;
-        while !self.is_complete()? {
-            let read = self.stream.read_buf(&mut self.buffer).await?;
-            ensure!(read > 0, "the agent closed the connection");
-            woken.get_or_insert_with(Instant::now);
-        }
-        woken.context("an empty answer")
-    }
-
-    fn is_complete(&self) -> Result<bool> {
-        let Some(end) = self.buffer.windows(4).position(|bytes| bytes == b"\r\n\r\n") else { return Ok(false) };
-        let head = std::str::from_utf8(&self.buffer[..end])?.to_ascii_lowercase();
-        ensure!(head.starts_with("http/1.1 200"), "{head}");
-        let length = head.lines().find_map(|line| line.strip_prefix("content-length: ")).context("no length")?;
-        Ok(self.buffer.len() >= end + 4 + length.parse::<usize>()?)
-    }
 }
 
 async fn index_of(agent: &TestAgent) -> Result<u64> {
