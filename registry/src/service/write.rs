@@ -57,9 +57,7 @@ impl Core {
         if let Err(error) = door::check(&command, length) {
             return Reply::Refused(error.to_string());
         }
-        // A writer of a newer build than some member: what that one cannot hold stays outside.
-        let stripped = strip_command(self.catalog.snapshot.borrow().format(), &mut command);
-        let encoded = if stripped { (&command).into() } else { encoded };
+        let encoded = fit(self.catalog.snapshot.borrow().format(), &mut command, encoded);
         let alive = match &command {
             Command::Sync(sync) => Some((sync.node.name.clone(), sync.writer.incarnation)),
             _ => None,
@@ -106,10 +104,40 @@ impl Core {
     }
 }
 
+/// The Command as a catalog of that format can hold it, and what is logged of it: what came, unless something had to be
+/// taken out. The writer may be of a newer build than some member, which would fold another row.
+fn fit(format: u32, command: &mut Command, encoded: catalog::Command) -> catalog::Command {
+    if strip_command(format, command) { (&*command).into() } else { encoded }
+}
+
 fn committed(index: u64, answer: Answer) -> Reply {
     match answer {
         Answer::Applied => Reply::Index(index),
         Answer::Rejected(rejection) => Reply::Refused(rejection.to_string()),
         Answer::Unapplied => Reply::UnknownOutcome("the leader stopped before it applied the write".to_owned()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use muster_catalog::{FIRST_FORMAT, FORMAT, Traffic};
+
+    use super::*;
+    use crate::service::tests::push;
+
+    #[test]
+    fn what_the_catalog_cannot_hold_is_not_logged() {
+        let plain = push("n1", 1, &["web"]);
+        let Command::Sync(mut sync) = plain.clone() else { panic!("no push") };
+        sync.instances[0].traffic = Some(Traffic::default().into());
+        let newer = Command::Sync(sync);
+        let fitted = |format| {
+            let mut command = newer.clone();
+            let logged = fit(format, &mut command, (&newer).into());
+            assert_eq!(logged, catalog::Command::from(&command), "what is decided is what is logged");
+            command
+        };
+        assert_eq!(fitted(FIRST_FORMAT), plain);
+        assert_eq!(fitted(FORMAT), newer);
     }
 }
