@@ -112,7 +112,11 @@ fn defaults_are_small() {
 }
 
 #[test]
-fn the_quickstart_is_valid() {
+fn the_examples_are_valid() {
+    let proxy = parse_text(include_str!("../../../examples/proxy/web-proxy.toml")).unwrap().remove(0);
+    let settings = proxy.proxy.as_deref().unwrap();
+    assert_eq!((&*proxy.id, settings.service.as_str(), settings.upstreams.len()), ("web-proxy", "web", 2));
+    assert!(settings.inbound.is_some());
     let web = parse_text(include_str!("../../../examples/quickstart/web.toml")).unwrap().remove(0);
     assert_eq!((&*web.id, web.ports[0].number, web.checks.len()), ("web", 8080, 1));
 }

@@ -5,7 +5,7 @@ use serde_json::{Map, Value};
 use super::*;
 
 /// Keys that the decoders know, and a few that they do not.
-const KEYS: [&str; 48] = [
+const KEYS: [&str; 58] = [
     "Name",
     "name",
     "ID",
@@ -52,6 +52,16 @@ const KEYS: [&str; 48] = [
     "Certificate",
     "Kind",
     "Proxy",
+    "DestinationServiceName",
+    "LocalServicePort",
+    "Config",
+    "protocol",
+    "Upstreams",
+    "DestinationName",
+    "LocalBindPort",
+    "Traffic",
+    "OutlierDetection",
+    "PanicThreshold",
     "Bogus",
     "ü",
 ];

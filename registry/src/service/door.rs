@@ -90,9 +90,10 @@ fn id(field: &'static str, id: &str) -> Result<(), DoorError> {
 
 #[cfg(test)]
 mod tests {
-    use muster_catalog::Writer;
+    use muster_catalog::{Protocol, Upstream, Writer};
 
     use super::*;
+    use crate::service::tests::push;
 
     #[test]
     fn what_only_the_registry_may_say_and_bad_names_are_refused() {
@@ -100,6 +101,24 @@ mod tests {
         assert_eq!(check(&leave("web-1.example"), 10), Ok(()));
         assert!(matches!(check(&leave("no spaces"), 10), Err(DoorError::Name(_))));
         assert_eq!(check(&leave("a"), MAX_COMMAND_BYTES + 1), Err(DoorError::Size(MAX_COMMAND_BYTES + 1)));
+        let upstream = |service: &str, listen: &str| Upstream {
+            service: Name::lookup(service),
+            listen: Some(listen.parse().unwrap()),
+            protocol: Protocol::Tcp,
+            connect_timeout: None,
+        };
+        let proxy = |upstream| {
+            let service = Name::lookup("web");
+            let proxy =
+                Proxy { service, instance: None, inbound: None, http_listener: None, upstreams: vec![upstream] };
+            let Command::Sync(mut sync) = push("n1", 1, &["web-proxy"]) else { panic!("no push") };
+            sync.instances[0].proxy = Some(proxy.into());
+            check(&Command::Sync(sync), 10).map_err(|error| error.to_string())
+        };
+        assert_eq!(proxy(upstream("db", "127.0.0.1:5432")), Ok(()));
+        let refused = proxy(upstream("db", "192.0.2.1:5432")).unwrap_err();
+        assert!(refused.starts_with("instance web-proxy: 192.0.2.1:5432 is not a loopback address"), "{refused}");
+        assert!(proxy(upstream("no spaces", "127.0.0.1:5432")).is_err());
         assert_eq!(check(&Command::SetFormat(9), 10), Err(DoorError::Internal("a catalog format")));
     }
 }

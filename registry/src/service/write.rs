@@ -214,3 +214,27 @@ fn committed(index: u64, answer: Answer) -> Reply {
         Answer::Unapplied => Reply::UnknownOutcome("the leader stopped before it applied the write".to_owned()),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use muster_catalog::{FIRST_FORMAT, FORMAT, Traffic};
+
+    use super::*;
+    use crate::service::tests::push;
+
+    #[test]
+    fn what_the_catalog_cannot_hold_is_not_logged() {
+        let plain = push("n1", 1, &["web"]);
+        let Command::Sync(mut sync) = plain.clone() else { panic!("no push") };
+        sync.instances[0].traffic = Some(Traffic::default().into());
+        let newer = Command::Sync(sync);
+        let encoded = Bytes::from(catalog::Command::from(&newer).encode_to_vec());
+        let logged = |format| {
+            let payload = admit(format, 1, &encoded).unwrap().payload;
+            let logged = catalog::Proposal::decode(payload).unwrap().command.unwrap();
+            Command::try_from(logged).unwrap()
+        };
+        assert_eq!(logged(FIRST_FORMAT), plain);
+        assert_eq!(logged(FORMAT), newer);
+    }
+}
