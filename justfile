@@ -45,13 +45,13 @@ deny:
 shell:
     shellcheck .ci/run .ci/peers
 
-# Installs the real peers (dig, dnsperf, Envoy, gRPC, a v1 client) and runs the tests that carry a peer's name.
+# Installs the real peers (dig, dnsperf, Envoy, gRPC, a v1 client, Redis, MariaDB, PostgreSQL) and runs the tests that carry a peer's name.
 peers:
     #!/usr/bin/env bash
     set -euo pipefail
     .ci/peers
     export PATH="${MUSTER_PEERS:-$HOME/.cache/muster-peers}/venv/bin:$PATH"
-    CI=true cargo test --workspace --locked -- dig envoy grpc consul curl
+    CI=true cargo test --workspace --locked -- dig envoy grpc consul curl real_
 
 # Benchmarks, with medians: `just bench` for all, `just bench --help` for which.
 bench *arguments:

@@ -21,6 +21,11 @@ pub(super) async fn probe(probe: &SocketProbe, tools: &Tools) -> Outcome {
     }
 }
 
+/// MariaDB greets as `5.5.5-` and its version, for old replicas that take no first number above 5.
+fn own_version(greeted: &str) -> &str {
+    greeted.strip_prefix("5.5.5-").filter(|rest| rest.contains("MariaDB")).unwrap_or(greeted)
+}
+
 async fn greeting(probe: &SocketProbe, tools: &Tools) -> Result<String, String> {
     let mut line = open_for(probe, None, tools).await?;
     let [a, b, c, number, first] = read_exactly::<5>(&mut *line).await?;
@@ -32,7 +37,8 @@ async fn greeting(probe: &SocketProbe, tools: &Tools) -> Result<String, String> 
     let rest = read_rest(&mut *line, length - 1).await?;
     match (first, &*rest) {
         (GREETING, rest) if rest.contains(&0) => {
-            Ok(printable(rest.split(|byte| *byte == 0).next().unwrap_or_default()))
+            let version = printable(rest.split(|byte| *byte == 0).next().unwrap_or_default());
+            Ok(own_version(&version).to_owned())
         }
         (ERROR, [low, high, text @ ..]) => {
             Err(format!("error {}: {}", u16::from_le_bytes([*low, *high]), printable(text)))

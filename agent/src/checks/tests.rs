@@ -1,5 +1,7 @@
 //! Each type against a peer, and against what peers do wrong: refuse, hang, close, talk nonsense, talk for ever.
 
+mod real;
+
 use std::{net::SocketAddr, process::Stdio, sync::Arc};
 
 use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair, SanType};
@@ -241,25 +243,6 @@ async fn databases_answer_as_they_do() {
     expect(&run_once(&check).await, Status::Critical, "speaks no TLS");
 }
 
-#[tokio::test]
-async fn a_real_redis() {
-    let port = nobody().rsplit_once(':').unwrap().1.to_owned();
-    let server = tokio::process::Command::new("redis-server")
-        .args(["--port", &port, "--bind", "127.0.0.1", "--save", "", "--appendonly", "no"])
-        .stdout(Stdio::piped())
-        .kill_on_drop(true)
-        .spawn();
-    let Ok(mut server) = server else {
-        assert!(std::env::var_os("CI").is_none(), "redis-server is missing");
-        eprintln!("passed over: redis-server is not installed");
-        return;
-    };
-    let mut lines = BufReader::new(server.stdout.take().unwrap()).lines();
-    while !lines.next_line().await.unwrap().expect("it ended").contains("Ready to accept connections") {}
-    let check = CheckText { redis: Some(format!("127.0.0.1:{port}")), ..text() };
-    expect(&run_once(&check).await, Status::Passing, "+PONG");
-}
-
 struct Issuer {
     directory: TempDir,
     issuer: CertifiedIssuer<'static, KeyPair>,
@@ -277,6 +260,14 @@ impl Issuer {
 
     fn ca_file(&self) -> Option<String> {
         Some(self.directory.path().join("ca.pem").display().to_string())
+    }
+
+    /// A certificate for these names and its key, as PEM.
+    fn issue(&self, names: &[&str]) -> (String, String) {
+        let key = KeyPair::generate().unwrap();
+        let names: Vec<String> = names.iter().map(|name| (*name).to_owned()).collect();
+        let certificate = CertificateParams::new(names).unwrap().signed_by(&key, &self.issuer).unwrap();
+        (certificate.pem(), key.serialize_pem())
     }
 
     fn acceptor(&self, names: &[&str], uri: Option<&str>, alpn: &[u8]) -> TlsAcceptor {

@@ -6,6 +6,7 @@ use std::{process::ExitCode, time::Duration};
 
 use anyhow::Result;
 
+mod checks;
 mod dns;
 mod failover;
 mod http;
@@ -17,7 +18,7 @@ mod waiters;
 mod writes;
 
 /// What can be asked for; all when nothing is.
-const SECTIONS: [&str; 7] = ["dns", "writes", "waiters", "memory", "scopes", "idle", "failover"];
+const SECTIONS: [&str; 8] = ["dns", "writes", "waiters", "memory", "scopes", "idle", "checks", "failover"];
 /// How often each figure is taken; the median is printed.
 const ROUNDS: usize = 3;
 
@@ -51,6 +52,7 @@ async fn run(only: &[String]) -> Result<()> {
             "memory" => memory::run().await?,
             "scopes" => scopes::run().await?,
             "idle" => idle::run().await?,
+            "checks" => checks::run().await?,
             _ => failover::run().await?,
         }
     }
