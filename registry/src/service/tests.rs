@@ -43,7 +43,16 @@ pub(crate) struct TestMember {
 
 impl TestRegistry {
     pub(crate) async fn start(members: usize) -> Self {
-        let registry = Self::start_with(members, |_| ()).await;
+        Self::start_settled(members, Duration::from_secs(1)).await
+    }
+
+    /// One in which no lease ends by itself: all entries are the test's, however slow it is.
+    pub(crate) async fn start_quiet(members: usize) -> Self {
+        Self::start_settled(members, Duration::from_secs(3_600)).await
+    }
+
+    async fn start_settled(members: usize, ttl: Duration) -> Self {
+        let registry = Self::start_with(members, ttl, |_| ()).await;
         // The last entry that the registry writes by itself: from here on indexes are the test's.
         for member in &registry.members {
             eventually(&member.catalog, |snapshot| snapshot.format() == muster_catalog::FORMAT).await;
@@ -51,12 +60,13 @@ impl TestRegistry {
         registry
     }
 
-    async fn start_with(members: usize, before: impl FnOnce(&MemoryCluster)) -> Self {
-        Self::start_as(members, before, server::routes).await
+    async fn start_with(members: usize, ttl: Duration, before: impl FnOnce(&MemoryCluster)) -> Self {
+        Self::start_as(members, ttl, before, server::routes).await
     }
 
     async fn start_as(
         members: usize,
+        ttl: Duration,
         before: impl FnOnce(&MemoryCluster),
         routes: impl Fn(Arc<Core>) -> Routes,
     ) -> Self {
@@ -69,11 +79,7 @@ impl TestRegistry {
             let log = cluster.join(address.clone(), machine);
             let stop = CancellationToken::new();
             let (core, queues) = Core::new(log, catalog.clone(), plaintext(), stop.clone());
-            let leases = LeaseConfig {
-                ttl: Duration::from_secs(1),
-                grace: Duration::from_millis(200),
-                ..LeaseConfig::default()
-            };
+            let leases = LeaseConfig { ttl, grace: Duration::from_millis(200), ..LeaseConfig::default() };
             tokio::spawn(leader::run(core.clone(), leases, queues.signs, queues.decisions, queues.held, stop.clone()));
             tokio::spawn(renewals::run(core.clone(), queues.pulses, stop.clone()));
             tokio::spawn(contact::run(core.clone(), queues.contact, stop.clone()));
@@ -303,7 +309,7 @@ async fn a_barrier_comes_after_all_that_was_committed_before_it_was_asked() {
 
 #[tokio::test]
 async fn a_watcher_whose_place_is_gone_from_the_ring_gets_what_moved_and_goes_on() {
-    let registry = TestRegistry::start(2).await;
+    let registry = TestRegistry::start_quiet(2).await;
     let leader = registry.client([0]);
     let first = leader.submit(push("a", 1, &["web"])).await.unwrap();
     let mut replica = Replica::open(&registry.client([1]), all(), Snapshot::default()).await;
@@ -500,6 +506,7 @@ async fn members_of_an_earlier_version_are_written_to_one_by_one() {
     // The leader is of the earlier version, the follower of this one: one client writes at each.
     let registry = TestRegistry::start_as(
         2,
+        Duration::from_secs(1),
         |_| (),
         |core| {
             if first.swap(false, Ordering::Relaxed) {
@@ -605,7 +612,7 @@ async fn an_entry_is_told_apart_by_the_kinds_that_the_watcher_knows() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_format_rises_once_every_member_knows_it_and_the_leader_alone_tells_of_health() {
-    let registry = TestRegistry::start_with(3, |cluster| cluster.set_build(3, FIRST)).await;
+    let registry = TestRegistry::start_with(3, Duration::from_secs(1), |cluster| cluster.set_build(3, FIRST)).await;
     const FIRST: u32 = 1;
     // All others know more; one that does not holds the format back.
     let newest = FIRST + 1;

@@ -31,6 +31,9 @@ pub(super) async fn run() -> Result<()> {
     }
     let megabytes = |bytes: u64| bytes / 1_000_000;
     for (agent, holds) in [(&scope, USED), (&all, SERVICES)] {
+        let metrics = agent.response("/metrics").await?.text().await?;
+        let held = format!("muster_agent_scope_services {holds}");
+        ensure!(metrics.lines().any(|line| line == held), "{} does not hold {holds} services:\n{metrics}", agent.name);
         let resident = agent.process.resident_bytes()?;
         let file = cluster.directory().join(&agent.name).join("data/agent/replica");
         let kept = eventually("the replica's file", || async { Ok(std::fs::metadata(&file).ok()) }).await?.len();
