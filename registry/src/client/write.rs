@@ -150,7 +150,7 @@ async fn exchange(connections: Arc<Connections>, connection: Connection, writes:
         Err(_) => Status::deadline_exceeded("it did not answer in time"),
     };
     if status.code() == Code::Unimplemented {
-        join_all(writes.into_iter().map(|write| exchange_alone(&connection, write))).await;
+        join_all(writes.into_iter().map(|write| exchange_alone(&connection, write, limit))).await;
         return;
     }
     connections.leave(&connection).await;
@@ -158,13 +158,14 @@ async fn exchange(connections: Arc<Connections>, connection: Connection, writes:
 }
 
 /// With a member of an earlier version, which takes writes one by one.
-async fn exchange_alone(connection: &Connection, write: Waiting) {
+async fn exchange_alone(connection: &Connection, write: Waiting, limit: Duration) {
     let outcome = match catalog::Command::decode(write.command.clone()) {
         Ok(command) => {
             let request = pb::WriteRequest { command: Some(command), forwarded: false };
-            match connection.client.clone().write(request).await {
-                Ok(reply) => reply.into_inner().outcome,
-                Err(status) => Some(failure(connection, &status)),
+            match timeout(limit, connection.client.clone().write(request)).await {
+                Ok(Ok(reply)) => reply.into_inner().outcome,
+                Ok(Err(status)) => Some(failure(connection, &status)),
+                Err(_) => Some(failure(connection, &Status::deadline_exceeded("it did not answer in time"))),
             }
         }
         Err(error) => Some(Outcome::NotProposed(error.to_string())),
