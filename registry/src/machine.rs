@@ -214,6 +214,7 @@ pub(crate) fn encode_restore(at: Timestamp, piece: pb::RestorePiece) -> Bytes {
 }
 
 /// What an entry holds.
+#[expect(clippy::large_enum_variant, reason = "it is taken apart at once, and nearly every entry is the large one")]
 enum Proposed {
     Command(Proposal),
     Restore(Timestamp, pb::RestorePiece),
