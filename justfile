@@ -43,7 +43,7 @@ deny:
     fi
 
 shell:
-    shellcheck .ci/run .ci/peers
+    shellcheck .ci/run .ci/peers .ci/previous
 
 # Installs the real peers (dig, dnsperf, Envoy, gRPC, a v1 client, Redis, MariaDB, PostgreSQL) and runs the tests that carry a peer's name.
 peers:

@@ -12,7 +12,7 @@ use std::{
 };
 
 use muster_catalog::{
-    Command, FIRST_FORMAT, Freshness, Node, NodeSync, Topic, Writer,
+    ClusterId, Command, FIRST_FORMAT, Freshness, Node, NodeSync, Topic, Writer,
     port::{Sink, Source, SubmitError},
 };
 use muster_registry::client::Client;
@@ -75,6 +75,8 @@ pub(crate) struct SyncTask {
     status: watch::Sender<SyncStatus>,
     acknowledged: Option<Arc<LocalRows>>,
     written: u64,
+    /// The registry, in the incarnation that `acknowledged` and `written` are about.
+    cluster: ClusterId,
     /// The catalog format that the last push was made for.
     format: u32,
     drain_time: Duration,
@@ -91,8 +93,9 @@ impl SyncTask {
         drain_time: Duration,
     ) -> (Self, watch::Receiver<SyncStatus>) {
         let (status, seen) = watch::channel(SyncStatus::default());
-        let (acknowledged, written, format) = (None, 0, FIRST_FORMAT);
-        let task = Self { pusher, client, replica, rows, unknown, status, acknowledged, written, format, drain_time };
+        let (acknowledged, written, format, cluster) = (None, 0, FIRST_FORMAT, ClusterId::default());
+        let task =
+            Self { pusher, client, replica, rows, unknown, status, acknowledged, written, cluster, format, drain_time };
         (task, seen)
     }
 
@@ -102,6 +105,7 @@ impl SyncTask {
         let mut pause = FIRST_PAUSE;
         loop {
             let seen = self.replica.subscribe(Topic::Node(self.pusher.node.name.clone()));
+            self.follow_incarnation(&mut retry);
             let other_format = self.replica.subscribe(Topic::Format);
             if retry.is_none() && self.replica.view().local.format() != self.format {
                 // What the last push had to leave out may be said now.
@@ -142,6 +146,25 @@ impl SyncTask {
             };
         }
         self.leave().await;
+    }
+
+    /// A restored or recovered registry may lack what it had acknowledged, and its indexes may have gone back: what was
+    /// said to an earlier incarnation counts for nothing.
+    fn follow_incarnation(&mut self, retry: &mut Option<Duration>) {
+        let view = self.replica.view();
+        let now = view.local.cluster();
+        if *now == self.cluster {
+            return;
+        }
+        if !self.cluster.uuid.is_empty() {
+            tracing::info!(
+                incarnation = now.incarnation,
+                "the registry began a new incarnation; pushing everything anew"
+            );
+            (self.acknowledged, self.written) = (None, 0);
+            *retry = Some(jitter(RECONCILE_PAUSE));
+        }
+        self.cluster = now.clone();
     }
 
     async fn push(&mut self) -> Result<(), SubmitError> {

@@ -35,6 +35,29 @@ fn every_command_explains_itself_with_an_example() {
 }
 
 #[test]
+fn every_command_about_the_registry_explains_itself() {
+    let commands = [
+        "members",
+        "add",
+        "promote",
+        "remove",
+        "replace",
+        "transfer-leader",
+        "backup",
+        "inspect",
+        "restore",
+        "recover",
+    ];
+    let help = String::from_utf8(muster(&["registry", "--help"]).stdout).unwrap();
+    for command in commands {
+        assert!(help.contains(&format!("  {command} ")), "{command} is not in the help:\n{help}");
+        let output = muster(&["registry", command, "--help"]);
+        let text = String::from_utf8(output.stdout).unwrap();
+        assert!(output.status.success() && text.contains("Example"), "{command} --help has no example:\n{text}");
+    }
+}
+
+#[test]
 fn a_missing_configuration_says_which_and_ends_with_64() {
     let output = muster(&["agent", "--config", "/nonexistent/muster.toml"]);
     let text = String::from_utf8(output.stderr).unwrap();

@@ -58,7 +58,7 @@ pub(crate) struct Observed {
     pub(crate) healthy: bool,
     /// For how long it has been as `healthy` says.
     pub(crate) lasting: Duration,
-    /// For how long it has not answered; since the leader's election at most.
+    /// For how long it has not answered; since this leader first looked at most.
     pub(crate) silent: Duration,
     /// Whether it answered in this term.
     pub(crate) heard: bool,
@@ -129,46 +129,53 @@ pub(crate) fn note(config: &AutopilotConfig, members: &[Observed], member: &Obse
     }
 }
 
+/// What is remembered of one member.
+#[derive(Debug)]
+struct Known {
+    /// When it was first looked at: one that has not answered yet is silent since then.
+    seen: Instant,
+    healthy: bool,
+    /// Since when it has been as `healthy` says.
+    since: Instant,
+}
+
 /// What the leader remembers of its members from look to look.
 #[derive(Debug)]
 pub(crate) struct Ledger {
     config: AutopilotConfig,
-    began: Instant,
-    /// Whether each member was healthy, and since when.
-    health: BTreeMap<u64, (bool, Instant)>,
+    known: BTreeMap<u64, Known>,
     joint_since: Option<Instant>,
 }
 
 impl Ledger {
     /// A new leader's.
-    pub(crate) fn new(config: AutopilotConfig, now: Instant) -> Self {
-        Self { config, began: now, health: BTreeMap::new(), joint_since: None }
+    pub(crate) fn new(config: AutopilotConfig) -> Self {
+        Self { config, known: BTreeMap::new(), joint_since: None }
     }
 
     /// Takes note of how the members are.
     pub(crate) fn observe(&mut self, now: Instant, members: &[Member], contacts: &Contacts) -> Vec<Observed> {
-        self.health.retain(|id, _| members.iter().any(|member| member.id == *id));
+        self.known.retain(|id, _| members.iter().any(|member| member.id == *id));
         self.joint_since = contacts.joint.then(|| self.joint_since.unwrap_or(now));
         members.iter().map(|member| self.observe_one(now, member, contacts)).collect()
     }
 
     fn observe_one(&mut self, now: Instant, member: &Member, contacts: &Contacts) -> Observed {
         let contact = contacts.members.get(&member.id).copied().unwrap_or_default();
-        // A leader that was just elected has heard of nobody: silence counts from there.
-        let silent = contact.silent.unwrap_or_else(|| now.saturating_duration_since(self.began));
         let matched = contact.matched.unwrap_or_default();
         let near = matched.saturating_add(self.config.trailing_entries) >= contacts.last;
         let healthy = contact.silent.is_some_and(|silent| silent <= self.config.last_contact) && near;
-        let known = self.health.entry(member.id).or_insert((healthy, now));
-        if known.0 != healthy {
-            *known = (healthy, now);
+        let known = self.known.entry(member.id).or_insert(Known { seen: now, healthy, since: now });
+        if known.healthy != healthy {
+            (known.healthy, known.since) = (healthy, now);
         }
+        let silent = contact.silent.unwrap_or_else(|| now.saturating_duration_since(known.seen));
         Observed {
             id: member.id,
             voter: member.voter,
             read_only: member.read_only,
             healthy,
-            lasting: now.saturating_duration_since(known.1),
+            lasting: now.saturating_duration_since(known.since),
             silent,
             heard: contact.silent.is_some(),
             matched,
@@ -255,9 +262,9 @@ mod tests {
     }
 
     #[test]
-    fn health_begins_anew_with_each_lapse_and_silence_with_the_election() {
+    fn health_begins_anew_with_each_lapse_and_silence_with_the_first_look() {
         let (begin, config) = (Instant::now(), AutopilotConfig::default());
-        let mut ledger = Ledger::new(config, begin);
+        let mut ledger = Ledger::new(config);
         let members = [Member { id: 1, voter: true, ..Member::default() }, Member { id: 2, ..Member::default() }];
         let at = |seconds| begin + Duration::from_secs(seconds);
         let contacts = |silent: Option<u64>, matched| Contacts {
@@ -269,9 +276,10 @@ mod tests {
             let seen = ledger.observe(at(seconds), &members, &contacts(silent, matched)).remove(1);
             (seen.healthy, seen.lasting.as_secs(), seen.silent.as_secs())
         };
-        // Not heard yet, then far behind, then well.
-        assert_eq!(look(3, None, 0), (false, 0, 3));
-        assert_eq!(look(4, Some(0), 3_999), (false, 1, 0));
+        // Silent since it was first looked at, however long the leader leads; then far behind, then well.
+        assert_eq!(look(1, None, 0), (false, 0, 0));
+        assert_eq!(look(3, None, 0), (false, 2, 2));
+        assert_eq!(look(4, Some(0), 3_999), (false, 3, 0));
         assert_eq!(look(5, Some(1), 4_000), (true, 0, 1));
         assert_eq!(look(9, Some(0), 5_000), (true, 4, 0));
         assert_eq!(look(10, Some(2), 5_000), (false, 0, 2));

@@ -3,6 +3,7 @@
 //! Nothing is learnt for good: member names are resolved at each connection, and any member takes any call. A client that
 //! writes much keeps a second connection, to the leader, for as long as it does.
 
+mod backup;
 mod batch;
 mod brakes;
 mod connection;
@@ -17,6 +18,7 @@ use muster_catalog::Name;
 use tokio::time::timeout;
 use tonic::Status;
 
+pub use backup::TakeError;
 pub use brakes::{HeldExpiry, HeldNode, SharedTrait};
 pub use connection::ConnectError;
 pub use members::{MemberHealth, RegistryStatus};

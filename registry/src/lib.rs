@@ -17,6 +17,7 @@
 //! ```
 
 mod autopilot;
+pub mod backup;
 pub mod client;
 mod codec;
 mod convert;
@@ -26,6 +27,7 @@ mod log;
 mod machine;
 mod proto;
 pub mod raft;
+mod recover;
 mod registry;
 mod server;
 mod service;
@@ -41,4 +43,5 @@ pub use leases::{
     brake::{Decision, MassExpiry},
 };
 pub use machine::Fault;
+pub use recover::{RecoveryError, Survivor, recover};
 pub use registry::{Registry, RegistryConfig, StartError, StopReason};

@@ -6,7 +6,7 @@ use std::{
 };
 
 use bytes::Bytes;
-use muster_catalog::{Change, Entry, Footprint, Proposal, Rejection, Scope, Snapshot, decide};
+use muster_catalog::{Change, ClusterId, Entry, Footprint, Proposal, Rejection, Scope, Snapshot, Timestamp, decide};
 use prost::Message;
 use tokio::sync::watch;
 
@@ -18,6 +18,10 @@ use crate::{
     watch::ring::{Record, Ring},
 };
 
+pub(crate) mod restore;
+
+use restore::Staging;
+
 /// What became of one entry.
 #[derive(Debug, Clone, Default)]
 pub(crate) enum Answer {
@@ -28,6 +32,8 @@ pub(crate) enum Answer {
     Applied,
     /// `decide` refused it, on every member alike.
     Rejected(Rejection),
+    /// A piece of a restore that cannot be taken, on every member alike.
+    RestoreRefused(String),
 }
 
 /// An entry that this build cannot read. To skip it would make this member's catalog differ from the others'.
@@ -65,6 +71,8 @@ pub(crate) struct CatalogMachine {
     published: watch::Sender<Arc<Snapshot>>,
     ring: Arc<Ring>,
     fault: watch::Sender<Option<Arc<Fault>>>,
+    /// What came so far of a catalog that is to take the place of this one.
+    staging: Staging,
 }
 
 impl CatalogMachine {
@@ -75,7 +83,7 @@ impl CatalogMachine {
         let (fault, fault_receiver) = watch::channel(None);
         let ring = Arc::new(Ring::new(snapshot.index()));
         let catalog = Catalog { snapshot: receiver, ring: ring.clone(), fault: fault_receiver };
-        (Self { snapshot, published, ring, fault }, catalog)
+        (Self { snapshot, published, ring, fault, staging: Staging::default() }, catalog)
     }
 
     fn apply_one(&mut self, committed: Committed, records: &mut Vec<Record>) -> Answer {
@@ -89,7 +97,8 @@ impl CatalogMachine {
         };
         let size = payload.len();
         match decode_proposal(payload) {
-            Ok(proposal) => self.apply_proposal(index, proposal, size, records),
+            Ok(Proposed::Command(proposal)) => self.apply_proposal(index, proposal, size, records),
+            Ok(Proposed::Restore(at, piece)) => self.apply_restore(index, at, piece, records),
             Err(reason) => {
                 let fault = Fault { index, reason };
                 tracing::error!(%fault, "the catalog stands still");
@@ -102,6 +111,7 @@ impl CatalogMachine {
     fn apply_proposal(&mut self, index: u64, proposal: Proposal, size: usize, records: &mut Vec<Record>) -> Answer {
         // A leader whose clock lags behind its predecessor's must not turn time back.
         let proposal = Proposal { at: proposal.at.max(self.snapshot.at()), ..proposal };
+        self.staging.expire(proposal.at);
         let changes = match decide(&self.snapshot, &proposal) {
             Ok(changes) => changes,
             Err(rejection) => {
@@ -121,6 +131,43 @@ impl CatalogMachine {
             records.push(Record { footprint: footprint.after(&self.snapshot, &topics), entry, size });
         }
         Answer::Applied
+    }
+
+    fn apply_restore(
+        &mut self,
+        index: u64,
+        at: Timestamp,
+        piece: pb::RestorePiece,
+        records: &mut Vec<Record>,
+    ) -> Answer {
+        let at = at.max(self.snapshot.at());
+        match self.staging.take(piece, at, self.snapshot.format()) {
+            Ok(Some(restored)) => {
+                self.snapshot = restore::in_place_of(&self.snapshot, &restored, index, at);
+                tracing::warn!(index, cluster = ?self.snapshot.cluster(), "another catalog was put in place of the present one");
+                // What happened before did not lead to it.
+                records.clear();
+                self.ring.reset(index);
+                Answer::Applied
+            }
+            Ok(None) => {
+                self.snapshot.advance(index, at);
+                Answer::Applied
+            }
+            Err(why) => {
+                self.snapshot.advance(index, at);
+                Answer::RestoreRefused(why)
+            }
+        }
+    }
+
+    /// Begins the registry's next incarnation, after an operator made one member all of it.
+    pub(crate) fn raise_incarnation(&mut self) {
+        let ClusterId { uuid, incarnation } = self.snapshot.cluster().clone();
+        let next = ClusterId { uuid, incarnation: incarnation.saturating_add(1) };
+        let (index, at) = (self.snapshot.index(), self.snapshot.at());
+        self.snapshot.fold(&Entry { index, at, changes: vec![Change::SetCluster(next)] });
+        self.published.send_replace(Arc::new(self.snapshot.clone()));
     }
 }
 
@@ -142,12 +189,13 @@ impl Machine for CatalogMachine {
             // A snapshot would claim entries that were not applied.
             return Box::new(move |_| Err(io::Error::other(fault)));
         }
-        let snapshot = self.snapshot.clone();
-        Box::new(move |to| encode_snapshot(&snapshot, to))
+        let (snapshot, staging) = (self.snapshot.clone(), self.staging.freeze());
+        Box::new(move |to| encode_snapshot(&snapshot, to).and_then(|()| staging(to)))
     }
 
     fn install(&mut self, from: &mut dyn Read) -> io::Result<()> {
         let snapshot = decode_snapshot(from, Scope::All).map_err(io::Error::other)?;
+        self.staging = Staging::install(from)?;
         self.ring.reset(snapshot.index());
         self.snapshot = snapshot;
         self.published.send_replace(Arc::new(self.snapshot.clone()));
@@ -160,9 +208,25 @@ pub(crate) fn encode_proposal(proposal: &Proposal) -> Bytes {
     pb::Proposal::from(proposal).encode_to_vec().into()
 }
 
-fn decode_proposal(payload: Bytes) -> Result<Proposal, String> {
-    let proposal = pb::Proposal::decode(payload).map_err(|error| error.to_string())?;
-    Proposal::try_from(proposal).map_err(|error: ConvertError| error.to_string())
+/// A piece of a restore as the log holds it.
+pub(crate) fn encode_restore(at: Timestamp, piece: pb::RestorePiece) -> Bytes {
+    pb::Proposal { at_milliseconds: at.0, command: None, restore: Some(piece) }.encode_to_vec().into()
+}
+
+/// What an entry holds.
+#[expect(clippy::large_enum_variant, reason = "it is taken apart at once, and nearly every entry is the large one")]
+enum Proposed {
+    Command(Proposal),
+    Restore(Timestamp, pb::RestorePiece),
+}
+
+fn decode_proposal(payload: Bytes) -> Result<Proposed, String> {
+    let mut proposal = pb::Proposal::decode(payload).map_err(|error| error.to_string())?;
+    if let Some(piece) = proposal.restore.take() {
+        return Ok(Proposed::Restore(Timestamp(proposal.at_milliseconds), piece));
+    }
+    let proposal = Proposal::try_from(proposal).map_err(|error: ConvertError| error.to_string())?;
+    Ok(Proposed::Command(proposal))
 }
 
 #[cfg(test)]

@@ -1,5 +1,6 @@
 //! The gRPC service of a member. Thin: requests come in, [`Core`] knows what to do, replies go out.
 
+pub(crate) mod backup;
 pub(crate) mod brakes;
 pub(crate) mod contact;
 pub(crate) mod door;
@@ -139,9 +140,12 @@ pub(crate) struct RegistryService(pub(crate) Arc<Core>);
 
 type EventStream = Pin<Box<dyn Stream<Item = Result<pb::WatchEvent, Status>> + Send>>;
 
+type BackupStream = Pin<Box<dyn Stream<Item = Result<pb::BackupPiece, Status>> + Send>>;
+
 #[tonic::async_trait]
 impl Registry for RegistryService {
     type WatchStream = EventStream;
+    type BackupStream = BackupStream;
     type ReadStream = ReceiverStream<Result<pb::ReadReply, Status>>;
 
     async fn write(&self, request: Request<pb::WriteRequest>) -> Result<Response<pb::WriteReply>, Status> {
@@ -202,6 +206,20 @@ impl Registry for RegistryService {
 
     async fn members(&self, request: Request<pb::MembersRequest>) -> Result<Response<pb::MembersReply>, Status> {
         Ok(Response::new(self.0.members(request.into_inner()).await))
+    }
+
+    async fn backup(&self, request: Request<pb::BackupRequest>) -> Result<Response<BackupStream>, Status> {
+        let pieces = self.0.clone().backup(request.into_inner()).await?;
+        Ok(Response::new(Box::pin(ReceiverStream::new(pieces))))
+    }
+
+    async fn restore(
+        &self,
+        request: Request<Streaming<pb::RestoreRequest>>,
+    ) -> Result<Response<pb::RestoreReply>, Status> {
+        let core = self.0.clone();
+        let restore = self.0.tasks.spawn(async move { core.restore(request.into_inner()).await });
+        restore.await.map(Response::new).map_err(|error| Status::internal(format!("the restore broke off: {error}")))
     }
 
     async fn change_members(

@@ -91,11 +91,14 @@ pub struct Launch {
     pub through: Vec<String>,
     /// Added to the environment.
     pub environment: Vec<(String, String)>,
+    /// Another build of `muster` than the present one.
+    pub build: Option<PathBuf>,
 }
 
 impl Launch {
-    /// The command that runs `binary` so.
-    fn command(&self, binary: &Path) -> Command {
+    /// The command that runs `muster` so.
+    fn command(&self) -> Result<Command> {
+        let binary = self.build.clone().map_or_else(muster_binary, Ok)?;
         let mut command = match self.through.split_first() {
             Some((program, arguments)) => {
                 let mut command = Command::new(program);
@@ -105,8 +108,28 @@ impl Launch {
             None => Command::new(binary),
         };
         command.envs(self.environment.iter().map(|(name, value)| (name, value)));
-        command
+        Ok(command)
     }
+}
+
+/// The `muster` of an older catalog format, which `.ci/previous` builds. `None`, with a notice, where it is not built;
+/// an error in CI.
+pub fn previous_binary() -> Result<Option<PathBuf>> {
+    let present = muster_binary()?;
+    let found = present.ancestors().map(|folder| folder.join("previous/muster")).find(|path| path.is_file());
+    if found.is_none() {
+        ensure!(std::env::var_os("CI").is_none(), "the older build is missing: run .ci/previous");
+        println!("NOTICE: passed over: no older build of muster; run .ci/previous, which needs the git history");
+    }
+    Ok(found)
+}
+
+/// Runs a command of `muster` to its end; what it printed, and an error with what it complained about.
+pub fn muster(arguments: &[&str]) -> Result<String> {
+    let output = Command::new(muster_binary()?).args(arguments).stdin(Stdio::null()).output()?;
+    let complaint = String::from_utf8_lossy(&output.stderr);
+    ensure!(output.status.success(), "muster {arguments:?} ended with {}: {complaint}", output.status);
+    Ok(String::from_utf8(output.stdout)?)
 }
 
 /// A running `muster`. It is killed when dropped.
@@ -121,7 +144,7 @@ impl Process {
     pub fn start(launch: &Launch, arguments: &[&str], log: &Path) -> Result<(Self, Value)> {
         let errors = std::fs::OpenOptions::new().create(true).append(true).open(log)?;
         let mut child = launch
-            .command(&muster_binary()?)
+            .command()?
             .args(arguments)
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
@@ -165,6 +188,18 @@ impl Process {
     /// How it ended, if it has.
     pub fn ended(&mut self) -> Result<Option<std::process::ExitStatus>> {
         Ok(self.child.try_wait()?)
+    }
+
+    /// Waits until it ends by itself.
+    pub fn wait_ended(&mut self) -> Result<std::process::ExitStatus> {
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            if let Some(status) = self.child.try_wait()? {
+                return Ok(status);
+            }
+            ensure!(Instant::now() < deadline, "it did not end:\n{}", self.log_tail());
+            std::thread::sleep(LOOK_AGAIN);
+        }
     }
 
     /// Sends a signal by name, for example `STOP`.

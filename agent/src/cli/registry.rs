@@ -1,6 +1,6 @@
 //! `muster registry …`: the members and what they hold, asked for at the registry itself.
 
-use std::time::Duration;
+use std::{path::PathBuf, time::Duration};
 
 use clap::{Args, Subcommand};
 use muster_registry::{
@@ -11,6 +11,8 @@ use muster_registry::{
 use serde_json::{Value, json};
 
 use super::{Failure, Outcome, say, table};
+
+mod disaster;
 
 /// How a command reaches the registry, and what it prints.
 #[derive(Debug, Args)]
@@ -89,12 +91,66 @@ pub(crate) enum RegistryCommand {
         #[command(flatten)]
         registry: RegistryArgs,
     },
+    /// Write the catalog as it is now into a file, checked.
+    #[command(
+        after_help = "Examples:\n  muster registry backup catalog.backup\n  muster registry backup --stale catalog.backup    without a leader: whatever one member has"
+    )]
+    Backup {
+        /// The file; it gets its name when it is whole.
+        file: PathBuf,
+        /// Take what some member has, however old.
+        #[arg(long)]
+        stale: bool,
+        #[command(flatten)]
+        registry: RegistryArgs,
+    },
+    /// Check a backup and say what is in it.
+    #[command(after_help = "Example:\n  muster registry inspect catalog.backup")]
+    Inspect {
+        /// The file.
+        file: PathBuf,
+        /// Print JSON for programs.
+        #[arg(long)]
+        json: bool,
+    },
+    /// Put a backup in the place of the present catalog. All members and agents take it over.
+    #[command(
+        after_help = "Examples:\n  muster registry restore catalog.backup          says what would happen\n  muster registry restore catalog.backup --yes\n\nLive agents push their own services again within seconds; what came through the catalog API since is lost."
+    )]
+    Restore {
+        /// The file.
+        file: PathBuf,
+        /// Do it.
+        #[arg(long)]
+        yes: bool,
+        #[command(flatten)]
+        registry: RegistryArgs,
+    },
+    /// Make this host's stopped member the whole registry, when the others are lost for good.
+    #[command(
+        after_help = "Examples:\n  muster registry recover --config /etc/muster/muster.toml          says what would happen\n  muster registry recover --config /etc/muster/muster.toml --yes\n\nOnly when a majority will never come back. Empty the data folders of the other members before they start again."
+    )]
+    Recover {
+        /// The member's configuration file.
+        #[arg(long, value_name = "FILE", default_value = "/etc/muster/muster.toml")]
+        config: PathBuf,
+        /// Do it.
+        #[arg(long)]
+        yes: bool,
+        /// Print JSON for programs.
+        #[arg(long)]
+        json: bool,
+    },
 }
 
 /// Runs one command.
 pub(crate) fn run(command: RegistryCommand) -> Outcome {
     let (registry, change) = match command {
         RegistryCommand::Members { registry } => return members(&registry),
+        RegistryCommand::Backup { file, stale, registry } => return disaster::backup(&file, stale, &registry),
+        RegistryCommand::Inspect { file, json } => return disaster::inspect(&file, json),
+        RegistryCommand::Restore { file, yes, registry } => return disaster::restore(&file, yes, &registry),
+        RegistryCommand::Recover { config, yes, json } => return disaster::recover(&config, yes, json),
         RegistryCommand::Add { address, learner, registry } => {
             (registry, MemberChange::Add { address, read_only: learner })
         }

@@ -82,7 +82,7 @@ impl Pilot {
         };
         let term = contacts.term;
         if self.reign.as_ref().is_none_or(|(reign, _)| *reign != term) {
-            self.reign = Some((term, Ledger::new(self.config.clone(), now)));
+            self.reign = Some((term, Ledger::new(self.config.clone())));
         }
         let Some((_, ledger)) = &mut self.reign else { return };
         let members = self.core.log.members();

@@ -11,7 +11,7 @@ use crate::proto::catalog::{self as pb, command::Kind, removal};
 
 impl From<&Proposal> for pb::Proposal {
     fn from(proposal: &Proposal) -> Self {
-        Self { at_milliseconds: proposal.at.0, command: Some((&proposal.command).into()) }
+        Self { at_milliseconds: proposal.at.0, command: Some((&proposal.command).into()), restore: None }
     }
 }
 

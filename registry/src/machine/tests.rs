@@ -106,3 +106,108 @@ fn a_reader_at_any_time_sees_no_half_of_a_batch() {
         reader.join().unwrap();
     });
 }
+
+/// A catalog as pieces of a restore.
+fn pieces(snapshot: &Snapshot, size: usize) -> Vec<Bytes> {
+    let mut bytes = Vec::new();
+    encode_snapshot(snapshot, &mut bytes).unwrap();
+    let count = bytes.len().div_ceil(size);
+    let piece = |(number, data): (usize, &[u8])| {
+        let (data, last) = (Bytes::copy_from_slice(data), number + 1 == count);
+        let piece = pb::RestorePiece { id: "r".into(), number: number as u32, data, last };
+        encode_restore(Timestamp(9_000 + number as u64), piece)
+    };
+    bytes.chunks(size).enumerate().map(piece).collect()
+}
+
+/// A registry that has an identity and the newest format, and something in its catalog.
+fn registry() -> Vec<Bytes> {
+    let commands = [
+        Command::Bootstrap(ClusterId { uuid: "u".into(), incarnation: 4 }),
+        Command::SetFormat(9),
+        Command::Deregister(muster_catalog::Removal::Node(muster_catalog::Name::lookup("nobody"))),
+    ];
+    commands.into_iter().map(|command| encode_proposal(&Proposal { at: Timestamp(7), command })).collect()
+}
+
+fn log(payloads: impl IntoIterator<Item = Bytes>) -> Vec<Committed> {
+    (1_u64..).zip(payloads).map(|(index, payload)| Committed { index, payload: Some(payload) }).collect()
+}
+
+#[test]
+fn a_restored_catalog_is_in_place_at_one_index_in_the_next_incarnation_however_the_log_is_cut() {
+    let restored = busy_snapshot();
+    let payloads: Vec<Bytes> = registry().into_iter().chain(pieces(&restored, 200)).collect();
+    let entries = log(payloads);
+    let last = entries.len() as u64;
+    let (mut machine, catalog) = CatalogMachine::new();
+    let mut answers = machine.apply(entries[..entries.len() - 1].to_vec());
+    assert_eq!(catalog.now().instance_count(), 0, "it was put in place before it was whole");
+    answers.extend(machine.apply(entries[entries.len() - 1..].to_vec()));
+    assert!(answers.iter().all(|answer| matches!(answer, Answer::Applied)), "{answers:?}");
+    let now = catalog.now();
+    assert_eq!((now.cluster().incarnation, &*now.cluster().uuid, now.format(), now.index()), (5, "u", 9, last));
+    assert_eq!(now.instance_count(), restored.instance_count());
+    // Nothing in it is newer than the log: waiters would wait for ever.
+    for row in now.rows() {
+        match row {
+            SnapshotRow::Node { row, index } => assert_eq!((row.created, row.modified, index), (last, last, last)),
+            SnapshotRow::Instance(row) => assert_eq!((row.created, row.modified), (last, last)),
+            SnapshotRow::Check(row) => assert_eq!(row.modified, last),
+            SnapshotRow::Service(row) => assert_eq!(row.index, last),
+            SnapshotRow::Header(header) => assert_eq!((header.nodes_index, header.extinction_index), (last, last)),
+            SnapshotRow::Writer { .. } => {}
+        }
+    }
+    assert!(catalog.ring.after(last - 1, 1).is_none(), "a watcher would be told of another history");
+
+    // A member that was sent a Raft snapshot in the middle of it ends alike.
+    for cut in 1..entries.len() {
+        let (mut first, _) = CatalogMachine::new();
+        first.apply(entries[..cut].to_vec());
+        let mut bytes = Vec::new();
+        first.freeze()(&mut bytes).unwrap();
+        let (mut second, installed) = CatalogMachine::new();
+        second.install(&mut bytes.as_slice()).unwrap();
+        second.apply(entries[cut..].to_vec());
+        assert_eq!(rows(&now), rows(&installed.now()), "cut at {cut}");
+    }
+}
+
+#[test]
+fn a_restore_that_cannot_be_is_refused_and_changes_nothing() {
+    let restored = busy_snapshot();
+    let all = pieces(&restored, 100);
+    let gap: Vec<Bytes> =
+        all.iter().enumerate().filter(|(number, _)| *number != 1).map(|(_, piece)| piece.clone()).collect();
+    let late = {
+        let at = Timestamp(9_000 + 60 * 60 * 1000);
+        let other = encode_proposal(&Proposal { at, command: Command::SetFormat(1) });
+        [all[..2].to_vec(), vec![other], all[2..].to_vec()].concat()
+    };
+    let mut damaged = Vec::new();
+    encode_snapshot(&restored, &mut damaged).unwrap();
+    *damaged.last_mut().unwrap() ^= 1;
+    let piece = pb::RestorePiece { id: "r".into(), number: 0, data: damaged.into(), last: true };
+    for (what, payloads, expected) in [
+        ("a gap", gap, "expected"),
+        ("nobody came for an hour", late, "expected"),
+        ("damage", vec![encode_restore(Timestamp(1), piece)], "checksum"),
+    ] {
+        let (mut machine, catalog) = CatalogMachine::new();
+        let answers = machine.apply(log(registry().into_iter().chain(payloads)));
+        let refused =
+            answers.iter().any(|answer| matches!(answer, Answer::RestoreRefused(why) if why.contains(expected)));
+        assert!(refused, "{what}: {answers:?}");
+        let now = catalog.now();
+        assert_eq!((now.cluster().incarnation, now.instance_count()), (4, 0), "{what}");
+    }
+    // Of a newer format than the registry's.
+    let (mut newer, catalog) = CatalogMachine::new();
+    newer.apply(log(registry()));
+    let all = pieces(&catalog.now(), 100);
+    let (mut machine, catalog) = CatalogMachine::new();
+    let answers = machine.apply(log(registry().into_iter().take(1).chain(all)));
+    let refused = matches!(answers.last(), Some(Answer::RestoreRefused(why)) if why.contains("upgrade all members"));
+    assert!(refused && catalog.now().cluster().incarnation == 4, "{answers:?}");
+}

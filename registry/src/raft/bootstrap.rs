@@ -61,7 +61,9 @@ impl<M: Machine> Membership<M> {
 
     async fn try_settle(&self) -> Round {
         let shared = &self.shared;
-        if let Some(round) = self.standing() {
+        // Asked of the log itself: what is known of it is told a moment after it was opened.
+        let initialised = shared.raft.is_initialized().await.unwrap_or_default();
+        if let Some(round) = self.standing(initialised) {
             return round;
         }
         let others: Vec<&String> = shared.listed.iter().filter(|address| **address != shared.me.address).collect();
@@ -88,7 +90,7 @@ impl<M: Machine> Membership<M> {
     }
 
     /// Whether the log here, or what is known of it, already says what becomes of this member.
-    fn standing(&self) -> Option<Round> {
+    fn standing(&self, initialised: bool) -> Option<Round> {
         let (membership, shared) = (self.effective(), &self.shared);
         if membership.voter_ids().any(|id| id == shared.id) {
             return Some(Round::Settled);
@@ -99,8 +101,10 @@ impl<M: Machine> Membership<M> {
             // A learner is made a voter when it is time, unless it comes in the place of another.
             return (!replaces).then_some(Round::Settled);
         }
-        let strange = membership.nodes().next().is_some();
-        strange.then(|| {
+        if initialised && membership.nodes().next().is_none() {
+            return Some(Round::Waiting("the log is being opened".to_owned()));
+        }
+        initialised.then(|| {
             Round::Waiting(
                 "the log in the data folder belongs to a registry that does not list this member: unless it is just \
                  being added, empty the data folder and add it by `muster registry add`"

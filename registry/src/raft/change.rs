@@ -27,6 +27,8 @@ const FIRST_WORD: Duration = Duration::from_secs(1);
 const NEARLY_EQUAL: u64 = 5_000;
 /// How long a change waits for another one before it is refused.
 const TURN_TIMEOUT: Duration = Duration::from_secs(2);
+/// Builds that know this format know members without a vote; earlier ones would hand the membership on without the mark.
+const READERS_SINCE: u32 = 2;
 /// How long a committed change may take to be confirmed.
 const CHANGE_TIMEOUT: Duration = Duration::from_secs(15);
 /// How long a new member may take to catch up before the command returns without it.
@@ -375,7 +377,7 @@ impl<M: Machine> Membership<M> {
                 peer.name
             ));
         }
-        self.check_builds(&reply, read_only).await?;
+        self.check_builds(&reply, read_only)?;
         let learners = membership.nodes().count().saturating_sub(membership.voter_ids().count());
         if learners >= MAX_LEARNERS {
             return refused(format!("there are {MAX_LEARNERS} members without a vote already: remove one first"));
@@ -383,25 +385,18 @@ impl<M: Machine> Membership<M> {
         Ok(Found::New(id, Peer { read_only, ..peer }))
     }
 
-    async fn check_builds(&self, new: &proto::HelloReply, read_only: bool) -> Result<(), ChangeError> {
+    fn check_builds(&self, new: &proto::HelloReply, read_only: bool) -> Result<(), ChangeError> {
         let in_force = (self.shared.formats.in_force)();
         if new.format.max(1) < in_force {
             return refused(too_old(new, in_force));
         }
-        if !read_only {
-            return Ok(());
+        if read_only && in_force < READERS_SINCE {
+            return refused(format!(
+                "the catalog has format {in_force}, so some member may run a build that would forget which members have no \
+                 vote: upgrade all members first"
+            ));
         }
-        let greetings = self.greetings().await;
-        let membership = self.effective();
-        // A build from before there were readers forgets that one is, and hands the membership on without it.
-        let old = membership.nodes().find(|(id, _)| greetings.get(id).is_none_or(|said| said.version.is_empty()));
-        match old {
-            Some((_, peer)) => refused(format!(
-                "{} does not answer, or runs a build that knows no members without a vote: bring it back or upgrade it first",
-                peer.name
-            )),
-            None => Ok(()),
-        }
+        Ok(())
     }
 
     /// Makes a member a learner and waits until it has caught up; false when it has not in time.

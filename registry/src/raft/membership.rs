@@ -184,6 +184,12 @@ impl<M: Machine> Membership<M> {
         if voters.contains(&member.id) {
             return Ok(proto::JoinReply { accepted: true, ..Default::default() });
         }
+        if greeted.initialised && now.get_node(&member.id).is_none() {
+            // Of this registry before it was recovered without it, say.
+            return refuse(
+                "it holds the log of another registry, or of another time of this one: empty its data folder".into(),
+            );
+        }
         let tenants = now.nodes().filter(|(id, peer)| **id != member.id && peer.address == member.address);
         let before: Vec<(u64, bool)> = tenants.map(|(id, peer)| (*id, peer.read_only)).collect();
         if now.get_node(&member.id).is_some() && before.is_empty() {

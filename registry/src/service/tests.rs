@@ -270,6 +270,13 @@ async fn a_resumed_watch_ends_where_a_full_one_does_and_another_registry_is_refu
     assert!(resumed.resumed && !full.resumed);
     assert_eq!(resumed.rows(), full.rows());
 
+    // Who has seen a later incarnation is not sent back to an earlier one.
+    let mut later = cluster.clone();
+    later.incarnation += 1;
+    let hello = Hello { resume: Some((later, 1)), ..all() };
+    let mut refused = Replica::open(&client, hello, Snapshot::default()).await;
+    assert!(matches!(refused.step().await, Err(WatchError::Call(why)) if why.to_string().contains("incarnation 2")));
+
     let mut other = cluster;
     other.uuid = "another".into();
     let hello = Hello { resume: Some((other.clone(), 1)), ..all() };
@@ -443,6 +450,7 @@ struct Earlier(RegistryService);
 #[tonic::async_trait]
 impl Registry for Earlier {
     type WatchStream = EventStream;
+    type BackupStream = BackupStream;
     type ReadStream = ReceiverStream<Result<pb::ReadReply, Status>>;
 
     async fn write(&self, request: Request<pb::WriteRequest>) -> Result<Response<pb::WriteReply>, Status> {
@@ -486,6 +494,17 @@ impl Registry for Earlier {
         request: Request<pb::ChangeMembersRequest>,
     ) -> Result<Response<pb::ChangeMembersReply>, Status> {
         self.0.change_members(request).await
+    }
+
+    async fn backup(&self, request: Request<pb::BackupRequest>) -> Result<Response<BackupStream>, Status> {
+        self.0.backup(request).await
+    }
+
+    async fn restore(
+        &self,
+        request: Request<Streaming<pb::RestoreRequest>>,
+    ) -> Result<Response<pb::RestoreReply>, Status> {
+        self.0.restore(request).await
     }
 
     async fn brakes(&self, request: Request<pb::BrakesRequest>) -> Result<Response<pb::BrakesReply>, Status> {
@@ -612,27 +631,30 @@ async fn an_entry_is_told_apart_by_the_kinds_that_the_watcher_knows() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_format_rises_once_every_member_knows_it_and_the_leader_alone_tells_of_health() {
-    let registry = TestRegistry::start_with(3, Duration::from_secs(1), |cluster| cluster.set_build(3, FIRST)).await;
-    const FIRST: u32 = 1;
-    // All others know more; one that does not holds the format back.
-    let newest = FIRST + 1;
-    registry.cluster.set_build(1, newest);
-    registry.cluster.set_build(2, newest);
+    // The others know more; one that does not holds the format back.
+    const PRESENT: u32 = muster_catalog::FORMAT;
+    let newest = PRESENT + 1;
+    let registry = TestRegistry::start_with(3, Duration::from_secs(1), |cluster| {
+        cluster.set_build(1, newest);
+        cluster.set_build(2, newest);
+    })
+    .await;
     let client = registry.client([1]);
     let own = client.members().await.unwrap();
     assert!(own.failure_tolerance.is_none() && own.health.is_empty(), "a follower made it up: {own:?}");
     let told = timeout(PATIENCE, async {
         loop {
             let told = client.members_by_leader().await.unwrap();
-            if told.health.values().filter(|health| health.format > 0).count() == 3 {
+            let all = told.health.values().filter(|health| health.format > 0).count() == 3;
+            if all && told.format >= PRESENT {
                 return told;
             }
             tokio::time::sleep(Duration::from_millis(50)).await;
         }
     });
     let told = told.await.unwrap();
-    assert_eq!((told.answered_by, told.failure_tolerance, told.format), (1, Some(1), FIRST));
-    assert_eq!(told.health[&3].format, FIRST);
+    assert_eq!((told.answered_by, told.failure_tolerance, told.format), (1, Some(1), PRESENT));
+    assert_eq!(told.health[&3].format, PRESENT);
     assert!(told.health.values().all(|health| health.healthy && health.silent.is_some()), "{told:?}");
 
     registry.cluster.set_build(3, newest);
@@ -706,4 +728,48 @@ async fn a_released_mass_expiry_loses_nobody_and_another_leader_knows_nothing_of
     let stale = registry.client([0]).decide_brake(&again.id, Decision::Commit).await.unwrap_err();
     assert!(matches!(stale, SubmitError::Refused(_)), "{stale:?}");
     assert_eq!(lost(&registry.members[0].catalog.now()), 0);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_backup_at_any_member_is_whole_and_a_restore_reaches_every_watcher() {
+    let registry = TestRegistry::start(2).await;
+    let client = registry.client([1]);
+    for (number, node) in ["a", "b", "c"].into_iter().enumerate() {
+        client.submit(push(node, 1, &["web", "db"][..1 + number % 2])).await.unwrap();
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("catalog.backup");
+    // The member lags, and is waited for.
+    registry.cluster.lag(2, true);
+    let last = client.submit(push("d", 1, &["web"])).await.unwrap();
+    let taking = {
+        let (client, path) = (client.clone(), path.clone());
+        tokio::spawn(async move { client.backup(&path, false).await })
+    };
+    registry.cluster.lag(2, false);
+    let backup = timeout(PATIENCE, taking).await.unwrap().unwrap().unwrap();
+    assert!(backup.snapshot.index() >= last.index);
+    assert_eq!(
+        (backup.snapshot.node_count(), backup.header.nodes, backup.header.taken_by.as_str()),
+        (4, 4, "member-2")
+    );
+
+    for member in &registry.members {
+        eventually(&member.catalog, |snapshot| snapshot.format() == muster_catalog::FORMAT).await;
+    }
+    let mut watcher = Replica::open(&client, all(), Snapshot::default()).await;
+    client.submit(push("e", 1, &["late"])).await.unwrap();
+    watcher.until(|replica| replica.snapshot.node_count() == 5).await;
+    let index = timeout(PATIENCE, client.restore(&backup)).await.unwrap().unwrap();
+    watcher.until_index(index).await;
+    assert_eq!((watcher.snapshot.node_count(), watcher.snapshot.cluster().incarnation), (4, 2));
+    for member in &registry.members {
+        // The order of writes is the registry's own, and never watched.
+        let rows = member.catalog.now();
+        let rows = rows.rows().filter(|row| !matches!(row, SnapshotRow::Writer { .. }));
+        assert_eq!(rows.collect::<Vec<_>>(), watcher.rows());
+    }
+    // Writes go on from there.
+    let written = client.submit(push("a", 2, &["new"])).await.unwrap();
+    watcher.until_index(written.index).await;
 }

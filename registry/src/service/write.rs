@@ -188,7 +188,7 @@ impl Core {
 /// Reads a Command from outside and makes a proposal of it; the error says why it is refused.
 fn admit(format: u32, at_milliseconds: u64, encoded: &Bytes) -> Result<Admitted, String> {
     let command = catalog::Command::decode(encoded.clone()).map_err(|error| error.to_string())?;
-    let proposal = catalog::Proposal { at_milliseconds, command: Some(command) };
+    let proposal = catalog::Proposal { at_milliseconds, command: Some(command), restore: None };
     // Written anew, and not logged as it came: fields that this build does not know go no further, or members of a
     // newer one would apply what others do not.
     let mut payload = Bytes::from(proposal.encode_to_vec());
@@ -198,7 +198,7 @@ fn admit(format: u32, at_milliseconds: u64, encoded: &Bytes) -> Result<Admitted,
     // A writer of a newer build than some member: what that one cannot hold stays outside.
     if strip_command(format, &mut command) {
         let command = Some((&command).into());
-        payload = catalog::Proposal { at_milliseconds, command }.encode_to_vec().into();
+        payload = catalog::Proposal { at_milliseconds, command, restore: None }.encode_to_vec().into();
     }
     let alive = match command {
         Command::Sync(sync) => Some((sync.node.name, sync.writer.incarnation)),
@@ -211,6 +211,7 @@ fn committed(index: u64, answer: Answer) -> Reply {
     match answer {
         Answer::Applied => Reply::Index(index),
         Answer::Rejected(rejection) => Reply::Refused(rejection.to_string()),
+        Answer::RestoreRefused(why) => Reply::Refused(why),
         Answer::Unapplied => Reply::UnknownOutcome("the leader stopped before it applied the write".to_owned()),
     }
 }

@@ -133,6 +133,19 @@ impl DataDirectory {
         Ok(Self { path: path.to_path_buf(), node_id, lock: Arc::new(lock) })
     }
 
+    /// Whether something was begun there.
+    pub fn exists(path: &Path) -> bool {
+        path.join(FORMAT_FILE).is_file()
+    }
+
+    /// Draws another id: whoever asks for the old one is not answered any more.
+    pub(crate) fn renew_node_id(&self) -> Result<u64, DirectoryError> {
+        let id: u64 = rand::random_range(1..u64::MAX);
+        let path = self.path.join(NODE_ID_FILE);
+        write_durably(&path, format!("{id}\n").as_bytes()).map_err(|source| DirectoryError::Io { path, source })?;
+        Ok(id)
+    }
+
     /// This member's id, drawn once per disk: a wiped disk is a new member.
     pub fn node_id(&self) -> u64 {
         self.node_id

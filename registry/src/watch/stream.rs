@@ -147,6 +147,16 @@ impl Feed {
                 cluster.uuid, other.uuid
             )));
         }
+        if let Some((theirs, _)) = resume
+            .as_ref()
+            .filter(|(theirs, _)| theirs.uuid == cluster.uuid && theirs.incarnation > cluster.incarnation)
+        {
+            // This member has not applied a restore yet, or was left behind by a recovery.
+            return Err(Status::unavailable(format!(
+                "the watcher has seen incarnation {} of the registry, this member is at {}: ask another",
+                theirs.incarnation, cluster.incarnation
+            )));
+        }
         let cursor = resume.filter(|(theirs, _)| *theirs == cluster).map(|(_, index)| index);
         let known = hello.known_changes.into_iter().collect();
         let splices = KNOWN_EVENTS.iter().all(|kind| hello.known_events.contains(kind));

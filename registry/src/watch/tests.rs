@@ -135,10 +135,10 @@ async fn beyond_the_ring_only_what_moved_comes_and_what_vanished_is_gone() {
     // `db` moved and came with both its instances, and so did the own node; `web` on a, and `cache`, did not.
     assert_eq!(replica.loaded, 3);
     assert_eq!(replica.snapshot, expected(&leader, &held, last.index).await);
-    // Of another incarnation nothing is believed.
+    // Of an earlier incarnation nothing is believed.
     let mut hello = hello;
     if let Some((cluster, _)) = &mut hello.resume {
-        cluster.incarnation += 1;
+        cluster.incarnation -= 1;
     }
     let mut replica = Replica::open(&registry.client([1]), hello, before.snapshot).await;
     replica.until_index(last.index).await;

@@ -1,11 +1,15 @@
 //! A registry of one or three members.
 
-use std::{net::SocketAddr, path::Path};
+use std::{
+    net::SocketAddr,
+    path::{Path, PathBuf},
+};
 
 use anyhow::{Context, Result};
+use serde_json::Value;
 use tempfile::TempDir;
 
-use super::{Launch, Process, free_address};
+use super::{Launch, Process, free_address, muster};
 
 /// A registry of real processes in a directory that goes with it.
 #[derive(Debug)]
@@ -15,6 +19,8 @@ pub struct TestCluster {
     processes: Vec<Option<Process>>,
     metrics: Vec<String>,
     launches: Vec<Launch>,
+    /// How many of the addresses are in the members' lists; the others are added by command.
+    listed: usize,
     settings: String,
 }
 
@@ -33,8 +39,15 @@ impl TestCluster {
 
     /// The same, not started yet.
     pub fn prepare(count: usize, settings: &str) -> Result<Self> {
+        Self::prepare_with(count, 0, settings)
+    }
+
+    /// The same, with `spare` more addresses for members that come later.
+    pub fn prepare_with(listed: usize, spare: usize, settings: &str) -> Result<Self> {
+        let count = listed + spare;
         Ok(Self {
             directory: tempfile::tempdir()?,
+            listed,
             addresses: (0..count).map(|_| free_address()).collect::<Result<Vec<_>>>()?,
             processes: (0..count).map(|_| None).collect(),
             metrics: vec![String::new(); count],
@@ -56,9 +69,33 @@ impl TestCluster {
         Ok(value.with_context(|| format!("no metric {name}"))?.parse()?)
     }
 
-    /// The members as agents are told of them.
+    /// The members as agents are told of them, those to come among them.
     pub fn members(&self) -> Vec<String> {
         self.addresses.iter().map(ToString::to_string).collect()
+    }
+
+    /// Where a member serves, also one that is to come.
+    pub fn address(&self, member: usize) -> String {
+        self.addresses[member].to_string()
+    }
+
+    /// As far as agents know, the registry consists of these members of another cluster.
+    pub fn borrow_members(&mut self, from: &Self, members: &[usize]) {
+        self.addresses = members.iter().map(|member| from.addresses[*member]).collect();
+    }
+
+    /// The build that a member runs from its next start on.
+    pub fn set_build(&mut self, member: usize, build: &Path) {
+        self.launches[member].build = Some(build.to_owned());
+    }
+
+    /// `muster registry …`, asked of these members; with `--json` what it printed.
+    pub fn registry(&self, members: &[usize], arguments: &[&str]) -> Result<Value> {
+        let addresses: Vec<String> = members.iter().map(|member| self.address(*member)).collect();
+        let addresses = addresses.join(",");
+        let command = [&["registry"], arguments, &["--json", "--registry-addr", &addresses]].concat();
+        let printed = muster(&command)?;
+        serde_json::from_str(&printed).with_context(|| format!("no JSON in {printed:?}"))
     }
 
     /// The `[registry]` settings agents share with the members.
@@ -104,14 +141,20 @@ impl TestCluster {
         (0..self.processes.len()).try_for_each(|member| self.kill(member))
     }
 
+    /// A member's configuration file.
+    pub fn config(&self, member: usize) -> PathBuf {
+        self.directory.path().join(format!("member-{member}.toml"))
+    }
+
     /// Starts a member from what is on its disk.
     pub fn restart(&mut self, member: usize) -> Result<()> {
-        let config = self.directory.path().join(format!("member-{member}.toml"));
+        let config = self.config(member);
+        let listed: Vec<String> = self.addresses[..self.listed].iter().map(ToString::to_string).collect();
         let text = format!(
             "[node]\nname = \"member-{member}\"\ndata_dir = {:?}\n[registry]\nlisten = \"{}\"\nmetrics_listen = \"127.0.0.1:0\"\nmembers = {:?}\n{}[log]\nfilter = \"info\"\n",
             self.data_dir(member),
             self.addresses[member],
-            self.members(),
+            listed,
             self.settings,
         );
         std::fs::write(&config, text)?;
@@ -125,7 +168,7 @@ impl TestCluster {
 
     /// Starts all members that are down.
     pub fn restart_all(&mut self) -> Result<()> {
-        for member in 0..self.processes.len() {
+        for member in 0..self.listed {
             if self.processes[member].is_none() {
                 self.restart(member)?;
             }

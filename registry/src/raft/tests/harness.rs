@@ -18,7 +18,7 @@ use tokio_stream::wrappers::TcpListenerStream;
 use tokio_util::sync::CancellationToken;
 use tonic::transport::Server;
 
-use crate::raft::{Committed, Consensus, ConsensusConfig, Dial, Freeze, Machine, ProposeError, endpoint};
+use crate::raft::{Committed, Consensus, ConsensusConfig, Dial, Formats, Freeze, Machine, ProposeError, endpoint};
 
 /// Longest that anything in a test may take, on a busy machine.
 pub(crate) const LIMIT: Duration = Duration::from_secs(60);
@@ -185,6 +185,7 @@ impl Cluster {
         let address = self.addresses[number].clone();
         let mut config = ConsensusConfig::new(format!("member-{number}"), address.clone(), self.data_dir(number));
         config.members = self.addresses.clone();
+        config.formats = Formats { newest: 2, in_force: Arc::new(|| 2) };
         config.dial = self.cables.dial(address);
         config.snapshot_entries = self.snapshot_entries;
         config.kept_entries = self.snapshot_entries / 4;

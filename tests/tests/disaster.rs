@@ -1,0 +1,133 @@
+//! A lost catalog and a lost quorum, and the way back from each.
+
+use anyhow::{Context, Result, ensure};
+use muster_tests::harness::{TestAgent, TestCluster, eventually, muster};
+use serde_json::{Value, json};
+
+fn external(node: &str) -> Value {
+    json!({"Node": node, "Address": "10.9.0.1", "Service": {"ID": format!("{node}-db"), "Service": "db", "Port": 5432}})
+}
+
+async fn nodes(agent: &TestAgent) -> Result<Vec<String>> {
+    let nodes = agent.get("/v1/catalog/nodes?consistent").await?;
+    let mut names: Vec<String> =
+        nodes.as_array().into_iter().flatten().filter_map(|node| node["Node"].as_str().map(str::to_owned)).collect();
+    names.sort();
+    Ok(names)
+}
+
+async fn shows(agent: &TestAgent, expected: &[&str]) -> Result<()> {
+    eventually(&format!("{} to show the nodes {expected:?}", agent.name), || async {
+        let found = nodes(agent).await?;
+        ensure!(found == expected, "it shows {found:?}");
+        Ok(Some(()))
+    })
+    .await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_backup_is_restored_while_agents_go_on() -> Result<()> {
+    let mut cluster = TestCluster::start(3)?;
+    let agent = TestAgent::start(&cluster, "node-0").await?;
+    agent.register("web", "web-1", 80).await?;
+    agent.put("/v1/catalog/register", &external("ext-kept")).await?;
+    let everyone = [0, 1, 2];
+    let file = cluster.directory().join("catalog.backup");
+    let file = file.to_str().context("no path")?;
+    let taken = cluster.registry(&everyone, &["backup", file])?;
+    ensure!(taken["nodes"] == 2 && taken["instances"] == 2 && taken["incarnation"] == 1, "{taken}");
+    let inspected: Value = serde_json::from_str(&muster(&["registry", "inspect", file, "--json"])?)?;
+    ensure!(inspected["index"] == taken["index"] && inspected["services"] == 2, "{inspected}");
+
+    // What comes after it: from the API, which is lost, and from a live agent, which says it again.
+    agent.put("/v1/catalog/deregister", &json!({"Node": "ext-kept"})).await?;
+    agent.put("/v1/catalog/register", &external("ext-late")).await?;
+    agent.register("web", "web-2", 81).await?;
+    shows(&agent, &["ext-late", "node-0"]).await?;
+    let asked = cluster.registry(&everyone, &["restore", file]).unwrap_err().to_string();
+    ensure!(asked.contains("nothing was done") && asked.contains("--yes"), "{asked}");
+    shows(&agent, &["ext-late", "node-0"]).await?;
+
+    let restored = cluster.registry(&everyone, &["restore", file, "--yes"])?;
+    ensure!(restored["incarnation"] == 2, "{restored}");
+    shows(&agent, &["ext-kept", "node-0"]).await?;
+    agent.wait_passing("web", &["web-1", "web-2"]).await?;
+    ensure!(agent.dig("db.service.mesh.internal.", "SRV").await?.records.len() == 1, "DNS shows another catalog");
+
+    // It is in the log like everything else.
+    cluster.kill_all()?;
+    cluster.restart_all()?;
+    agent.wait_passing("web", &["web-1", "web-2"]).await?;
+    shows(&agent, &["ext-kept", "node-0"]).await?;
+
+    // A damaged file says so and changes nothing.
+    let mut bytes = std::fs::read(file)?;
+    let middle = bytes.len() / 2;
+    *bytes.get_mut(middle).context("empty")? ^= 1;
+    std::fs::write(file, bytes)?;
+    let refused = cluster.registry(&everyone, &["restore", file, "--yes"]).unwrap_err().to_string();
+    ensure!(refused.contains("no usable backup"), "{refused}");
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_registry_without_a_quorum_is_recovered_from_one_member() -> Result<()> {
+    let mut cluster = TestCluster::start(3)?;
+    let agent = TestAgent::start(&cluster, "node-0").await?;
+    agent.register("web", "web-1", 80).await?;
+    for number in 0..20 {
+        agent.put("/v1/catalog/register", &external(&format!("ext-{number}"))).await?;
+    }
+    // Two are lost for good; the third has all that was acknowledged, as each of a majority has.
+    let leader = agent.leader().await?;
+    let survivor = cluster.member_at(&leader).context("no leader")?;
+    let lost: Vec<usize> = (0..3).filter(|member| *member != survivor).collect();
+    for member in &lost {
+        cluster.kill(*member)?;
+    }
+    let config = cluster.config(survivor);
+    let recover = ["registry", "recover", "--config", config.to_str().context("no path")?];
+    let running = muster(&[&recover[..], &["--yes"]].concat()).unwrap_err().to_string();
+    ensure!(running.contains("in use by another process"), "{running}");
+    cluster.kill(survivor)?;
+    let asked = muster(&recover).unwrap_err().to_string();
+    ensure!(asked.contains("nothing was done") && asked.contains("is lost") && asked.contains("--yes"), "{asked}");
+    let done = muster(&[&recover[..], &["--yes"]].concat())?;
+    ensure!(lost.iter().all(|member| done.contains(&format!("member-{member} at"))), "{done}");
+
+    cluster.restart(survivor)?;
+    let status = eventually("the survivor to lead", || async {
+        let status = cluster.registry(&[survivor], &["members"])?;
+        Ok((status["failure_tolerance"].is_number()).then_some(status))
+    });
+    let status = status.await?;
+    ensure!(status["incarnation"] == 2 && status["members"].as_array().map(Vec::len) == Some(1), "{status}");
+    agent.put("/v1/catalog/register", &external("ext-after")).await?;
+    eventually("the agent to follow it", || async {
+        let found = nodes(&agent).await?;
+        ensure!(found.len() == 22 && found.contains(&"ext-after".to_owned()), "it shows {found:?}");
+        Ok(Some(()))
+    })
+    .await?;
+
+    // With their old data the others do not reach it, and find no agent that listens.
+    cluster.restart(lost[0])?;
+    agent.put("/v1/catalog/register", &external("ext-meanwhile")).await?;
+    let status = cluster.registry(&[survivor], &["members"])?;
+    ensure!(status["members"].as_array().map(Vec::len) == Some(1), "{status}");
+    cluster.kill(lost[0])?;
+    // Emptied, they join anew.
+    for member in &lost {
+        std::fs::remove_dir_all(cluster.data_dir(*member))?;
+        cluster.restart(*member)?;
+    }
+    eventually("three voters", || async {
+        let status = cluster.registry(&[survivor], &["members"])?;
+        let voters =
+            status["members"].as_array().into_iter().flatten().filter(|member| member["voter"] == true).count();
+        ensure!(voters == 3 && status["failure_tolerance"] == 1, "{status}");
+        Ok(Some(()))
+    })
+    .await?;
+    agent.wait_passing("web", &["web-1"]).await
+}
