@@ -20,6 +20,8 @@ mod autopilot;
 pub mod client;
 mod codec;
 mod convert;
+#[cfg(feature = "fuzzing")]
+pub mod fuzzing;
 mod leader;
 mod leases;
 mod log;
