@@ -58,6 +58,11 @@ bench *arguments:
     cargo build --release --locked -p muster-agent -p muster-tests --bins
     cargo run --release --locked -p muster-tests --bin bench -- {{ arguments }}
 
+# Muster beside its peers (nsd, knot, etcd from Debian) in one run: `just bench-peers`, or parts: dns storage failover propagation crowd.
+bench-peers *arguments:
+    cargo build --release --locked -p muster-agent -p muster-tests --bins
+    cargo run --release --locked -p muster-tests --bin bench -- peers {{ arguments }}
+
 # Fuzzes one target (see fuzz/README.md) for so many seconds.
 fuzz target seconds="600":
     #!/usr/bin/env bash

@@ -68,6 +68,8 @@ fn catalog() -> Snapshot {
             draining: false,
             maintenance: None,
             enable_tag_override: false,
+            proxy: None,
+            traffic: None,
             origin: Origin::Catalog,
         };
         let (id, origin) = ("".into(), Origin::Catalog);

@@ -13,7 +13,7 @@ pub fn query(bytes: &[u8]) {
     let Ok(text) = std::str::from_utf8(bytes) else { return };
     let Ok(uri) = format!("/v1/health/service/web?{text}").parse::<Uri>() else { return };
     let Ok(Query(pairs)) = Query::<Vec<(String, String)>>::try_from_uri(&uri) else { return };
-    match Ask::new(pairs) {
+    match Ask::new(uri.path().to_owned(), pairs) {
         Ok(ask) => drop((ask.flag("passing"), ask.find("tag").map(str::len), ask.wait)),
         Err(error) => assert!(!error.to_string().is_empty(), "an error without words"),
     }
