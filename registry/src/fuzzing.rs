@@ -6,7 +6,7 @@
 use std::path::Path;
 
 use bytes::Bytes;
-use muster_catalog::{Command, Entry, Proposal, Scope, SnapshotRow, Timestamp};
+use muster_catalog::{Command, Entry, Proposal, Scope, Snapshot, SnapshotRow, Timestamp};
 use prost::Message;
 
 use crate::{
@@ -112,10 +112,15 @@ pub fn snapshot(bytes: &[u8]) {
         file.extend(crc32fast::hash(&file).to_le_bytes());
     }
     let Ok(snapshot) = decode_snapshot(&mut file.as_slice(), Scope::All) else { return };
-    let mut again = Vec::new();
-    encode_snapshot(&snapshot, &mut again).expect("memory takes it");
-    let again = decode_snapshot(&mut again.as_slice(), Scope::All).expect("a snapshot comes back from its bytes");
-    assert_eq!(again, snapshot, "a snapshot changes when it is written");
+    let write_and_read = |snapshot: &Snapshot| {
+        let mut bytes = Vec::new();
+        encode_snapshot(snapshot, &mut bytes).expect("memory takes it");
+        decode_snapshot(&mut bytes.as_slice(), Scope::All).expect("a snapshot comes back from its bytes")
+    };
+    // Rows in a sound frame may say things twice, which no member writes: of two rows for one node the last counts. What
+    // was written from them once is then as members write it.
+    let once = write_and_read(&snapshot);
+    assert_eq!(write_and_read(&once), once, "a snapshot changes when it is written");
 }
 
 /// The first segment of a log, put into `folder` (made by the caller, and empty). Where the first byte is odd it begins
