@@ -12,27 +12,19 @@ mod failover;
 mod http;
 mod idle;
 mod memory;
-<<<<<<< HEAD
-mod nsd;
-mod scopes;
-=======
 mod nameserver;
 mod peers;
+mod scopes;
 mod size;
->>>>>>> 14a88d2 (tests: measure Muster beside nsd, Knot, etcd and what is known of others)
 mod waiters;
 mod writes;
 
 /// What can be asked for; all when nothing is.
-<<<<<<< HEAD
 const SECTIONS: [&str; 8] = ["dns", "writes", "waiters", "memory", "scopes", "idle", "checks", "failover"];
-=======
-const SECTIONS: [&str; 6] = ["dns", "writes", "waiters", "memory", "idle", "failover"];
 /// Muster beside its peers, which is a run of its own; with parts of it, only those.
 const PEERS: &str = "peers";
 /// After `peers`: the smallest run, which says nothing but that it runs.
 const SMALL: &str = "--small";
->>>>>>> 14a88d2 (tests: measure Muster beside nsd, Knot, etcd and what is known of others)
 /// How often each figure is taken; the median is printed.
 const ROUNDS: usize = 3;
 

@@ -69,42 +69,6 @@ async fn wait() -> Result<()> {
     Ok(())
 }
 
-<<<<<<< HEAD
-=======
-/// A client that costs little, so that what is measured is the server: one connection, one request at a time.
-pub(super) struct Waiter {
-    stream: TcpStream,
-    buffer: Vec<u8>,
-}
-
-impl Waiter {
-    pub(super) async fn connect(agent: SocketAddr) -> Result<Self> {
-        Ok(Self { stream: TcpStream::connect(agent).await?, buffer: Vec::new() })
-    }
-
-    /// Asks, and returns when the first byte of the answer came; the rest is read too.
-    pub(super) async fn get(&mut self, path: &str) -> Result<Instant> {
-        self.stream.write_all(format!("GET {path} HTTP/1.1\r\nHost: agent\r\n\r\n").as_bytes()).await?;
-        self.buffer.clear();
-        let mut woken = None;
-        while !self.is_complete()? {
-            let read = self.stream.read_buf(&mut self.buffer).await?;
-            ensure!(read > 0, "the agent closed the connection");
-            woken.get_or_insert_with(Instant::now);
-        }
-        woken.context("an empty answer")
-    }
-
-    fn is_complete(&self) -> Result<bool> {
-        let Some(end) = self.buffer.windows(4).position(|bytes| bytes == b"\r\n\r\n") else { return Ok(false) };
-        let head = std::str::from_utf8(&self.buffer[..end])?.to_ascii_lowercase();
-        ensure!(head.starts_with("http/1.1 200"), "{head}");
-        let length = head.lines().find_map(|line| line.strip_prefix("content-length: ")).context("no length")?;
-        Ok(self.buffer.len() >= end + 4 + length.parse::<usize>()?)
-    }
-}
-
->>>>>>> 14a88d2 (tests: measure Muster beside nsd, Knot, etcd and what is known of others)
 async fn index_of(agent: &TestAgent) -> Result<u64> {
     let response = agent.response("/v1/health/service/web?stale").await?;
     Ok(response.headers().get("x-consul-index").context("no index")?.to_str()?.parse()?)

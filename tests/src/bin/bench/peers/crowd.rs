@@ -8,11 +8,7 @@ use serde_json::json;
 use tokio::task::JoinSet;
 
 use super::{
-    super::{
-        median, milliseconds, percentile,
-        size::Size,
-        waiters::{Waiter, parked},
-    },
+    super::{http::HttpClient, median, milliseconds, percentile, size::Size, waiters::parked},
     Row,
 };
 
@@ -22,7 +18,7 @@ const OTHER_DESCRIPTORS: usize = 500;
 /// The waiters of one service, each on a connection of its own.
 struct Queue {
     service: String,
-    waiters: Vec<Waiter>,
+    waiters: Vec<HttpClient>,
 }
 
 pub(super) async fn run(size: Size) -> Result<Vec<Row>> {
@@ -42,7 +38,7 @@ pub(super) async fn run(size: Size) -> Result<Vec<Row>> {
     let before = agent.process.resident_bytes()?;
     for queue in &mut queues {
         for _ in 0..size.waiters / size.waited {
-            queue.waiters.push(Waiter::connect(agent.http).await?);
+            queue.waiters.push(HttpClient::connect(agent.http).await?);
         }
     }
     let mut parkings = Vec::new();
