@@ -57,3 +57,18 @@ peers:
 bench *arguments:
     cargo build --release --locked -p muster-agent -p muster-tests --bins
     cargo run --release --locked -p muster-tests --bin bench -- {{ arguments }}
+
+# Muster beside its peers (nsd, knot, etcd from Debian) in one run: `just bench-peers`, or parts: dns storage failover propagation crowd.
+bench-peers *arguments:
+    cargo build --release --locked -p muster-agent -p muster-tests --bins
+    cargo run --release --locked -p muster-tests --bin bench -- peers {{ arguments }}
+
+# Fuzzes one target (see fuzz/README.md) for so many seconds.
+fuzz target seconds="600":
+    #!/usr/bin/env bash
+    set -euo pipefail
+    mkdir -p "target/fuzz-corpus/{{ target }}" target/fuzz-artifacts
+    cp Cargo.lock fuzz/Cargo.lock
+    cd fuzz
+    cargo fuzz run --sanitizer none --target-dir ../target/fuzz "{{ target }}" "../target/fuzz-corpus/{{ target }}" "seeds/{{ target }}" -- \
+        -max_total_time="{{ seconds }}" -timeout=20 -rss_limit_mb=2048 -artifact_prefix=../target/fuzz-artifacts/

@@ -25,6 +25,8 @@ mod fit;
 #[cfg(test)]
 #[path = "../tests/support/catalog.rs"]
 mod fixture;
+#[cfg(feature = "fuzzing")]
+pub mod fuzzing;
 mod handler;
 mod metrics;
 mod pick;

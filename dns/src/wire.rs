@@ -21,6 +21,10 @@ use crate::handler::Handler;
 /// A query brings an OPT record, perhaps a signature or a cookie's; what brings more is no query,
 /// and parsing would set memory aside for as many as its header claims.
 const MAX_RECORDS: u16 = 8;
+/// Bytes of a message before its first name.
+const HEADER: usize = 12;
+/// The longest label; a larger length byte is a pointer to an earlier name.
+const LONGEST_LABEL: u8 = 63;
 
 /// What is to be done with bytes from outside.
 #[derive(Debug, PartialEq, Eq)]
@@ -43,10 +47,24 @@ fn check(bytes: &[u8]) -> Check {
         return Check::Refuse(metadata, ResponseCode::NotImp);
     }
     let records = counts.answers.saturating_add(counts.authorities).saturating_add(counts.additionals);
-    if counts.queries != 1 || records > MAX_RECORDS {
+    if counts.queries != 1 || records > MAX_RECORDS || !is_written_out(bytes) {
         return Check::Refuse(metadata, ResponseCode::FormErr);
     }
     Check::Parse(metadata)
+}
+
+/// Whether the question's name is there label by label. There is no name before it that a pointer could lead to: one
+/// into the header is read as a name once, and as another in the reply, whose header differs.
+fn is_written_out(bytes: &[u8]) -> bool {
+    let mut at = HEADER;
+    while let Some(&length) = bytes.get(at) {
+        match length {
+            0 => return true,
+            1..=LONGEST_LABEL => at += 1 + usize::from(length),
+            _ => return false,
+        }
+    }
+    false
 }
 
 /// Answers one message; `None` for what must not be answered.
@@ -134,6 +152,11 @@ mod tests {
         for counts in [[0, 0, 0, 0], [2, 0, 0, 0], [65535, 0, 0, 0], [1, 65535, 65535, 1], [1, 0, 0, 9]] {
             assert_eq!(refused(&header(0x0100, counts)), Some(ResponseCode::FormErr), "{counts:?}");
         }
-        assert!(matches!(check(&header(0x0100, [1, 0, 0, 1])), Check::Parse(_)));
+        let question = |name: &[u8]| [header(0x0100, [1, 0, 0, 1]).as_slice(), name].concat();
+        assert!(matches!(check(&question(b"\x03web\0")), Check::Parse(_)));
+        // Into the header, onto itself, reserved, and cut off.
+        for name in [b"\xc0\x02".as_slice(), b"\xc0\x0c", b"\x03web\xc0\x04", b"\x40\0", b"\x03we", b""] {
+            assert_eq!(refused(&question(name)), Some(ResponseCode::FormErr), "{name:?}");
+        }
     }
 }

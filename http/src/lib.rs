@@ -20,6 +20,8 @@ mod ask;
 mod decode;
 mod duration;
 mod error;
+#[cfg(feature = "fuzzing")]
+pub mod fuzzing;
 mod json;
 mod made;
 pub mod port;

@@ -21,6 +21,8 @@ pub mod backup;
 pub mod client;
 mod codec;
 mod convert;
+#[cfg(feature = "fuzzing")]
+pub mod fuzzing;
 mod leader;
 mod leases;
 mod log;

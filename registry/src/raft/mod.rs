@@ -14,6 +14,8 @@ mod bootstrap;
 mod change;
 mod config;
 mod consensus;
+#[cfg(feature = "fuzzing")]
+pub(crate) mod fuzzing;
 mod leadership;
 mod log;
 mod machine;

@@ -2,6 +2,8 @@
 //! memory, a clock that jumps, a process that stands still. Faults that have to be injected into a member's storage
 //! are in `registry/tests/`.
 
+#![allow(clippy::print_stdout, reason = "what was limited, and what was passed over")]
+
 mod clock;
 mod descriptors;
 mod full_disk;

@@ -16,14 +16,12 @@ use muster_tests::harness::{TestAgent, TestCluster};
 use serde_json::json;
 use tokio::net::UdpSocket;
 
-use super::{ROUNDS, line, median, nsd::Nsd};
+use super::{line, median, nameserver::NameServer, size::Size};
 
-/// Names that are asked, with three instances each.
-const SERVICES: u64 = 1_000;
-/// Questions per round.
-const QUESTIONS: usize = 200_000;
 /// Sockets, each with one question under way.
 const SOCKETS: usize = 64;
+/// How Muster is called beside its peers.
+const OURS: &str = "Muster";
 /// A lost datagram must not hang the round.
 const PATIENCE: Duration = Duration::from_secs(2);
 
@@ -31,49 +29,77 @@ const PATIENCE: Duration = Duration::from_secs(2);
 const KINDS: [(&str, RecordType, &str, u16); 3] =
     [("A", RecordType::A, "svc", 3), ("SRV", RecordType::SRV, "svc", 3), ("unknown name", RecordType::A, "none", 0)];
 
+/// What one server took for one kind of question, in the median.
+pub(super) struct Server {
+    /// Its name.
+    pub(super) name: &'static str,
+    /// CPU seconds per million questions.
+    pub(super) cpu: f64,
+    /// Questions a second, as far as the generator goes.
+    pub(super) rate: f64,
+}
+
+/// Prints what Muster takes, and its ratio to each name server that is here.
 pub(super) async fn run() -> Result<()> {
-    let cluster = TestCluster::start_with(1, "")?;
-    let agent = TestAgent::start(&cluster, "bench").await?;
-    for number in 0..SERVICES * 3 {
-        let body = json!({"Node": format!("n{}", number % 30), "Address": format!("10.0.0.{}", number % 30 + 1),
-                          "Service": {"ID": format!("s-{number}"), "Service": format!("svc-{}", number % SERVICES),
-                                      "Port": 80, "Address": format!("10.1.{}.{}", number / 250, number % 250 + 1)}});
-        agent.put("/v1/catalog/register", &body).await?;
-    }
-    // A default read waits for the last of the writes, so the replica that DNS answers from has them all.
-    agent.get("/v1/catalog/services").await?;
-    let nsd = Nsd::start(SERVICES).await?;
-    if nsd.is_none() {
-        line("nsd", "not installed: no ratio is taken");
-    }
-    for (what, kind, prefix, answers) in KINDS {
-        let questions = questions(kind, prefix)?;
-        let (mut ours, mut theirs) = (Vec::new(), Vec::new());
-        // Interleaved, so that a slow minute of the machine hits both.
-        for _ in 0..ROUNDS {
-            ours.push(round(agent.dns, &questions, answers, || agent.process.cpu_time()).await?);
-            if let Some(nsd) = &nsd {
-                theirs.push(round(nsd.address, &questions, answers, || nsd.cpu_time()).await?);
-            }
+    for (what, servers) in measure(Size::FULL).await? {
+        for server in &servers {
+            let name = if server.name == OURS { String::new() } else { format!(", {}", server.name) };
+            line(
+                &format!("DNS {what}{name}"),
+                &format!("{:.1} CPU s per million ({:.0}/s here)", server.cpu, server.rate),
+            );
         }
-        let cpu = show(&format!("DNS {what}"), &ours);
-        if nsd.is_some() {
-            let reference = show(&format!("DNS {what}, nsd"), &theirs);
-            line(&format!("DNS {what}, ratio to nsd"), &format!("{:.2}", cpu / reference));
+        for peer in &servers[1..] {
+            line(&format!("DNS {what}, ratio to {}", peer.name), &format!("{:.2}", servers[0].cpu / peer.cpu));
         }
     }
     Ok(())
 }
 
-fn show(what: &str, rounds: &[(f64, f64)]) -> f64 {
-    let cpu = median(rounds.iter().map(|round| round.0).collect());
-    let rate = median(rounds.iter().map(|round| round.1).collect());
-    line(what, &format!("{cpu:.1} CPU s per million ({rate:.0}/s here)"));
-    cpu
+/// Asks Muster and its peers the same questions, in turns. Muster comes first.
+pub(super) async fn measure(size: Size) -> Result<Vec<(&'static str, Vec<Server>)>> {
+    let cluster = TestCluster::start_with(1, "")?;
+    let agent = TestAgent::start(&cluster, "bench").await?;
+    for number in 0..size.names * 3 {
+        let body = json!({"Node": format!("n{}", number % 30), "Address": format!("10.0.0.{}", number % 30 + 1),
+                          "Service": {"ID": format!("s-{number}"), "Service": format!("svc-{}", number % size.names),
+                                      "Port": 80, "Address": format!("10.1.{}.{}", number / 250, number % 250 + 1)}});
+        agent.put("/v1/catalog/register", &body).await?;
+    }
+    // A default read waits for the last of the writes, so the replica that DNS answers from has them all.
+    agent.get("/v1/catalog/services").await?;
+    let mut peers = Vec::new();
+    for (name, started) in [("nsd", NameServer::nsd(size.names).await?), ("knot", NameServer::knot(size.names).await?)]
+    {
+        match started {
+            Some(peer) => peers.push(peer),
+            None => line(name, "not installed: no ratio is taken"),
+        }
+    }
+    let mut measured = Vec::new();
+    for (what, kind, prefix, answers) in KINDS {
+        let questions = questions(kind, prefix, size.names)?;
+        let mut rounds: Vec<Vec<(f64, f64)>> = vec![Vec::new(); peers.len() + 1];
+        // Interleaved, so that a slow minute of the machine hits all.
+        for _ in 0..size.rounds {
+            rounds[0].push(round(agent.dns, &questions, answers, size.questions, || agent.process.cpu_time()).await?);
+            for (peer, rounds) in peers.iter().zip(&mut rounds[1..]) {
+                rounds.push(round(peer.address, &questions, answers, size.questions, || peer.cpu_time()).await?);
+            }
+        }
+        let names = std::iter::once(OURS).chain(peers.iter().map(|peer| peer.name));
+        let servers = names.zip(rounds).map(|(name, rounds)| Server {
+            name,
+            cpu: median(rounds.iter().map(|round| round.0).collect()),
+            rate: median(rounds.iter().map(|round| round.1).collect()),
+        });
+        measured.push((what, servers.collect()));
+    }
+    Ok(measured)
 }
 
-fn questions(kind: RecordType, prefix: &str) -> Result<Arc<Vec<Vec<u8>>>> {
-    let questions = (0..SERVICES).map(|number| {
+fn questions(kind: RecordType, prefix: &str, names: u64) -> Result<Arc<Vec<Vec<u8>>>> {
+    let questions = (0..names).map(|number| {
         let mut message = Message::new(1, MessageType::Query, OpCode::Query);
         let name = Name::from_ascii(format!("{prefix}-{number}.service.mesh.internal."))?;
         message.add_query(Query::query(name, kind));
@@ -87,6 +113,7 @@ async fn round(
     server: SocketAddr,
     questions: &Arc<Vec<Vec<u8>>>,
     answers: u16,
+    count: usize,
     cpu_time: impl Fn() -> Result<Duration>,
 ) -> Result<(f64, f64)> {
     let (before, began) = (cpu_time()?, Instant::now());
@@ -97,7 +124,7 @@ async fn round(
             let socket = UdpSocket::bind("127.0.0.1:0").await?;
             socket.connect(server).await?;
             let mut buffer = [0; 2048];
-            for turn in 0..QUESTIONS / SOCKETS {
+            for turn in 0..count / SOCKETS {
                 socket.send(&questions[(first + turn * SOCKETS) % questions.len()]).await?;
                 let length = tokio::time::timeout(PATIENCE, socket.recv(&mut buffer)).await??;
                 ensure!(length > 12, "a short answer");
@@ -111,6 +138,6 @@ async fn round(
         task.await??;
     }
     let (cpu, seconds) = (cpu_time()? - before, began.elapsed().as_secs_f64());
-    let asked = (QUESTIONS / SOCKETS * SOCKETS) as f64;
+    let asked = (count / SOCKETS * SOCKETS) as f64;
     Ok((cpu.as_secs_f64() * 1e6 / asked, asked / seconds))
 }

@@ -12,24 +12,44 @@ mod failover;
 mod http;
 mod idle;
 mod memory;
-mod nsd;
+mod nameserver;
+mod peers;
 mod scopes;
+mod size;
 mod waiters;
 mod writes;
 
 /// What can be asked for; all when nothing is.
 const SECTIONS: [&str; 8] = ["dns", "writes", "waiters", "memory", "scopes", "idle", "checks", "failover"];
+/// Muster beside its peers, which is a run of its own; with parts of it, only those.
+const PEERS: &str = "peers";
+/// After `peers`: the smallest run, which says nothing but that it runs.
+const SMALL: &str = "--small";
 /// How often each figure is taken; the median is printed.
 const ROUNDS: usize = 3;
 
 #[tokio::main]
 async fn main() -> ExitCode {
     let only: Vec<String> = std::env::args().skip(1).filter(|argument| argument != "--").collect();
+    if only.first().is_some_and(|first| first == PEERS) {
+        return finish(beside_peers(&only[1..]).await);
+    }
     if let Some(unknown) = only.iter().find(|one| !SECTIONS.contains(&one.as_str())) {
-        eprintln!("bench: {unknown:?} is not one of {}", SECTIONS.join(", "));
+        eprintln!("bench: {unknown:?} is not one of {}, {PEERS}", SECTIONS.join(", "));
         return ExitCode::FAILURE;
     }
-    match run(&only).await {
+    finish(run(&only).await)
+}
+
+async fn beside_peers(arguments: &[String]) -> Result<()> {
+    let size = if arguments.iter().any(|one| one == SMALL) { size::Size::SMALL } else { size::Size::FULL };
+    let parts: Vec<&str> = arguments.iter().map(String::as_str).filter(|one| *one != SMALL).collect();
+    say_binary()?;
+    peers::run(size, &parts).await
+}
+
+fn finish(outcome: Result<()>) -> ExitCode {
+    match outcome {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("bench: {error:#}");
@@ -38,12 +58,17 @@ async fn main() -> ExitCode {
     }
 }
 
-async fn run(only: &[String]) -> Result<()> {
+fn say_binary() -> Result<()> {
     let binary = muster_tests::harness::muster_binary()?;
     line("binary", &binary.display().to_string());
     if cfg!(debug_assertions) || binary.components().any(|part| part.as_os_str() == "debug") {
         line("profile", "debug: these figures say nothing, use --release");
     }
+    Ok(())
+}
+
+async fn run(only: &[String]) -> Result<()> {
+    say_binary()?;
     for section in SECTIONS.into_iter().filter(|section| only.is_empty() || only.iter().any(|one| one == section)) {
         match section {
             "dns" => dns::run().await?,

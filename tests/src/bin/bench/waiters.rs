@@ -75,7 +75,7 @@ async fn index_of(agent: &TestAgent) -> Result<u64> {
 }
 
 /// Waits until this many requests are parked, as the metrics say.
-async fn parked(agent: &TestAgent, count: usize) -> Result<()> {
+pub(super) async fn parked(agent: &TestAgent, count: usize) -> Result<()> {
     muster_tests::harness::eventually("the waiters to be parked", || async {
         let text = agent.response("/metrics").await?.text().await?;
         let parked = text.lines().filter_map(|line| line.strip_prefix("muster_http_blocking_waiters "));

@@ -1,0 +1,4 @@
+//! Query strings of the v1 API.
+#![no_main]
+
+libfuzzer_sys::fuzz_target!(|bytes: &[u8]| muster_http::fuzzing::query(bytes));
