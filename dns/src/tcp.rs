@@ -50,7 +50,7 @@ pub(crate) async fn serve(
             Ok(accepted) => accepted,
             // However long it lasts: questions over UDP need no descriptor, and are answered meanwhile.
             Err(error) => {
-                if errors % LOGGED_ERRORS == 0 {
+                if errors.is_multiple_of(LOGGED_ERRORS) {
                     tracing::warn!(%error, "no TCP connection can be accepted; out of files? raise LimitNOFILE");
                 }
                 errors = errors.wrapping_add(1);

@@ -142,7 +142,7 @@ async fn serve(config: HttpConfig, listener: TcpListener, router: Router, shutdo
         let stream = match accepted {
             Ok((stream, _)) => stream,
             Err(error) => {
-                if errors % LOGGED_ERRORS == 0 {
+                if errors.is_multiple_of(LOGGED_ERRORS) {
                     tracing::warn!(%error, "http: no connection can be accepted; out of files? raise LimitNOFILE");
                 }
                 errors = errors.wrapping_add(1);

@@ -75,7 +75,7 @@ fn accept(listener: TcpListener, places: usize) -> impl Stream<Item = io::Result
                     return Some((Ok(Counted { stream, _place: place }), (listener, places)));
                 }
                 Err(error) => {
-                    if errors % LOGGED_ERRORS == 0 {
+                    if errors.is_multiple_of(LOGGED_ERRORS) {
                         tracing::warn!(%error, "no connection can be accepted; out of files? raise LimitNOFILE");
                     }
                     errors = errors.wrapping_add(1);

@@ -47,7 +47,7 @@ fn admit_at_most(limit: usize, listener: TcpListener) -> impl Stream<Item = io::
             let stream = match listener.accept().await {
                 Ok((stream, _)) => stream,
                 Err(error) => {
-                    if errors % LOGGED_ERRORS == 0 {
+                    if errors.is_multiple_of(LOGGED_ERRORS) {
                         warn!(%error, "no connection can be accepted; out of files? raise LimitNOFILE");
                     }
                     errors = errors.wrapping_add(1);
