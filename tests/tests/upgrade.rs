@@ -35,8 +35,9 @@ async fn members_of_an_older_format_are_upgraded_one_by_one_while_writes_and_dns
     writer.go_on(50).await?;
 
     for member in 0..3 {
-        let status = cluster.process(member).context("no process")?.stop()?;
-        ensure!(status.success(), "member-{member} ended with {status}");
+        let process = cluster.process(member).context("no process")?;
+        let status = process.stop()?;
+        ensure!(status.success(), "member-{member} ended with {status}:\n{}", process.log_tail());
         cluster.set_build(member, &present);
         cluster.restart(member)?;
         // It has all before the next one goes: its answer is as new as a write that comes now.
