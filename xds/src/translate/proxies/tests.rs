@@ -188,8 +188,9 @@ fn epochs_rise_with_what_changed_for_the_proxy_alone() {
 fn near_instances_have_the_lowest_priority_without_gaps() {
     let place =
         |place: &str| place.split_once('/').map(|(region, zone)| Locality { region: region.into(), zone: zone.into() });
-    // Where the instances are, and the priorities of their places in order of the places.
-    let table: [(&str, &[&str], Option<bool>, &[(&str, u32)]); 7] = [
+    /// Where the agent is, where the instances are, whether near ones are preferred, and places with their priorities.
+    type Case = (&'static str, &'static [&'static str], Option<bool>, &'static [(&'static str, u32)]);
+    let table: [Case; 7] = [
         ("eu/a", &["eu/a", "eu/b", "us/a"], None, &[("eu/a", 0), ("eu/b", 1), ("us/a", 2)]),
         ("eu/a", &["eu/a", "us/a"], None, &[("eu/a", 0), ("us/a", 1)]),
         ("eu/a", &["eu/b", "us/a"], None, &[("eu/b", 0), ("us/a", 1)]),
