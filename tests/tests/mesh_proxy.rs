@@ -12,10 +12,10 @@ use std::{
 
 use anyhow::{Context, Result, ensure};
 use muster_tests::{
-    harness::{TestAgent, TestEnvoy, eventually, free_address},
+    harness::{TestAgent, TestEnvoy, TestService, eventually, free_address},
     scenario::{
         Stage,
-        Step::{Serve, Shows},
+        Step::{RestartAgent, Serve, Shows, StopAgent},
     },
 };
 use serde_json::{Value, json};
@@ -162,4 +162,82 @@ async fn a_proxy_by_delta_carries_its_upstreams_without_a_failed_request() -> Re
 #[tokio::test(flavor = "multi_thread")]
 async fn a_proxy_by_state_of_the_world_carries_its_upstreams_without_a_failed_request() -> Result<()> {
     follow("bootstrap-sotw.yaml").await
+}
+
+/// Where each agent stands is read at its start.
+async fn place(stage: &mut Stage, zone: &str) -> Result<()> {
+    let services = stage.agents[0].services_dir().to_owned();
+    let file = services.parent().context("no directory")?.join("muster.toml");
+    let text = std::fs::read_to_string(&file)?;
+    std::fs::write(&file, text.replacen("[node]\n", &format!("[node]\nregion = \"eu\"\nzone = \"{zone}\"\n"), 1))?;
+    stage.play(&[StopAgent(0), RestartAgent(0)]).await
+}
+
+/// Registers an instance without checks: whatever happens to it, the catalog says that it is well.
+async fn offer(agent: &TestAgent, id: &str, running: &TestService, zone: &str, traffic: &Value) -> Result<()> {
+    let definition = json!({
+        "Name": "db", "ID": id, "Address": "127.0.0.1", "Port": running.address.port(),
+        "Locality": {"Region": "eu", "Zone": zone}, "Traffic": traffic,
+    });
+    agent.put("/v1/agent/service/register", &definition).await
+}
+
+/// Waits until a line of `/clusters` about an address ends so.
+async fn shows(envoy: &TestEnvoy, running: &TestService, ending: &str) -> Result<()> {
+    let about = format!("db::{}::", running.address);
+    eventually(&format!("/clusters to say {about}{ending}"), || async {
+        let text = envoy.clusters().await?;
+        let lines: Vec<&str> = text.lines().filter(|line| line.starts_with(&about)).collect();
+        ensure!(lines.iter().any(|line| line.ends_with(ending)), "it says {lines:?}");
+        Ok(Some(()))
+    })
+    .await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_service_is_called_as_it_wants_to_be() -> Result<()> {
+    let mut stage = Stage::set(1, 2).await?;
+    place(&mut stage, "a").await?;
+    stage.play(&[Serve { agent: 0, service: "web", id: "web-0" }]).await?;
+    let (mut near, far) = (TestService::start("near").await?, TestService::start("far").await?);
+    let agents = &stage.agents;
+    offer(&agents[1], "near", &near, "a", &json!(null)).await?;
+    offer(&agents[1], "far", &far, "b", &json!(null)).await?;
+    agents[0].wait_passing("db", &["near", "far"]).await?;
+    let places = Places::find()?;
+    places.register(&agents[0], &[]).await?;
+    let directory = tempfile::tempdir()?;
+    let Some(envoy) = TestEnvoy::start_as("web-proxy", &agents[0], "bootstrap.yaml", directory.path())? else {
+        return Ok(());
+    };
+    // The nearest are called, and only those.
+    envoy.leads_to(places.db, "db", &["near"]).await?;
+    shows(&envoy, &near, "priority::0").await?;
+    shows(&envoy, &far, "priority::1").await?;
+    // Unless the service does not mind.
+    let put = |traffic: Value| {
+        let (agent, near, far) = (&agents[1], &near, &far);
+        async move {
+            offer(agent, "near", near, "a", &traffic).await?;
+            offer(agent, "far", far, "b", &traffic).await
+        }
+    };
+    put(json!({"PreferNear": false})).await?;
+    envoy.leads_to(places.db, "db", &["near", "far"]).await?;
+    shows(&envoy, &far, "priority::0").await?;
+
+    // A sick instance is out, unless half is too little to call the healthy ones only.
+    agents[1].put("/v1/agent/service/maintenance/far?enable=true&reason=test", &json!(null)).await?;
+    envoy.leads_to(places.db, "db", &["near"]).await?;
+    put(json!({"PreferNear": false, "PanicThreshold": 60})).await?;
+    envoy.leads_to(places.db, "db", &["near", "far"]).await?;
+    agents[1].put("/v1/agent/service/maintenance/far?enable=false", &json!(null)).await?;
+
+    // One that fails its callers is left out, though the catalog says that it is well.
+    let outlier = json!({"ConsecutiveFailures": 2, "Interval": "100ms", "EjectionTime": "10m"});
+    put(json!({"PreferNear": false, "OutlierDetection": outlier})).await?;
+    envoy.leads_to(places.db, "db", &["near", "far"]).await?;
+    near.kill();
+    envoy.leads_to(places.db, "db", &["far"]).await?;
+    shows(&envoy, &near, "/failed_outlier_check").await
 }

@@ -74,6 +74,12 @@ impl TestEnvoy {
         Ok(body)
     }
 
+    /// What it tells of its clusters and their endpoints.
+    pub async fn clusters(&self) -> Result<String> {
+        let response = self.client.get(format!("http://{}/clusters", self.admin)).send().await?;
+        Ok(response.error_for_status()?.text().await?)
+    }
+
     /// Waits until requests for a host are answered by exactly these instances, as far as twenty in a row tell.
     pub async fn routes_to(&self, host: &str, instances: &[&str]) -> Result<()> {
         self.leads_to(self.listener, host, instances).await
