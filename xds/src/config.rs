@@ -21,6 +21,8 @@ pub struct XdsConfig {
     pub zones: Vec<Name>,
     /// This datacenter (`web.service.<datacenter>.<zone>`).
     pub datacenter: Name,
+    /// The agent's node: registered proxies on it are served by their id, and what is near it is preferred.
+    pub node: Option<Name>,
     /// What a client gets whose node id is no registered proxy: `xds.unregistered`.
     pub unregistered: Unregistered,
     /// Where such an Envoy listens for HTTP: `xds.http_listener`.
@@ -45,6 +47,7 @@ impl Default for XdsConfig {
         Self {
             zones: vec![Name::lookup("mesh.internal")],
             datacenter: Name::lookup("dc1"),
+            node: None,
             unregistered: Unregistered::None,
             http_listener: SocketAddr::from((Ipv4Addr::LOCALHOST, 10_000)),
             healthy_panic_threshold: 0.0,

@@ -1,20 +1,51 @@
 //! One task translates the catalog whenever it changes, for all streams.
 
-use std::sync::Arc;
+use std::{
+    collections::BTreeSet,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use futures_util::future::join_all;
-use muster_catalog::{Freshness, Topic, port::Source};
+use muster_catalog::{Freshness, Name, Topic, port::Source};
 use tokio::sync::{Notify, watch};
 use tokio_util::sync::CancellationToken;
 
-use crate::{resource::Resources, translate::Translator};
+use crate::{
+    resource::Resources,
+    translate::{Audience, Proxies, Translation, Translator},
+};
 
 /// How many services are asked for at once that are not held yet: one round of them is as much as a replica takes up
 /// in its half second.
 const MAX_HOLDS: usize = 64;
 
-/// The resources of the moment; `None` until the catalog is loaded. An empty answer before that would be an outage.
-pub(crate) type Published = watch::Receiver<Option<Arc<Resources>>>;
+/// How often services that proxies call are said to be in use, and those that are not held yet are asked for again: far
+/// below the time after which a replica lets go of what is not used.
+const RENEWAL: Duration = Duration::from_secs(10);
+
+/// What everyone is served at one moment.
+#[derive(Debug)]
+pub(crate) struct Served {
+    /// For who is no registered proxy.
+    pub(crate) all: Arc<Resources>,
+    /// For registered proxies, by their ids.
+    pub(crate) proxies: Audience,
+}
+
+impl Served {
+    fn is_same(&self, other: &Self) -> bool {
+        let same = |(left, right): ((&_, &Arc<Resources>), (&_, &Arc<Resources>))| {
+            left.0 == right.0 && Arc::ptr_eq(left.1, right.1)
+        };
+        Arc::ptr_eq(&self.all, &other.all)
+            && self.proxies.len() == other.proxies.len()
+            && self.proxies.iter().zip(&other.proxies).all(same)
+    }
+}
+
+/// What is served at the moment; `None` until the catalog is loaded. An empty answer before that would be an outage.
+pub(crate) type Published = watch::Receiver<Option<Arc<Served>>>;
 
 /// Receivers that are there without any stream: the one that streams get theirs from.
 const UNUSED: usize = 1;
@@ -24,11 +55,12 @@ const UNUSED: usize = 1;
 pub(crate) async fn publish(
     mut translator: Translator,
     source: Arc<dyn Source>,
-    published: watch::Sender<Option<Arc<Resources>>>,
+    published: watch::Sender<Option<Arc<Served>>>,
     opened: Arc<Notify>,
     stop: CancellationToken,
     serves_all: bool,
 ) {
+    let mut proxies = Proxies::default();
     loop {
         if published.receiver_count() <= UNUSED {
             // Looked at when something changed: what was published is old now, and the next stream is not shown it.
@@ -43,19 +75,23 @@ pub(crate) async fn publish(
         // Subscribe, read, then wait. An empty catalog may become a loaded one without any service in it.
         let changed = source.subscribe(if is_empty { Topic::Index } else { Topic::AnyService });
         let view = source.view();
-        let mut not_held = Vec::new();
+        let (mut not_held, mut used, mut wake) = (BTreeSet::new(), BTreeSet::new(), None);
         if view.freshness != Freshness::Empty {
-            let started = std::time::Instant::now();
+            let started = Instant::now();
             let translation = translator.translate(&view);
+            let seated = proxies.seat(&translator, &view, started);
             metrics::histogram!("muster_xds_translate_seconds").record(started.elapsed());
+            report(&translation);
+            (not_held, used, wake) = (seated.not_held, seated.used, seated.next);
             // Where nobody is served every service, nobody needs every set.
             if serves_all {
-                not_held = translation.not_held;
+                not_held.extend(translation.not_held);
             }
+            let next = Served { all: translation.resources, proxies: seated.audience };
             published.send_if_modified(|current| {
-                let is_new = current.as_ref().is_none_or(|current| !Arc::ptr_eq(current, &translation.resources));
+                let is_new = current.as_ref().is_none_or(|current| !current.is_same(&next));
                 if is_new {
-                    *current = Some(translation.resources);
+                    *current = Some(Arc::new(next));
                 }
                 is_new
             });
@@ -64,10 +100,21 @@ pub(crate) async fn publish(
             continue;
         }
         drop(view);
-        let holds = join_all(not_held.iter().take(MAX_HOLDS).map(|service| source.hold(service)));
+        let pause = wake.map_or(RENEWAL, |at: Instant| at.saturating_duration_since(Instant::now()).min(RENEWAL));
         tokio::select! {
             () = stop.cancelled() => return,
-            () = async { holds.await; changed.await } => {}
+            () = async { hold(&*source, &not_held, &used).await; changed.await } => {}
+            () = tokio::time::sleep(pause), if wake.is_some() || !not_held.is_empty() || !used.is_empty() => {}
         }
     }
+}
+
+async fn hold(source: &dyn Source, not_held: &BTreeSet<Name>, used: &BTreeSet<Name>) {
+    used.iter().for_each(|service| source.used(service));
+    join_all(not_held.iter().take(MAX_HOLDS).map(|service| source.hold(service))).await;
+}
+
+fn report(translation: &Translation) {
+    metrics::counter!("muster_xds_translations_total").increment(translation.translated);
+    metrics::gauge!("muster_xds_traffic_disagreements").set(translation.disagreements as f64);
 }

@@ -90,7 +90,7 @@ impl fmt::Display for Version {
 
 /// Raised whenever a translation makes something else of the same rows: servers of neighbouring versions must not
 /// give different resources the same version.
-const TRANSLATION: u64 = 1;
+const TRANSLATION: u64 = 2;
 
 /// FNV-1a over 128 bits: the same on every machine and in every release, which `std`'s hashers do not promise.
 pub(crate) struct Digest(u128);
@@ -168,7 +168,9 @@ pub(crate) enum Lookup<'a> {
 #[derive(Debug)]
 pub(crate) struct Resources {
     pub(crate) services: BTreeMap<Text, Arc<ServiceResources>>,
-    pub(crate) http_listener: Arc<Resource>,
+    /// The way to a proxy's own service.
+    pub(crate) own_cluster: Option<Arc<Resource>>,
+    pub(crate) listeners: BTreeMap<Text, Arc<Resource>>,
     pub(crate) http_routes: Arc<Resource>,
     /// Raised when anything of that kind changed, in order of [`ResourceKind::ALL`].
     pub(crate) epochs: [u64; 4],
@@ -181,9 +183,10 @@ impl Resources {
 
     pub(crate) fn find(&self, kind: ResourceKind, name: &str) -> Lookup<'_> {
         let single = match kind {
-            ResourceKind::Listener => Some(&self.http_listener),
+            ResourceKind::Listener => self.listeners.get(name),
             ResourceKind::Route => Some(&self.http_routes),
-            ResourceKind::Cluster | ResourceKind::Endpoint => None,
+            ResourceKind::Cluster => self.own_cluster.as_ref(),
+            ResourceKind::Endpoint => None,
         };
         if let Some(resource) = single.filter(|resource| *resource.name == *name) {
             return Lookup::Found(resource);
@@ -200,8 +203,10 @@ impl Resources {
     /// What a wildcard covers. Listeners of proxyless gRPC are had by name only.
     pub(crate) fn wildcard(&self, kind: ResourceKind) -> Box<dyn Iterator<Item = &Arc<Resource>> + '_> {
         match kind {
-            ResourceKind::Cluster => Box::new(self.services.values().map(|service| &service.cluster)),
-            ResourceKind::Listener => Box::new(std::iter::once(&self.http_listener)),
+            ResourceKind::Cluster => {
+                Box::new(self.services.values().map(|service| &service.cluster).chain(&self.own_cluster))
+            }
+            ResourceKind::Listener => Box::new(self.listeners.values()),
             ResourceKind::Endpoint | ResourceKind::Route => Box::new(std::iter::empty()),
         }
     }

@@ -1,6 +1,6 @@
 //! One stream: requests in, pushes out.
 
-use std::{net::SocketAddr, time::Instant};
+use std::{net::SocketAddr, sync::Arc, time::Instant};
 
 use envoy_types::pb::envoy::config::core::v3::Node;
 use tokio::sync::mpsc;
@@ -49,7 +49,7 @@ impl<W: Wire> StreamTask<W> {
     async fn serve(&mut self) -> End {
         let mut subscriptions = Subscriptions::new(W::VARIANT);
         let mut timers = [None; 4];
-        let mut node_id = None;
+        let (mut node_id, mut was_registered) = (None, None);
         loop {
             // Every reason to wake: a request, other resources, the end of the server.
             let request = tokio::select! {
@@ -74,8 +74,18 @@ impl<W: Wire> StreamTask<W> {
                     return End::Refused(Status::resource_exhausted(error.to_string()));
                 }
             }
-            let Some(resources) = self.published.borrow_and_update().clone() else { continue };
-            while let Some(push) = subscriptions.next_push(&resources) {
+            let Some(served) = self.published.borrow_and_update().clone() else { continue };
+            let Some(node_id) = node_id.as_deref() else { continue };
+            let resources = match served.proxies.get(node_id) {
+                Some(resources) => resources,
+                None if self.unregistered == Unregistered::All => &served.all,
+                None => return End::Refused(no_proxy(node_id)),
+            };
+            let is_registered = !Arc::ptr_eq(resources, &served.all);
+            if was_registered.replace(is_registered).is_some_and(|was| was != is_registered) {
+                subscriptions.compare_anew();
+            }
+            while let Some(push) = subscriptions.next_push(resources) {
                 metrics::counter!("muster_xds_pushes_total", "type" => push.kind.as_str()).increment(1);
                 timers[push.kind as usize] = Some(Instant::now());
                 tokio::select! {
@@ -86,17 +96,11 @@ impl<W: Wire> StreamTask<W> {
         }
     }
 
-    /// Who the client is decides what it may have. Its word is taken: until proxies are registered there is no other.
+    /// Who the client is decides what it is served. Its word is taken: until it has an identity there is no other.
     fn admit(&self, node: Option<Node>) -> Result<String, Status> {
         let node = node.filter(|node| !node.id.is_empty()).ok_or_else(|| {
             Status::invalid_argument("the first request of the stream names no node: set node.id in the bootstrap")
         })?;
-        if self.unregistered == Unregistered::None {
-            let id: String = node.id.chars().take(64).collect();
-            return Err(Status::permission_denied(format!(
-                "node id {id:?} is no registered proxy: set xds.unregistered = \"all\" to serve all services to such"
-            )));
-        }
         self.place.enter(&node.id, &node.cluster, self.peer, W::VARIANT);
         Ok(node.id)
     }
@@ -138,4 +142,13 @@ impl<W: Wire> StreamTask<W> {
             "a proxy rejected a push; what was good in it is in force, and it is sent again once it changes"
         );
     }
+}
+
+/// Known only once the catalog is: until then the client waits.
+fn no_proxy(node_id: &str) -> Status {
+    let id: String = node_id.chars().take(64).collect();
+    Status::permission_denied(format!(
+        "node id {id:?} is no registered proxy of this agent's node: register it with [service.proxy] under this id, or \
+         set xds.unregistered = \"all\" to serve all services to such"
+    ))
 }

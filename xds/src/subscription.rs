@@ -152,11 +152,16 @@ impl Subscriptions {
             }
         };
         subscription.compared = None;
-        if kind == ResourceKind::Route {
-            // Clusters that waited for the routes to let go of them may leave now.
+        if matches!(kind, ResourceKind::Listener | ResourceKind::Route) {
+            // Clusters that waited for listeners and routes to let go of them may leave now.
             self.kinds[ResourceKind::Cluster as usize].compared = None;
         }
         Ok(verdict)
+    }
+
+    /// Compares all anew: the client is served other resources than before.
+    pub(crate) fn compare_anew(&mut self) {
+        self.kinds.iter_mut().for_each(|subscription| subscription.compared = None);
     }
 
     /// The next thing to send, if any: in the order clusters, endpoints, listeners, routes; what is gone last.

@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use envoy_types::pb::{
     envoy::{
-        config::{core::v3::Node, endpoint::v3::ClusterLoadAssignment},
+        config::{cluster::v3::Cluster, core::v3::Node, endpoint::v3::ClusterLoadAssignment},
         service::discovery::v3::{
             DeltaDiscoveryRequest, DeltaDiscoveryResponse, DiscoveryRequest, DiscoveryResponse,
             aggregated_discovery_service_client::AggregatedDiscoveryServiceClient,
@@ -17,7 +17,7 @@ use envoy_types::pb::{
     },
     google::rpc::Status as RpcStatus,
 };
-use muster_catalog::Change;
+use muster_catalog::{Change, Instance, Name, Protocol, Proxy, Upstream};
 use muster_xds::{ResourceKind, Unregistered, Variant, XdsConfig, XdsHandle};
 use prost::Message;
 use support::*;
@@ -238,6 +238,31 @@ async fn who_is_no_registered_proxy_is_refused_with_the_setting_that_lets_it_in(
     let mut nameless = delta(&handle).await;
     nameless.send(DeltaDiscoveryRequest { node: None, ..change(CDS, &[], "") }).await;
     assert_eq!(nameless.outcome().await.unwrap_err().code(), Code::InvalidArgument);
+}
+
+#[tokio::test]
+async fn a_registered_proxy_is_served_its_upstreams_until_it_is_deregistered() {
+    let node = Some(Name::lookup("n1"));
+    let config = XdsConfig { unregistered: Unregistered::None, node, ..config() };
+    let source = FakeSource::loaded();
+    let listen = Some("127.0.0.1:9001".parse().unwrap());
+    let upstream = Upstream { service: Name::lookup("db"), listen, protocol: Protocol::Tcp, connect_timeout: None };
+    let upstreams = vec![upstream];
+    let proxy = Proxy { service: Name::lookup("web"), instance: None, inbound: None, http_listener: None, upstreams };
+    let row = Instance { id: "proxy-1".into(), proxy: Some(Arc::new(proxy)), ..instance("web-proxy", 20_000) };
+    source.edit(vec![put(row), put(instance("db", 5432)), put(instance("other", 80))]);
+    let (handle, _stop) = serve(config, source.clone(), 0).await;
+    let mut client = sotw(&handle).await;
+    client.send(state(CDS, &[], "")).await;
+    let push = client.next().await;
+    let names = |push: &DiscoveryResponse| -> Vec<String> {
+        push.resources.iter().map(|any| Cluster::decode(&*any.value).unwrap().name).collect()
+    };
+    assert_eq!(names(&push), ["db"]);
+    source.edit(vec![Change::DeleteInstance { node: Name::lookup("n1"), id: "proxy-1".into() }]);
+    let status = client.outcome().await.unwrap_err();
+    assert_eq!(status.code(), Code::PermissionDenied);
+    assert!(status.message().contains("[service.proxy]"), "{status}");
 }
 
 #[tokio::test]

@@ -20,12 +20,19 @@ pub struct TestEnvoy {
     process: Child,
     /// Where it listens for HTTP.
     pub listener: SocketAddr,
+    /// Where it tells of itself.
+    pub admin: SocketAddr,
     client: reqwest::Client,
 }
 
 impl TestEnvoy {
     /// Starts it with a bootstrap of `examples/envoy`; `None` where no Envoy is installed and none is demanded (`CI`).
     pub fn start(agent: &TestAgent, example: &str, directory: &Path) -> Result<Option<Self>> {
+        Self::start_as("envoy-example", agent, example, directory)
+    }
+
+    /// Starts it under a node id of its own.
+    pub fn start_as(id: &str, agent: &TestAgent, example: &str, directory: &Path) -> Result<Option<Self>> {
         let Some(binary) = find_binary() else {
             if std::env::var_os("CI").is_some() {
                 bail!("no envoy: {HOW}");
@@ -35,8 +42,10 @@ impl TestEnvoy {
         };
         let source = Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/../examples/envoy")).join(example);
         let bootstrap = std::fs::read_to_string(&source).with_context(|| source.display().to_string())?;
+        let admin = free_address()?;
         let bootstrap = bootstrap
-            .replace("port_value: 9901", &format!("port_value: {}", free_address()?.port()))
+            .replace("id: envoy-example", &format!("id: {id}"))
+            .replace("port_value: 9901", &format!("port_value: {}", admin.port()))
             .replace("port_value: 8502", &format!("port_value: {}", agent.xds.port()));
         let file = directory.join(example);
         std::fs::write(&file, bootstrap)?;
@@ -48,24 +57,40 @@ impl TestEnvoy {
             .stderr(log)
             .spawn()?;
         let client = super::http_client(Duration::from_secs(5))?;
-        Ok(Some(Self { process, listener: agent.envoy_listener, client }))
+        Ok(Some(Self { process, listener: agent.envoy_listener, admin, client }))
     }
 
     /// One request for a host; the body of a 200.
     pub async fn request(&self, host: &str) -> Result<String> {
-        let response = self.client.get(format!("http://{}/", self.listener)).header("host", host).send().await?;
+        self.request_at(self.listener, host).await
+    }
+
+    /// The same at a listener of its own.
+    pub async fn request_at(&self, listener: SocketAddr, host: &str) -> Result<String> {
+        let response = self.client.get(format!("http://{listener}/")).header("host", host).send().await?;
         let status = response.status();
         let body = response.text().await?;
         ensure!(status.is_success(), "{host}: {status} {body}");
         Ok(body)
     }
 
+    /// What it tells of its clusters and their endpoints.
+    pub async fn clusters(&self) -> Result<String> {
+        let response = self.client.get(format!("http://{}/clusters", self.admin)).send().await?;
+        Ok(response.error_for_status()?.text().await?)
+    }
+
     /// Waits until requests for a host are answered by exactly these instances, as far as twenty in a row tell.
     pub async fn routes_to(&self, host: &str, instances: &[&str]) -> Result<()> {
+        self.leads_to(self.listener, host, instances).await
+    }
+
+    /// The same at a listener of its own.
+    pub async fn leads_to(&self, listener: SocketAddr, host: &str, instances: &[&str]) -> Result<()> {
         eventually(&format!("Envoy to route {host} to {instances:?}"), || async {
             let mut seen = std::collections::BTreeSet::new();
             for _ in 0..20 {
-                seen.insert(self.request(host).await?);
+                seen.insert(self.request_at(listener, host).await?);
             }
             let expected = instances.iter().map(|id| (*id).to_owned()).collect();
             ensure!(seen == expected, "it is {seen:?}");

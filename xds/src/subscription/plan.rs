@@ -34,7 +34,7 @@ impl Subscriptions {
     pub(super) fn plan(&self, kind: ResourceKind, resources: &Resources) -> Option<Plan> {
         let subscription = &self.kinds[kind as usize];
         let wanted = subscription.wanted(kind, resources);
-        let retained = if kind == ResourceKind::Cluster && !self.routes_are_settled(resources) {
+        let retained = if kind == ResourceKind::Cluster && !self.callers_are_settled(resources) {
             subscription.gone(&wanted).cloned().collect()
         } else {
             BTreeSet::new()
@@ -90,14 +90,20 @@ impl Subscriptions {
         endpoints.compared = None;
     }
 
-    /// Whether the client has accepted the routes as they are now, so that what they no longer name may go.
-    fn routes_are_settled(&self, resources: &Resources) -> bool {
-        let routes = &self.kinds[ResourceKind::Route as usize];
-        if !routes.is_active {
-            return true;
-        }
-        let wanted = routes.wanted(ResourceKind::Route, resources);
-        routes.outstanding.is_none() && !routes.rejected && wanted.resources.values().all(|route| routes.is_sent(route))
+    /// Whether the client has accepted the listeners and routes as they are now, so that the clusters which they no
+    /// longer name may go.
+    fn callers_are_settled(&self, resources: &Resources) -> bool {
+        [ResourceKind::Listener, ResourceKind::Route].into_iter().all(|kind| {
+            let callers = &self.kinds[kind as usize];
+            if !callers.is_active {
+                return true;
+            }
+            let wanted = callers.wanted(kind, resources);
+            let is_told = wanted.resources.values().all(|caller| callers.is_sent(caller));
+            // A route that is gone is not told of in every variant; a listener always is.
+            let is_let_go = kind == ResourceKind::Route || callers.gone(&wanted).next().is_none();
+            callers.outstanding.is_none() && !callers.rejected && is_told && is_let_go
+        })
     }
 }
 

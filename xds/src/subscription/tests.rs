@@ -21,7 +21,8 @@ fn world(epoch: u64, services: &[(&str, &str, &str)]) -> Resources {
     let names: Vec<&str> = services.iter().map(|service| service.0).collect();
     Resources {
         services: services.iter().map(service).collect(),
-        http_listener: resource("mesh.http", "listener"),
+        own_cluster: None,
+        listeners: [("mesh.http".into(), resource("mesh.http", "listener"))].into(),
         http_routes: resource("mesh.http", &names.join(",")),
         epochs: [epoch; 4],
     }

@@ -1,41 +1,120 @@
-//! A service as a cluster: its endpoints come over the same stream.
+//! A service as a cluster: its endpoints come over the same stream. A proxy's own service as one: its place is known.
 
-use std::sync::Arc;
+use std::{net::SocketAddr, sync::Arc, time::Duration};
 
-use envoy_types::pb::envoy::{
-    config::cluster::v3::{
-        Cluster,
-        cluster::{ClusterDiscoveryType, CommonLbConfig, DiscoveryType, EdsClusterConfig, LbPolicy},
+use envoy_types::pb::{
+    envoy::{
+        config::{
+            cluster::v3::{
+                Cluster, OutlierDetection as PbOutlier,
+                cluster::{ClusterDiscoveryType, CommonLbConfig, DiscoveryType, EdsClusterConfig, LbPolicy},
+            },
+            endpoint::v3::{
+                ClusterLoadAssignment, Endpoint, LbEndpoint, LocalityLbEndpoints, lb_endpoint::HostIdentifier,
+            },
+        },
+        r#type::v3::Percent,
     },
-    r#type::v3::Percent,
+    google::protobuf,
 };
-use muster_catalog::Text;
+use muster_catalog::{OutlierDetection, Text, Traffic};
 
-use super::{duration, over_ads};
+use super::{duration, number, over_ads, socket_address};
 use crate::{
     config::XdsConfig,
     resource::{Digest, Resource, Version},
 };
 
-/// The cluster of a service. ROUND_ROBIN is the one policy that both Envoy and gRPC take without more.
-pub(super) fn cluster(name: Text, config: &XdsConfig) -> Arc<Resource> {
-    let version = version(&name, config);
-    let panic = Percent { value: config.healthy_panic_threshold };
+/// The cluster of a proxy's own service. Services are DNS labels, so the dot keeps it apart from theirs.
+pub(super) const LOCAL: &str = "mesh.local";
+
+/// How a service is called: its own word, else the agent's.
+#[derive(Debug, Clone, PartialEq)]
+struct Settings<'a> {
+    connect_timeout: Duration,
+    panic_threshold: f64,
+    outlier: Option<&'a OutlierDetection>,
+}
+
+/// The cluster of a service; `connect_timeout` is the word of the proxy that calls it. ROUND_ROBIN is the one policy that
+/// both Envoy and gRPC take without more.
+pub(super) fn cluster(
+    name: Text,
+    config: &XdsConfig,
+    traffic: &Traffic,
+    connect_timeout: Option<Duration>,
+) -> Arc<Resource> {
+    let settings = Settings {
+        connect_timeout: connect_timeout.or(traffic.connect_timeout).unwrap_or(config.connect_timeout),
+        panic_threshold: traffic.panic_threshold.map_or(config.healthy_panic_threshold, f64::from),
+        outlier: traffic.outlier_detection.as_ref(),
+    };
+    let version = version(&name, &settings);
+    let panic = Percent { value: settings.panic_threshold };
     let cluster = Cluster {
         name: name.to_string(),
         cluster_discovery_type: Some(ClusterDiscoveryType::Type(DiscoveryType::Eds.into())),
         eds_cluster_config: Some(EdsClusterConfig { eds_config: Some(over_ads()), service_name: String::new() }),
-        connect_timeout: Some(duration(config.connect_timeout)),
+        connect_timeout: Some(duration(settings.connect_timeout)),
         lb_policy: LbPolicy::RoundRobin.into(),
         common_lb_config: Some(CommonLbConfig { healthy_panic_threshold: Some(panic), ..Default::default() }),
+        outlier_detection: settings.outlier.map(outlier),
         ..Default::default()
     };
     Resource::new(name, version, &cluster)
 }
 
-fn version(name: &str, config: &XdsConfig) -> Version {
+/// The cluster of a proxy's own service.
+pub(super) fn local(address: SocketAddr, config: &XdsConfig) -> Arc<Resource> {
+    let place =
+        Endpoint { address: Some(socket_address(address.ip().to_string(), address.port())), ..Default::default() };
+    let endpoint = LbEndpoint { host_identifier: Some(HostIdentifier::Endpoint(place)), ..Default::default() };
+    let endpoints = vec![LocalityLbEndpoints { lb_endpoints: vec![endpoint], ..Default::default() }];
+    let cluster = Cluster {
+        name: LOCAL.to_owned(),
+        cluster_discovery_type: Some(ClusterDiscoveryType::Type(DiscoveryType::Static.into())),
+        connect_timeout: Some(duration(config.connect_timeout)),
+        load_assignment: Some(ClusterLoadAssignment {
+            cluster_name: LOCAL.to_owned(),
+            endpoints,
+            ..Default::default()
+        }),
+        ..Default::default()
+    };
+    let mut digest = Digest::new("local-cluster");
+    digest.text(&address.to_string()).number(millis(config.connect_timeout));
+    Resource::new(LOCAL.into(), digest.finish(), &cluster)
+}
+
+/// Only what was declared ejects: the judgement by comparison that Envoy adds by itself is off. A host that is alone is
+/// ejected too if the share allows it.
+fn outlier(outlier: &OutlierDetection) -> PbOutlier {
+    let off = || Some(protobuf::UInt32Value { value: 0 });
+    PbOutlier {
+        consecutive_5xx: number(outlier.consecutive_failures),
+        enforcing_consecutive_5xx: number(100),
+        enforcing_consecutive_gateway_failure: off(),
+        enforcing_success_rate: off(),
+        enforcing_failure_percentage: off(),
+        interval: Some(duration(outlier.interval)),
+        base_ejection_time: Some(duration(outlier.ejection_time)),
+        max_ejection_percent: number(u32::from(outlier.max_ejected_percent)),
+        ..Default::default()
+    }
+}
+
+fn version(name: &str, settings: &Settings<'_>) -> Version {
     let mut digest = Digest::new("cluster");
-    digest.text(name).number(config.connect_timeout.as_secs());
-    digest.number(u64::from(config.connect_timeout.subsec_nanos())).number(config.healthy_panic_threshold.to_bits());
+    digest.text(name).number(settings.connect_timeout.as_secs());
+    digest.number(u64::from(settings.connect_timeout.subsec_nanos())).number(settings.panic_threshold.to_bits());
+    if let Some(outlier) = settings.outlier {
+        digest.text("outlier").number(u64::from(outlier.consecutive_failures));
+        digest.number(millis(outlier.interval)).number(millis(outlier.ejection_time));
+        digest.number(u64::from(outlier.max_ejected_percent));
+    }
     digest.finish()
+}
+
+fn millis(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }

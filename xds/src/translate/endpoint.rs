@@ -2,7 +2,7 @@
 
 use std::{
     cmp::Reverse,
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     net::{IpAddr, SocketAddr},
     sync::Arc,
 };
@@ -44,13 +44,18 @@ struct Row {
 }
 
 /// The endpoints of a service, explicitly none when it has none.
-pub(super) fn endpoints(name: Text, snapshot: &Snapshot, set: &ServiceSet) -> Arc<Resource> {
-    assign(name, rows(snapshot, set))
+pub(super) fn endpoints(
+    name: Text,
+    snapshot: &Snapshot,
+    set: &ServiceSet,
+    near: Option<&muster_catalog::Locality>,
+) -> Arc<Resource> {
+    assign(name, rows(snapshot, set), near)
 }
 
 /// No endpoints: what empties a cluster. Removing the resource would leave the last ones in place.
 pub(crate) fn empty_endpoints(name: Text) -> Arc<Resource> {
-    assign(name, BTreeMap::new())
+    assign(name, BTreeMap::new(), None)
 }
 
 /// One row per address and port: gRPC rejects duplicates. The healthiest instance speaks for an address that several
@@ -92,27 +97,48 @@ fn find_row(node: &NodeEntry, entry: &InstanceEntry) -> Option<(SocketAddr, Row)
     Some((SocketAddr::new(ip, port), Row { region, zone, health, weight: u32::from(weight.max(1)) }))
 }
 
-fn assign(name: Text, rows: BTreeMap<SocketAddr, Row>) -> Arc<Resource> {
-    let version = version(&name, &rows);
+/// How far a place is from where the callers are: their zone, their region, elsewhere. Without a preference nothing is.
+fn distance(near: Option<&muster_catalog::Locality>, region: &str, zone: &str) -> u32 {
+    match near {
+        None => 0,
+        Some(near) if *near.region != *region => 2,
+        Some(near) if *near.zone != *zone => 1,
+        Some(_) => 0,
+    }
+}
+
+/// The priority of each distance that occurs: without gaps, which gRPC rejects.
+fn priorities(rows: &BTreeMap<SocketAddr, Row>, near: Option<&muster_catalog::Locality>) -> BTreeMap<u32, u32> {
+    let distances: BTreeSet<u32> = rows.values().map(|row| distance(near, &row.region, &row.zone)).collect();
+    distances.into_iter().zip(0..).collect()
+}
+
+fn assign(name: Text, rows: BTreeMap<SocketAddr, Row>, near: Option<&muster_catalog::Locality>) -> Arc<Resource> {
+    let priorities = priorities(&rows, near);
+    let priority = |region: &str, zone: &str| priorities.get(&distance(near, region, zone)).copied().unwrap_or(0);
+    let version = version(&name, &rows, priority);
     let mut localities: BTreeMap<(Text, Text), Vec<(SocketAddr, Row)>> = BTreeMap::new();
     for (address, row) in rows {
         localities.entry((row.region.clone(), row.zone.clone())).or_default().push((address, row));
     }
-    let endpoints = localities.into_iter().map(|((region, zone), rows)| locality(&region, &zone, &rows)).collect();
+    let endpoints = localities
+        .into_iter()
+        .map(|((region, zone), rows)| locality(&region, &zone, &rows, priority(&region, &zone)))
+        .collect();
     // The name must equal the resource's, or the endpoints are ignored without a word.
     let assignment = ClusterLoadAssignment { cluster_name: name.to_string(), endpoints, ..Default::default() };
     Resource::new(name, version, &assignment)
 }
 
-/// Always with a locality and a weight, which gRPC demands; one priority, so that there are no gaps.
-fn locality(region: &str, zone: &str, rows: &[(SocketAddr, Row)]) -> LocalityLbEndpoints {
+/// Always with a locality and a weight, which gRPC demands.
+fn locality(region: &str, zone: &str, rows: &[(SocketAddr, Row)], priority: u32) -> LocalityLbEndpoints {
     let healthy = rows.iter().filter(|(_, row)| row.health == Health::Healthy);
     let weight = healthy.fold(0u32, |sum, (_, row)| sum.saturating_add(row.weight)).max(1);
     LocalityLbEndpoints {
         locality: Some(Locality { region: region.to_owned(), zone: zone.to_owned(), ..Default::default() }),
         lb_endpoints: rows.iter().map(|(address, row)| lb_endpoint(*address, row)).collect(),
         load_balancing_weight: number(weight),
-        priority: 0,
+        priority,
         ..Default::default()
     }
 }
@@ -127,12 +153,13 @@ fn lb_endpoint(address: SocketAddr, row: &Row) -> LbEndpoint {
     }
 }
 
-fn version(name: &str, rows: &BTreeMap<SocketAddr, Row>) -> Version {
+fn version(name: &str, rows: &BTreeMap<SocketAddr, Row>, priority: impl Fn(&str, &str) -> u32) -> Version {
     let mut digest = Digest::new("endpoint");
     digest.text(name);
     for (address, row) in rows {
         digest.text(&address.to_string()).text(&row.region).text(&row.zone);
         digest.number(row.health as u64).number(u64::from(row.weight));
+        digest.number(u64::from(priority(&row.region, &row.zone)));
     }
     digest.finish()
 }

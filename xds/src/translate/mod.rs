@@ -3,6 +3,7 @@
 mod cluster;
 mod endpoint;
 mod listener;
+mod proxies;
 mod route;
 
 use std::{collections::BTreeMap, sync::Arc};
@@ -14,9 +15,10 @@ use envoy_types::pb::{
     },
     google::protobuf,
 };
-use muster_catalog::{Name, ServiceSet, ServiceSlot, Text, View};
+use muster_catalog::{AgreedTraffic, Locality, Name, ServiceSet, ServiceSlot, Text, View};
 
 pub(crate) use endpoint::empty_endpoints;
+pub(crate) use proxies::{Audience, Proxies};
 
 use crate::{
     config::XdsConfig,
@@ -28,6 +30,8 @@ pub(crate) struct Translator {
     config: XdsConfig,
     http_listener: Arc<Resource>,
     kept: BTreeMap<Text, Kept>,
+    /// Where the callers stand for whom `kept` was made.
+    near: Option<Locality>,
     last: Option<Arc<Resources>>,
 }
 
@@ -35,6 +39,7 @@ pub(crate) struct Translator {
 struct Kept {
     index: u64,
     set: Option<Arc<ServiceSet>>,
+    traffic: AgreedTraffic,
     resources: Arc<ServiceResources>,
 }
 
@@ -55,12 +60,16 @@ pub(crate) struct Translation {
     pub(crate) resources: Arc<Resources>,
     /// Services that exist but whose instances are not held here.
     pub(crate) not_held: Vec<Name>,
+    /// How many services had to be translated.
+    pub(crate) translated: u64,
+    /// How many services have instances that disagree on their traffic settings.
+    pub(crate) disagreements: usize,
 }
 
 impl Translator {
     pub(crate) fn new(config: XdsConfig) -> Self {
         let http_listener = listener::http_listener(config.http_listener);
-        Self { config, http_listener, kept: BTreeMap::new(), last: None }
+        Self { config, http_listener, kept: BTreeMap::new(), near: None, last: None }
     }
 
     /// The resources of a View. Unchanged services keep theirs, unchanged Views even the whole.
@@ -68,21 +77,29 @@ impl Translator {
         let mut old = std::mem::take(&mut self.kept);
         let mut epochs = self.last.as_ref().map_or([1; 4], |last| last.epochs);
         let mut names_changed = self.last.is_none();
-        let mut not_held = Vec::new();
+        let (mut not_held, mut translated, mut disagreements) = (Vec::new(), 0, 0);
+        let node = self.config.node.as_ref().and_then(|node| view.local.find_node(node));
+        let near = node.and_then(|node| node.node.value.locality.clone());
+        let has_moved = std::mem::replace(&mut self.near, near) != self.near;
         for slot in view.local.services() {
             if slot.set.is_none() {
                 not_held.push(slot.name.clone());
             }
             let kept = match old.remove(slot.name.as_key()) {
-                Some(kept) if kept.is_current(slot) => kept,
+                Some(kept) if kept.is_current(slot) && !has_moved => kept,
                 before => {
                     names_changed |= before.is_none();
                     let kept = self.service(view, slot, before.as_ref());
-                    let same = before.is_some_and(|before| endpoints_equal(&before.resources, &kept.resources));
+                    translated += 1;
+                    let before = before.as_ref().map(|before| &before.resources);
+                    let same = before.is_some_and(|before| endpoints_equal(before, &kept.resources));
                     epochs[ResourceKind::Endpoint as usize] += u64::from(!same);
+                    let same = before.is_some_and(|before| before.cluster.version == kept.resources.cluster.version);
+                    epochs[ResourceKind::Cluster as usize] += u64::from(!same);
                     kept
                 }
             };
+            disagreements += usize::from(kept.traffic.dissenters > 0);
             self.kept.insert(kept.resources.cluster.name.clone(), kept);
         }
         names_changed |= !old.is_empty();
@@ -94,22 +111,31 @@ impl Translator {
             last => self.collect(epochs, last.filter(|_| !names_changed)),
         };
         self.last = Some(resources.clone());
-        Translation { resources, not_held }
+        Translation { resources, not_held, translated, disagreements }
     }
 
     fn service(&self, view: &View, slot: &ServiceSlot, before: Option<&Kept>) -> Kept {
         let name = before.map_or_else(|| Text::from(slot.name.as_key()), |kept| kept.resources.cluster.name.clone());
         // A set that left the scope says nothing of its instances: the last known stay.
+        let traffic = match &slot.set {
+            Some(set) => set.agreed_traffic(),
+            None => before.map(|kept| kept.traffic.clone()).unwrap_or_default(),
+        };
         let endpoints = match &slot.set {
-            Some(set) => Some(endpoint::endpoints(name.clone(), &view.local, set)),
+            Some(set) => {
+                let near = self.near.as_ref().filter(|_| traffic.traffic.prefer_near != Some(false));
+                Some(endpoint::endpoints(name.clone(), &view.local, set, near))
+            }
             None => before.and_then(|kept| kept.resources.endpoints.clone()),
         };
         let (cluster, api_listener) = match before {
-            Some(kept) => (kept.resources.cluster.clone(), kept.resources.api_listener.clone()),
-            None => (cluster::cluster(name.clone(), &self.config), listener::api_listener(name)),
+            Some(kept) if kept.traffic.traffic == traffic.traffic => {
+                (kept.resources.cluster.clone(), kept.resources.api_listener.clone())
+            }
+            _ => (cluster::cluster(name.clone(), &self.config, &traffic.traffic, None), listener::api_listener(name)),
         };
         let resources = Arc::new(ServiceResources { cluster, endpoints, api_listener });
-        Kept { index: slot.index, set: slot.set.clone(), resources }
+        Kept { index: slot.index, set: slot.set.clone(), traffic, resources }
     }
 
     /// `same_names` are the last resources when no service came or went: their routes stay.
@@ -119,7 +145,8 @@ impl Translator {
             None => route::http_routes(self.kept.keys(), &self.config),
         };
         let services = self.kept.iter().map(|(name, kept)| (name.clone(), kept.resources.clone())).collect();
-        Arc::new(Resources { services, http_listener: self.http_listener.clone(), http_routes, epochs })
+        let listeners = [(self.http_listener.name.clone(), self.http_listener.clone())].into();
+        Arc::new(Resources { services, own_cluster: None, listeners, http_routes, epochs })
     }
 }
 

@@ -79,6 +79,17 @@ pub(super) fn grpc_routes(name: &str) -> RouteConfiguration {
     RouteConfiguration { name: name.to_owned(), virtual_hosts: vec![host], ..Default::default() }
 }
 
+/// The routes of a listener that leads to one cluster.
+pub(super) fn all_to(name: &str, cluster: &str) -> RouteConfiguration {
+    let host = VirtualHost {
+        name: cluster.to_owned(),
+        domains: vec!["*".to_owned()],
+        routes: vec![to_cluster(cluster, Some(retries()))],
+        ..Default::default()
+    };
+    RouteConfiguration { name: name.to_owned(), virtual_hosts: vec![host], ..Default::default() }
+}
+
 /// What follows a service's name in a full name; each once, since Envoy rejects a domain that is there twice.
 fn suffixes(config: &XdsConfig) -> BTreeSet<String> {
     let datacenter = config.datacenter.as_key();

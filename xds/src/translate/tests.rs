@@ -16,7 +16,7 @@ use prost::Message;
 use super::*;
 use crate::resource::Lookup;
 
-fn node(name: &str, address: &str) -> Node {
+pub(super) fn node(name: &str, address: &str) -> Node {
     Node {
         name: Name::lookup(name),
         id: name.into(),
@@ -28,7 +28,7 @@ fn node(name: &str, address: &str) -> Node {
     }
 }
 
-fn instance(node: &str, id: &str, service: &str, port: u16) -> Instance {
+pub(super) fn instance(node: &str, id: &str, service: &str, port: u16) -> Instance {
     Instance {
         node: Name::lookup(node),
         id: id.into(),
@@ -49,7 +49,7 @@ fn instance(node: &str, id: &str, service: &str, port: u16) -> Instance {
     }
 }
 
-fn check(node: &str, instance: Option<&str>, status: Status) -> Change {
+pub(super) fn check(node: &str, instance: Option<&str>, status: Status) -> Change {
     Change::PutCheck(Arc::new(Check {
         node: Name::lookup(node),
         id: format!("check-{}", instance.unwrap_or("node")).into(),
@@ -63,20 +63,20 @@ fn check(node: &str, instance: Option<&str>, status: Status) -> Change {
     }))
 }
 
-fn put(instance: Instance) -> Change {
+pub(super) fn put(instance: Instance) -> Change {
     Change::PutInstance(Arc::new(instance))
 }
 
-fn fold(snapshot: &mut Snapshot, changes: Vec<Change>) {
+pub(super) fn fold(snapshot: &mut Snapshot, changes: Vec<Change>) {
     let index = snapshot.index() + 1;
     snapshot.fold(&Entry { index, at: Timestamp(index), changes });
 }
 
-fn view(snapshot: &Snapshot) -> View {
+pub(super) fn view(snapshot: &Snapshot) -> View {
     View::new(Arc::new(snapshot.clone()), Freshness::Live)
 }
 
-fn with_nodes() -> Snapshot {
+pub(super) fn with_nodes() -> Snapshot {
     let mut snapshot = Snapshot::default();
     let nodes = ["n1", "n2", "n3"].into_iter().enumerate();
     let put = |(at, name)| Change::PutNode(Arc::new(node(name, &format!("10.0.0.{}", at + 1))));
@@ -88,7 +88,7 @@ fn translate(snapshot: &Snapshot) -> Arc<Resources> {
     Translator::new(XdsConfig::default()).translate(&view(snapshot)).resources
 }
 
-fn find<M: Message + Default>(resources: &Resources, kind: ResourceKind, name: &str) -> M {
+pub(super) fn find<M: Message + Default>(resources: &Resources, kind: ResourceKind, name: &str) -> M {
     let Lookup::Found(resource) = resources.find(kind, name) else { panic!("no {kind} {name}") };
     assert_eq!(resource.body.type_url, kind.type_url());
     M::decode(resource.body.value.as_slice()).unwrap()
@@ -102,11 +102,10 @@ fn address_of(endpoint: &LbEndpoint) -> SocketAddr {
 }
 
 /// Address, health and weight of every endpoint of a service.
-fn endpoints(resources: &Resources, name: &str) -> Vec<(String, HealthStatus, u32)> {
+pub(super) fn endpoints(resources: &Resources, name: &str) -> Vec<(String, HealthStatus, u32)> {
     let assignment: ClusterLoadAssignment = find(resources, ResourceKind::Endpoint, name);
     assert_eq!(assignment.cluster_name, name, "a mismatch is ignored or rejected");
     let all = assignment.endpoints.iter().flat_map(|locality| {
-        assert_eq!(locality.priority, 0, "priorities have no gaps");
         assert!(locality.locality.is_some() && locality.load_balancing_weight.unwrap().value > 0, "gRPC needs both");
         &locality.lb_endpoints
     });

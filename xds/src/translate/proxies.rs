@@ -1,0 +1,171 @@
+//! What each registered proxy is served: its upstreams and its own service, made of what all share.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use muster_catalog::{Name, Proxy, ServiceLookup, Text, Traffic, Upstream, View};
+
+use super::{Translator, cluster, empty_endpoints, listener, route};
+use crate::resource::{Resource, ResourceKind, Resources, ServiceResources};
+
+/// How long the cluster of an upstream outlives its listener: a listener that goes drains as long, by Envoy's default,
+/// and what runs over it would break off with the cluster.
+const DRAIN: Duration = Duration::from_secs(600);
+
+/// The registered proxies of the agent's node, each with what it is served.
+pub(crate) type Audience = BTreeMap<Text, Arc<Resources>>;
+
+/// What is kept of the proxies between two Views.
+#[derive(Default)]
+pub(crate) struct Proxies {
+    seats: BTreeMap<Text, Seat>,
+}
+
+struct Seat {
+    row: Arc<Proxy>,
+    /// Upstreams that were removed, and when their clusters go.
+    leaving: BTreeMap<Name, Instant>,
+    resources: Arc<Resources>,
+}
+
+/// What came of the proxies in a View.
+#[derive(Default)]
+pub(crate) struct Seated {
+    pub(crate) audience: Audience,
+    /// Services that some proxy carries traffic to.
+    pub(crate) used: BTreeSet<Name>,
+    /// Those of them that exist but are not held here.
+    pub(crate) not_held: BTreeSet<Name>,
+    /// When a cluster goes next.
+    pub(crate) next: Option<Instant>,
+}
+
+impl Proxies {
+    /// Serves the proxies of a View that `translator` has just translated.
+    pub(crate) fn seat(&mut self, translator: &Translator, view: &View, now: Instant) -> Seated {
+        let mut seated = Seated::default();
+        let mut old = std::mem::take(&mut self.seats);
+        let node = translator.config.node.as_ref().and_then(|node| view.local.find_node(node));
+        for entry in node.iter().flat_map(|node| &node.instances) {
+            let instance = &entry.instance.value;
+            let Some(row) = &instance.proxy else { continue };
+            let before = old.remove(&instance.id);
+            let mut leaving = before.as_ref().map(|seat| seat.leaving.clone()).unwrap_or_default();
+            let stays = |service: &Name| row.upstreams.iter().any(|upstream| upstream.service == *service);
+            for upstream in before.iter().flat_map(|seat| &seat.row.upstreams) {
+                leaving.entry(upstream.service.clone()).or_insert(now + DRAIN);
+            }
+            leaving.retain(|service, until| !stays(service) && *until > now);
+            let last = before.map(|seat| seat.resources);
+            let resources = translator.proxy(view, row, leaving.keys(), last, &mut seated);
+            seated.next = seated.next.into_iter().chain(leaving.values().copied()).min();
+            seated.audience.insert(instance.id.clone(), resources.clone());
+            self.seats.insert(instance.id.clone(), Seat { row: row.clone(), leaving, resources });
+        }
+        seated
+    }
+}
+
+impl Translator {
+    fn proxy<'a>(
+        &self,
+        view: &View,
+        row: &Proxy,
+        leaving: impl Iterator<Item = &'a Name>,
+        last: Option<Arc<Resources>>,
+        seated: &mut Seated,
+    ) -> Arc<Resources> {
+        let mut services = BTreeMap::new();
+        let named = row.upstreams.iter().map(|upstream| (&upstream.service, upstream.connect_timeout));
+        for (service, connect_timeout) in named.chain(leaving.map(|service| (service, None))) {
+            seated.used.insert(service.clone());
+            match self.upstream(view, service, connect_timeout) {
+                Some(resources) => {
+                    services.insert(Text::from(service.as_key()), resources);
+                }
+                None => {
+                    seated.not_held.insert(service.clone());
+                }
+            }
+        }
+        // Nothing leads to a service of which nothing can be said yet.
+        let is_known = |upstream: &&Upstream| services.contains_key(upstream.service.as_key());
+        let hosts: BTreeSet<Text> =
+            row.hosts().filter(is_known).map(|upstream| Text::from(upstream.service.as_key())).collect();
+        let own = row.upstreams.iter().filter(is_known);
+        let mut listeners: Vec<Arc<Resource>> =
+            own.filter_map(|upstream| Some(listener::upstream_listener(upstream, upstream.listen?))).collect();
+        if row.hosts().next().is_some() {
+            let address = row.http_listener.unwrap_or(self.config.http_listener);
+            listeners.push(listener::http_listener(address));
+        }
+        listeners.extend(row.inbound.as_ref().map(listener::inbound_listener));
+        let next = Resources {
+            services,
+            own_cluster: row.inbound.as_ref().map(|inbound| cluster::local(inbound.local, &self.config)),
+            listeners: listeners.into_iter().map(|listener| (listener.name.clone(), listener)).collect(),
+            // There with nobody in it too: a listener that drains still asks for its routes.
+            http_routes: route::http_routes(hosts.iter(), &self.config),
+            epochs: [1; 4],
+        };
+        follow(last, next)
+    }
+
+    /// A service as one proxy calls it; `None` while nothing can be said of it.
+    fn upstream(&self, view: &View, service: &Name, timeout: Option<Duration>) -> Option<Arc<ServiceResources>> {
+        let name = Text::from(service.as_key());
+        let kept = self.kept.get(&name);
+        let shared = kept.map(|kept| &kept.resources).filter(|resources| resources.endpoints.is_some());
+        if shared.is_none() && matches!(view.local.service(service), ServiceLookup::NotHeld(_)) {
+            return None;
+        }
+        match (shared, timeout) {
+            (Some(shared), None) => Some(shared.clone()),
+            (shared, timeout) => {
+                let traffic = kept.map_or_else(Traffic::default, |kept| kept.traffic.traffic.clone());
+                // A service that does not exist has no endpoints; what calls it is there already.
+                let endpoints = shared.and_then(|shared| shared.endpoints.clone());
+                Some(Arc::new(ServiceResources {
+                    cluster: cluster::cluster(name.clone(), &self.config, &traffic, timeout),
+                    endpoints: Some(endpoints.unwrap_or_else(|| empty_endpoints(name.clone()))),
+                    api_listener: listener::api_listener(name),
+                }))
+            }
+        }
+    }
+}
+
+/// The resources after `last`: itself where nothing differs, else with the epochs of what does raised.
+fn follow(last: Option<Arc<Resources>>, next: Resources) -> Arc<Resources> {
+    let Some(last) = last else { return Arc::new(next) };
+    let mut epochs = last.epochs;
+    for kind in ResourceKind::ALL {
+        let differs = !content(&last, kind).eq(content(&next, kind));
+        epochs[kind as usize] += u64::from(differs);
+    }
+    if epochs == last.epochs { last } else { Arc::new(Resources { epochs, ..next }) }
+}
+
+/// Names and versions of all resources of a kind.
+fn content(resources: &Resources, kind: ResourceKind) -> Box<dyn Iterator<Item = (&Text, Option<&Resource>)> + '_> {
+    fn named(resource: &Arc<Resource>) -> (&Text, Option<&Resource>) {
+        (&resource.name, Some(&**resource))
+    }
+    match kind {
+        ResourceKind::Cluster => Box::new(resources.wildcard(kind).map(named)),
+        ResourceKind::Endpoint => {
+            Box::new(resources.services.iter().map(|(name, service)| (name, service.endpoints.as_deref())))
+        }
+        // Those of gRPC come and go with their services.
+        ResourceKind::Listener => {
+            Box::new(resources.wildcard(kind).map(named).chain(resources.services.keys().map(|name| (name, None))))
+        }
+        ResourceKind::Route => Box::new(std::iter::once(named(&resources.http_routes))),
+    }
+}
+
+#[cfg(test)]
+mod tests;
