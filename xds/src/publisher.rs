@@ -7,7 +7,7 @@ use std::{
 };
 
 use futures_util::future::join_all;
-use muster_catalog::{Freshness, Name, Topic, port::Source};
+use muster_catalog::{Freshness, Name, Text, Topic, port::Source};
 use tokio::sync::{Notify, watch};
 use tokio_util::sync::CancellationToken;
 
@@ -31,6 +31,8 @@ pub(crate) struct Served {
     pub(crate) all: Arc<Resources>,
     /// For registered proxies, by their ids.
     pub(crate) proxies: Audience,
+    /// Registered proxies that wait until their upstreams are here.
+    pub(crate) expected: BTreeSet<Text>,
 }
 
 impl Served {
@@ -39,6 +41,7 @@ impl Served {
             left.0 == right.0 && Arc::ptr_eq(left.1, right.1)
         };
         Arc::ptr_eq(&self.all, &other.all)
+            && self.expected == other.expected
             && self.proxies.len() == other.proxies.len()
             && self.proxies.iter().zip(&other.proxies).all(same)
     }
@@ -87,7 +90,7 @@ pub(crate) async fn publish(
             if serves_all {
                 not_held.extend(translation.not_held);
             }
-            let next = Served { all: translation.resources, proxies: seated.audience };
+            let next = Served { all: translation.resources, proxies: seated.audience, expected: seated.expected };
             published.send_if_modified(|current| {
                 let is_new = current.as_ref().is_none_or(|current| !current.is_same(&next));
                 if is_new {

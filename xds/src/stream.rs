@@ -78,6 +78,7 @@ impl<W: Wire> StreamTask<W> {
             let Some(node_id) = node_id.as_deref() else { continue };
             let resources = match served.proxies.get(node_id) {
                 Some(resources) => resources,
+                None if served.expected.contains(node_id) => continue,
                 None if self.unregistered == Unregistered::All => &served.all,
                 None => return End::Refused(no_proxy(node_id)),
             };

@@ -15,6 +15,10 @@ use crate::resource::{Resource, ResourceKind, Resources, ServiceResources};
 /// and what runs over it would break off with the cluster.
 const DRAIN: Duration = Duration::from_secs(600);
 
+/// How long a proxy that was not served before waits for upstreams that are not held yet. An Envoy that comes back from
+/// another agent, or from before a restart, would otherwise be told for a moment that they are gone.
+const PATIENCE: Duration = Duration::from_secs(5);
+
 /// The registered proxies of the agent's node, each with what it is served.
 pub(crate) type Audience = BTreeMap<Text, Arc<Resources>>;
 
@@ -22,6 +26,8 @@ pub(crate) type Audience = BTreeMap<Text, Arc<Resources>>;
 #[derive(Default)]
 pub(crate) struct Proxies {
     seats: BTreeMap<Text, Seat>,
+    /// Proxies that wait for their upstreams, and since when.
+    waiting: BTreeMap<Text, Instant>,
 }
 
 struct Seat {
@@ -35,11 +41,13 @@ struct Seat {
 #[derive(Default)]
 pub(crate) struct Seated {
     pub(crate) audience: Audience,
+    /// Registered proxies that are not served yet.
+    pub(crate) expected: BTreeSet<Text>,
     /// Services that some proxy carries traffic to.
     pub(crate) used: BTreeSet<Name>,
     /// Those of them that exist but are not held here.
     pub(crate) not_held: BTreeSet<Name>,
-    /// When a cluster goes next.
+    /// When a cluster goes, or the patience of a proxy ends, next.
     pub(crate) next: Option<Instant>,
 }
 
@@ -47,7 +55,7 @@ impl Proxies {
     /// Serves the proxies of a View that `translator` has just translated.
     pub(crate) fn seat(&mut self, translator: &Translator, view: &View, now: Instant) -> Seated {
         let mut seated = Seated::default();
-        let mut old = std::mem::take(&mut self.seats);
+        let (mut old, mut waiting) = (std::mem::take(&mut self.seats), std::mem::take(&mut self.waiting));
         let node = translator.config.node.as_ref().and_then(|node| view.local.find_node(node));
         for entry in node.iter().flat_map(|node| &node.instances) {
             let instance = &entry.instance.value;
@@ -60,7 +68,17 @@ impl Proxies {
             }
             leaving.retain(|service, until| !stays(service) && *until > now);
             let last = before.map(|seat| seat.resources);
-            let resources = translator.proxy(view, row, leaving.keys(), last, &mut seated);
+            let is_new = last.is_none();
+            let (resources, is_whole) = translator.proxy(view, row, leaving.keys(), last, &mut seated);
+            if is_new && !is_whole {
+                let since = waiting.remove(&instance.id).unwrap_or(now);
+                if now < since + PATIENCE {
+                    seated.next = seated.next.into_iter().chain([since + PATIENCE]).min();
+                    seated.expected.insert(instance.id.clone());
+                    self.waiting.insert(instance.id.clone(), since);
+                    continue;
+                }
+            }
             seated.next = seated.next.into_iter().chain(leaving.values().copied()).min();
             seated.audience.insert(instance.id.clone(), resources.clone());
             self.seats.insert(instance.id.clone(), Seat { row: row.clone(), leaving, resources });
@@ -70,6 +88,7 @@ impl Proxies {
 }
 
 impl Translator {
+    /// What a proxy is served, and whether all of its upstreams are in it.
     fn proxy<'a>(
         &self,
         view: &View,
@@ -77,8 +96,8 @@ impl Translator {
         leaving: impl Iterator<Item = &'a Name>,
         last: Option<Arc<Resources>>,
         seated: &mut Seated,
-    ) -> Arc<Resources> {
-        let mut services = BTreeMap::new();
+    ) -> (Arc<Resources>, bool) {
+        let (mut services, mut is_whole) = (BTreeMap::new(), true);
         let named = row.upstreams.iter().map(|upstream| (&upstream.service, upstream.connect_timeout));
         for (service, connect_timeout) in named.chain(leaving.map(|service| (service, None))) {
             seated.used.insert(service.clone());
@@ -87,6 +106,7 @@ impl Translator {
                     services.insert(Text::from(service.as_key()), resources);
                 }
                 None => {
+                    is_whole = false;
                     seated.not_held.insert(service.clone());
                 }
             }
@@ -111,7 +131,7 @@ impl Translator {
             http_routes: route::http_routes(hosts.iter(), &self.config),
             epochs: [1; 4],
         };
-        follow(last, next)
+        (follow(last, next), is_whole)
     }
 
     /// A service as one proxy calls it; `None` while nothing can be said of it.

@@ -138,6 +138,12 @@ fn of_an_upstream_outside_the_scope_nothing_is_said_and_one_that_does_not_exist_
     let seated = agent.see(&outside);
     assert_eq!(seated.not_held, [Name::lookup("db")].into());
     assert_eq!(seated.used, ["db", "none"].map(Name::lookup).into());
+    // It waits for it, or it would be told that it is gone, but not for ever.
+    assert!(seated.audience.is_empty() && seated.expected.contains("proxy"));
+    assert_eq!(seated.next, Some(agent.now + PATIENCE));
+    agent.now += PATIENCE;
+    let seated = agent.see(&outside);
+    assert!(seated.expected.is_empty());
     let early = &seated.audience["proxy"];
     assert_eq!(names(early, ResourceKind::Listener), ["mesh.upstream.127.0.0.1:9002"]);
     assert_eq!(names(early, ResourceKind::Cluster), ["none"]);
