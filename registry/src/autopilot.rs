@@ -21,7 +21,7 @@ const MOST_VOTERS: usize = 7;
 /// What autopilot goes by.
 #[derive(Debug, Clone)]
 pub struct AutopilotConfig {
-    /// A member that has not answered the leader for longer is not healthy. Default 1 s: ten heartbeats.
+    /// A member that has not answered the leader for longer is not healthy. Default 1 s: five heartbeats.
     pub last_contact: Duration,
     /// A member that lacks more entries than this is not healthy. Default 1,000.
     pub trailing_entries: u64,
