@@ -103,6 +103,16 @@ impl Name {
         Self { text, length: value.len() }
     }
 
+    /// The same name as the `kept` one where both are written alike, so that names which are often compared share one
+    /// text: comparing them then reads neither.
+    pub(crate) fn shared_with(self, kept: &Self) -> Self {
+        if *self.text == *kept.text { kept.clone() } else { self }
+    }
+
+    fn is_shared(&self, other: &Self) -> bool {
+        Text::ptr_eq(&self.text, &other.text)
+    }
+
     /// The lower-case form: what identity, order and keys use.
     pub fn as_key(&self) -> &str {
         &self.text[..self.length]
@@ -147,7 +157,7 @@ impl fmt::Debug for Name {
 
 impl PartialEq for Name {
     fn eq(&self, other: &Self) -> bool {
-        self.as_key() == other.as_key()
+        self.is_shared(other) || self.as_key() == other.as_key()
     }
 }
 
@@ -161,7 +171,7 @@ impl PartialOrd for Name {
 
 impl Ord for Name {
     fn cmp(&self, other: &Self) -> Ordering {
-        self.as_key().cmp(other.as_key())
+        if self.is_shared(other) { Ordering::Equal } else { self.as_key().cmp(other.as_key()) }
     }
 }
 
