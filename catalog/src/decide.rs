@@ -208,7 +208,9 @@ impl<'a> Draft<'a> {
         for instance in instances {
             self.own(&instance.node, || format!("instance {}", instance.id))?;
             let row = strip_instance(self.format, instance).into_owned();
-            let row = Instance { origin: self.origin, ..row };
+            // All on a node carry the node's own name: an order of node and id then compares ids alone.
+            let node = self.entry.map_or(self.name, |entry| &entry.node.value.name);
+            let row = Instance { node: row.node.clone().shared_with(node), origin: self.origin, ..row };
             // Of two rows with one id the last counts, also when it is what is there already.
             if self.found_instance(&row.id).is_some_and(|old| *old == row) {
                 self.instances.remove(&row.id);

@@ -6,9 +6,9 @@ use std::{
 };
 
 use crate::{
-    Change, Check, DirectoryRow, Entry, Instance, InstanceEntry, Name, Node, NodeEntry, Row, Scope, Snapshot, Text,
-    Topic,
-    snapshot::{ServiceSet, ServiceSlot},
+    Change, Check, DirectoryRow, Entry, Instance, InstanceEntry, Instances, Name, Node, NodeEntry, Row, Scope, Snapshot, Text,
+    ServiceSlot, Topic,
+    rows::put_check,
 };
 
 impl Snapshot {
@@ -60,7 +60,7 @@ impl Fold<'_> {
         let name = &node.name;
         let entry = match self.snapshot.nodes.get(name) {
             Some(old) => NodeEntry { node: self.row(Some(&old.node), node), ..(**old).clone() },
-            None => NodeEntry { node: self.row(None, node), index: 0, checks: Vec::new(), instances: Vec::new() },
+            None => NodeEntry { node: self.row(None, node), index: 0, checks: Vec::new(), instances: Instances::default() },
         };
         self.snapshot.nodes.insert(name.clone(), Arc::new(entry));
         self.touch_nodes_table();
@@ -98,9 +98,8 @@ impl Fold<'_> {
             self.touch_checks();
         }
         let entry = Arc::new(InstanceEntry { instance: row, checks });
-        let old_tags = old.as_ref().filter(|_| moved.is_none()).map(|old| old.instance.value.tags.clone());
         self.snapshot.put_in_node(&entry);
-        self.store_in_service(&entry, old_tags.as_deref());
+        self.store_in_service(&entry);
         self.touch_node(&instance.node);
     }
 
@@ -111,7 +110,7 @@ impl Fold<'_> {
         self.leave_service(&old);
         self.snapshot.instance_count -= 1;
         if let Some(entry) = self.snapshot.nodes.get_mut(node) {
-            Arc::make_mut(entry).instances.retain(|instance| &*instance.instance.value.id != id);
+            Arc::make_mut(entry).instances.remove(node, id);
         }
         if !old.checks.is_empty() {
             self.touch_checks();
@@ -131,12 +130,7 @@ impl Fold<'_> {
         if moves.is_some() {
             self.delete_check(&check.node, &check.id);
         }
-        self.edit_checks(&check.node, check.instance.as_ref(), |checks| {
-            match checks.binary_search_by(|other| other.value.id.cmp(&check.id)) {
-                Ok(at) => checks[at] = row,
-                Err(at) => checks.insert(at, row),
-            }
-        });
+        self.edit_checks(&check.node, check.instance.as_ref(), |checks| put_check(checks, row));
     }
 
     fn delete_check(&mut self, node: &Name, id: &str) {
@@ -159,8 +153,7 @@ impl Fold<'_> {
                 edit(&mut changed.checks);
                 let changed = Arc::new(changed);
                 self.snapshot.put_in_node(&changed);
-                let tags = changed.instance.value.tags.clone();
-                self.store_in_service(&changed, Some(&tags));
+                self.store_in_service(&changed);
             }
         }
         self.touch_node(node);
@@ -169,31 +162,24 @@ impl Fold<'_> {
 
     fn put_directory(&mut self, row: &DirectoryRow) {
         self.remember_tags(&row.service);
-        let slot =
-            ServiceSlot { name: row.service.clone(), index: row.index, tags: row.tags.as_slice().into(), set: None };
-        self.snapshot.services.insert(row.service.clone(), slot);
+        let slot = ServiceSlot { name: row.service.clone(), index: row.index, tags: row.tags.as_slice().into(), set: None };
+        self.snapshot.services.insert(row.service.clone(), Arc::new(slot));
         self.touch_service_topics(&row.service);
     }
 
-    /// Puts an instance into its service. `old_tags` are those it carried there before; `None` when it is new there.
-    fn store_in_service(&mut self, entry: &Arc<InstanceEntry>, old_tags: Option<&[Text]>) {
-        let instance = &entry.instance.value;
-        let service = &instance.service;
+    /// Puts an instance into its service.
+    fn store_in_service(&mut self, entry: &Arc<InstanceEntry>) {
+        let service = &entry.instance.value.service;
         if !self.snapshot.scope.holds_service(service) {
             // Of a service outside the Scope the Directory says the rest, in the same entry.
             return;
         }
         self.remember_tags(service);
-        let new = || ServiceSlot { name: service.clone(), index: 0, tags: Arc::new([]), set: None };
-        let slot = self.snapshot.services.entry(service.clone()).or_insert_with(new);
-        let set = Arc::make_mut(slot.set.get_or_insert_default());
-        match position(set, instance) {
-            Ok(at) => set.instances[at] = entry.clone(),
-            Err(at) => set.instances.insert(at, entry.clone()),
-        }
-        if old_tags != Some(&instance.tags) {
-            count_tags(set, old_tags.unwrap_or_default(), &instance.tags);
-            slot.tags = union_of_tags(set, &slot.tags);
+        let new = || Arc::new(ServiceSlot { name: service.clone(), index: 0, tags: Arc::new([]), set: None });
+        let slot = Arc::make_mut(self.snapshot.services.entry(service.clone()).or_insert_with(new));
+        slot.set.get_or_insert_default();
+        if slot.put(entry) {
+            slot.unite_tags();
         }
         slot.index = self.index;
         self.touch_service_topics(service);
@@ -201,18 +187,12 @@ impl Fold<'_> {
 
     /// Takes an instance out of its service; the last one takes the service with it when the entry ends.
     fn leave_service(&mut self, entry: &Arc<InstanceEntry>) {
-        let instance = &entry.instance.value;
-        let service = &instance.service;
+        let service = &entry.instance.value.service;
         self.remember_tags(service);
-        let Some(slot) = self.snapshot.services.get_mut(service) else { return };
-        let Some(set) = slot.set.as_mut() else { return };
-        let set = Arc::make_mut(set);
-        if let Ok(at) = position(set, instance) {
-            set.instances.remove(at);
-        }
-        if !instance.tags.is_empty() {
-            count_tags(set, &instance.tags, &[]);
-            slot.tags = union_of_tags(set, &slot.tags);
+        let slot = self.snapshot.services.get_mut(service).filter(|slot| slot.set.is_some());
+        let Some(slot) = slot.map(Arc::make_mut) else { return };
+        if slot.remove(entry) {
+            slot.unite_tags();
         }
         slot.index = self.index;
         self.touch_service_topics(service);
@@ -236,8 +216,7 @@ impl Fold<'_> {
     /// whole entry did: a replica that hears of a service through the Directory alone sees no more than that.
     fn close_services(&mut self) {
         for (service, before) in std::mem::take(&mut self.tags_before) {
-            let slot = self.snapshot.services.get(&service);
-            if slot.and_then(|slot| slot.set.as_ref()).is_some_and(|set| set.instances.is_empty()) {
+            if self.snapshot.services.get(&service).is_some_and(|slot| slot.is_extinct()) {
                 self.snapshot.services.remove(&service);
             }
             let after = self.snapshot.services.get(&service).map(|slot| slot.tags.clone());
@@ -262,7 +241,7 @@ impl Fold<'_> {
             entry.instances.iter().map(|instance| instance.instance.value.service.clone()).collect();
         for service in services {
             if let Some(slot) = self.snapshot.services.get_mut(&service) {
-                slot.index = self.index;
+                Arc::make_mut(slot).index = self.index;
             }
             self.touch_service_topics(&service);
         }
@@ -297,33 +276,6 @@ impl Fold<'_> {
             self.snapshot.checks_index = self.index;
         }
         self.topics.insert(Topic::Checks);
-    }
-}
-
-/// Where an instance stands, or would stand, in its service's order of node and id.
-pub(crate) fn position(set: &ServiceSet, instance: &Instance) -> Result<usize, usize> {
-    set.instances.binary_search_by(|other| {
-        let other = &other.instance.value;
-        (&other.node, &other.id).cmp(&(&instance.node, &instance.id))
-    })
-}
-
-/// The tags of a service's instances; the old ones when they are the same, so that they stay shared.
-fn union_of_tags(set: &ServiceSet, old: &Arc<[Text]>) -> Arc<[Text]> {
-    if set.tags.keys().eq(old.iter()) { old.clone() } else { set.tags.keys().cloned().collect() }
-}
-
-pub(crate) fn count_tags(set: &mut ServiceSet, gone: &[Text], come: &[Text]) {
-    for tag in come {
-        *set.tags.entry(tag.clone()).or_insert(0) += 1;
-    }
-    for tag in gone {
-        match set.tags.get_mut(tag) {
-            Some(count) if *count > 1 => *count -= 1,
-            _ => {
-                set.tags.remove(tag);
-            }
-        }
     }
 }
 

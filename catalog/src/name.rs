@@ -1,6 +1,6 @@
 //! Names that clients ask for: DNS rules at the door, case folded for identity, display case kept.
 
-use std::{borrow::Borrow, cmp::Ordering, fmt, hash, sync::Arc};
+use std::{borrow::Borrow, cmp::Ordering, fmt, hash};
 
 use crate::Text;
 
@@ -10,10 +10,15 @@ const MAX_LABEL: usize = 63;
 const MAX_HOST: usize = 180;
 
 /// A service or node name: equal, ordered and hashed without regard to case, shown as it was written.
+///
+/// One allocation and one counter: names are the keys of the catalog's trees, and are cloned with each part of a tree
+/// that is edited.
 #[derive(Clone)]
 pub struct Name {
-    folded: Text,
-    display: Text,
+    /// The folded form; behind it the form it was written in, where that differs. Folding ASCII keeps the length.
+    text: Text,
+    /// How long each form is.
+    length: usize,
 }
 
 /// Why a text is not a name. The message names the field, the value, the offence and the remedy.
@@ -90,23 +95,32 @@ impl Name {
     }
 
     fn folded(value: &str) -> Self {
-        let display: Text = Arc::from(value);
-        let folded = if value.bytes().any(|b| b.is_ascii_uppercase()) {
-            Arc::from(value.to_ascii_lowercase())
+        let text = if value.bytes().any(|b| b.is_ascii_uppercase()) {
+            Text::from(value.to_ascii_lowercase() + value)
         } else {
-            display.clone()
+            Text::from(value)
         };
-        Self { folded, display }
+        Self { text, length: value.len() }
+    }
+
+    /// The same name as the `kept` one where both are written alike, so that names which are often compared share one
+    /// text: comparing them then reads neither.
+    pub(crate) fn shared_with(self, kept: &Self) -> Self {
+        if *self.text == *kept.text { kept.clone() } else { self }
+    }
+
+    fn is_shared(&self, other: &Self) -> bool {
+        Text::ptr_eq(&self.text, &other.text)
     }
 
     /// The lower-case form: what identity, order and keys use.
     pub fn as_key(&self) -> &str {
-        &self.folded
+        &self.text[..self.length]
     }
 
     /// The form it was written in.
     pub fn as_str(&self) -> &str {
-        &self.display
+        &self.text[self.text.len() - self.length..]
     }
 }
 
@@ -131,19 +145,19 @@ fn check_label(field: &'static str, value: &str, label: &str, offset: usize) -> 
 
 impl fmt::Display for Name {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.display)
+        f.write_str(self.as_str())
     }
 }
 
 impl fmt::Debug for Name {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        fmt::Debug::fmt(&self.display, f)
+        fmt::Debug::fmt(self.as_str(), f)
     }
 }
 
 impl PartialEq for Name {
     fn eq(&self, other: &Self) -> bool {
-        self.folded == other.folded
+        self.is_shared(other) || self.as_key() == other.as_key()
     }
 }
 
@@ -157,20 +171,20 @@ impl PartialOrd for Name {
 
 impl Ord for Name {
     fn cmp(&self, other: &Self) -> Ordering {
-        self.folded.cmp(&other.folded)
+        if self.is_shared(other) { Ordering::Equal } else { self.as_key().cmp(other.as_key()) }
     }
 }
 
 impl hash::Hash for Name {
     fn hash<H: hash::Hasher>(&self, state: &mut H) {
-        self.folded.hash(state);
+        self.as_key().hash(state);
     }
 }
 
 impl Borrow<str> for Name {
     /// The folded form, so that maps keyed by `Name` are searched with lower-case text.
     fn borrow(&self) -> &str {
-        &self.folded
+        self.as_key()
     }
 }
 

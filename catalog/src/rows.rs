@@ -4,10 +4,8 @@
 use std::sync::Arc;
 
 use crate::{
-    Check, ClusterId, DirectoryRow, Instance, InstanceEntry, Name, Node, NodeEntry, Row, Scope, Snapshot, Text,
+    Check, ClusterId, DirectoryRow, Instance, InstanceEntry, Instances, Name, Node, NodeEntry, Row, Scope, ServiceSlot, Snapshot,
     Timestamp, Writer,
-    fold::{count_tags, position},
-    snapshot::ServiceSlot,
 };
 
 /// What stands above the rows.
@@ -121,34 +119,31 @@ pub(crate) fn instance_rows(entry: &InstanceEntry) -> impl Iterator<Item = Snaps
         .chain(entry.checks.iter().cloned().map(SnapshotRow::Check))
 }
 
-/// Builds a Snapshot from its rows.
+/// Builds a Snapshot from its rows. A row that comes twice takes the place of the first.
 #[derive(Debug)]
 pub struct SnapshotBuilder {
     snapshot: Snapshot,
-    node: Option<NodeEntry>,
+    /// The instance whose checks may still come.
+    instance: Option<InstanceEntry>,
 }
 
 impl SnapshotBuilder {
     /// Starts a Snapshot that holds what `scope` covers.
     pub fn new(scope: Scope) -> Self {
-        Self { snapshot: Snapshot::new(scope), node: None }
+        Self { snapshot: Snapshot::new(scope), instance: None }
     }
 
     /// Takes the next row. A row that belongs to no node or instance before it is passed over.
     pub fn push(&mut self, row: SnapshotRow) {
         match row {
+            SnapshotRow::Check(row) => self.check(row),
+            SnapshotRow::Instance(row) => {
+                self.place_instance();
+                self.instance = Some(InstanceEntry { instance: row, checks: Vec::new() });
+            }
             SnapshotRow::Header(header) => self.header(header),
             SnapshotRow::Service(row) => self.service(row),
-            SnapshotRow::Node { row, index } => {
-                self.close_node();
-                self.node = Some(NodeEntry { node: row, index, checks: Vec::new(), instances: Vec::new() });
-            }
-            SnapshotRow::Instance(row) => {
-                if let Some(node) = &mut self.node {
-                    node.instances.push(Arc::new(InstanceEntry { instance: row, checks: Vec::new() }));
-                }
-            }
-            SnapshotRow::Check(row) => self.check(row),
+            SnapshotRow::Node { row, index } => self.node(row, index),
             SnapshotRow::Writer { node, writer } => {
                 self.snapshot.writers.insert(node, writer);
             }
@@ -157,24 +152,24 @@ impl SnapshotBuilder {
 
     /// The Snapshot.
     pub fn finish(mut self) -> Snapshot {
-        self.close_node();
+        self.place_instance();
         self.snapshot
     }
 
     /// The Snapshot of rows that lack the sets which have not moved since `index`: those are taken from `old`, which
     /// holds all of the Scope up to there. An error names a set that `old` does not have as it should.
     pub fn finish_after(mut self, index: u64, old: &Snapshot) -> Result<Snapshot, Name> {
-        self.close_node();
+        self.place_instance();
         let mut snapshot = self.snapshot;
-        let unmoved = |slot: &&ServiceSlot| slot.set.is_some() && slot.index <= index;
-        let unmoved: Vec<ServiceSlot> = snapshot.services.values().filter(unmoved).cloned().collect();
+        let unmoved = |slot: &&Arc<ServiceSlot>| slot.set.is_some() && slot.index <= index;
+        let unmoved: Vec<Arc<ServiceSlot>> = snapshot.services.values().filter(unmoved).cloned().collect();
         for slot in unmoved {
             let kept = old.services.get(&slot.name).filter(|kept| kept.index == slot.index);
-            let Some(set) = kept.and_then(|kept| kept.set.clone()) else { return Err(slot.name) };
+            let Some(set) = kept.and_then(|kept| kept.set.clone()) else { return Err(slot.name.clone()) };
             if !set.instances.iter().all(|entry| snapshot.put_in_node(entry)) {
-                return Err(slot.name);
+                return Err(slot.name.clone());
             }
-            snapshot.services.insert(slot.name.clone(), ServiceSlot { set: Some(set), ..slot });
+            snapshot.services.insert(slot.name.clone(), ServiceSlot { set: Some(set), ..(*slot).clone() }.into());
         }
         Ok(snapshot)
     }
@@ -193,41 +188,51 @@ impl SnapshotBuilder {
 
     fn service(&mut self, row: DirectoryRow) {
         let held = self.snapshot.scope.holds_service(&row.service);
+        let kept = self.snapshot.services.get(&row.service).and_then(|slot| slot.set.clone());
         let slot = ServiceSlot {
             name: row.service.clone(),
             index: row.index,
             tags: row.tags.into(),
-            set: held.then(Arc::default),
+            set: kept.or_else(|| held.then(Arc::default)),
         };
-        self.snapshot.services.insert(row.service, slot);
+        self.snapshot.services.insert(row.service, slot.into());
+    }
+
+    fn node(&mut self, row: Row<Node>, index: u64) {
+        self.place_instance();
+        let name = row.value.name.clone();
+        let (checks, instances) = (Vec::new(), Instances::default());
+        let new = Arc::new(NodeEntry { node: row.clone(), index, checks, instances });
+        let entry = Arc::make_mut(self.snapshot.nodes.entry(name).or_insert(new));
+        (entry.node, entry.index) = (row, index);
     }
 
     fn check(&mut self, row: Row<Check>) {
-        let Some(node) = &mut self.node else { return };
-        match &row.value.instance {
-            None => node.checks.push(row),
-            Some(_) => {
-                if let Some(last) = node.instances.last_mut() {
-                    Arc::make_mut(last).checks.push(row);
-                }
-            }
+        let checks = match (&row.value.instance, &mut self.instance) {
+            (None, _) => self.snapshot.nodes.get_mut(&row.value.node).map(|node| &mut Arc::make_mut(node).checks),
+            (Some(id), Some(entry)) if entry.instance.value.id == *id => Some(&mut entry.checks),
+            (Some(_), _) => None,
+        };
+        if let Some(checks) = checks {
+            put_check(checks, row);
         }
     }
 
-    fn close_node(&mut self) {
-        let Some(node) = self.node.take() else { return };
-        for entry in &node.instances {
-            let instance = &entry.instance.value;
-            let slot = self.snapshot.services.get_mut(&instance.service);
-            let Some(set) = slot.and_then(|slot| slot.set.as_mut()) else { continue };
-            let set = Arc::make_mut(set);
-            if let Err(at) = position(set, instance) {
-                set.instances.insert(at, entry.clone());
-                let tags: Vec<Text> = instance.tags.clone();
-                count_tags(set, &[], &tags);
-            }
+    fn place_instance(&mut self) {
+        let Some(mut entry) = self.instance.take() else { return };
+        if let Some(instance) = Arc::get_mut(&mut entry.instance.value)
+            && let Some(node) = self.snapshot.nodes.get(&instance.node)
+        {
+            instance.node = instance.node.clone().shared_with(&node.node.value.name);
         }
-        self.snapshot.instance_count += node.instances.len();
-        self.snapshot.nodes.insert(node.node.value.name.clone(), Arc::new(node));
+        self.snapshot.place(&Arc::new(entry));
+    }
+}
+
+/// Puts a check at its place in the order of ids.
+pub(crate) fn put_check(checks: &mut Vec<Row<Check>>, row: Row<Check>) {
+    match checks.binary_search_by(|other| other.value.id.cmp(&row.value.id)) {
+        Ok(at) => checks[at] = row,
+        Err(at) => checks.insert(at, row),
     }
 }

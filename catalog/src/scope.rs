@@ -10,7 +10,7 @@ use std::{collections::BTreeMap, sync::Arc};
 use imbl::OrdSet;
 
 use crate::{
-    Change, DirectoryRow, Entry, InstanceEntry, InstanceId, Name, Snapshot, Text, Topic, snapshot::ServiceSlot,
+    Change, DirectoryRow, Entry, InstanceEntry, InstanceId, Name, ServiceSlot, Snapshot, Text, Topic,
 };
 
 /// What a replica holds beyond the Directory.
@@ -74,7 +74,8 @@ pub fn project_snapshot(scope: &Scope, full: &Snapshot) -> Snapshot {
     for entry in full.nodes() {
         let node = &entry.node.value.name;
         let mut kept = (**entry).clone();
-        kept.instances.retain(|instance| scope.holds(&instance.instance.value.service, node));
+        let held = |entry: &&Arc<InstanceEntry>| scope.holds(&entry.instance.value.service, node);
+        kept.instances = entry.instances.iter().filter(held).cloned().collect();
         if !scope.holds_node(node) {
             kept.index = 0;
         }
@@ -83,7 +84,7 @@ pub fn project_snapshot(scope: &Scope, full: &Snapshot) -> Snapshot {
     }
     let outside = full.services().filter(|slot| !scope.holds_service(&slot.name));
     for slot in outside {
-        projected.services.insert(slot.name.clone(), ServiceSlot { set: None, ..slot.clone() });
+        projected.services.insert(slot.name.clone(), ServiceSlot { set: None, ..slot.clone() }.into());
     }
     projected
 }

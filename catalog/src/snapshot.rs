@@ -5,7 +5,7 @@ use std::sync::Arc;
 use imbl::OrdMap;
 
 use crate::{
-    Check, ClusterId, FIRST_FORMAT, Instance, NODE_LIVENESS_CHECK, Name, Node, Origin, Scope, Text, Timestamp, Writer,
+    Check, ClusterId, FIRST_FORMAT, Instance, Instances, NODE_LIVENESS_CHECK, Name, Node, Origin, Scope, ServiceSet, ServiceSlot, Timestamp, Writer,
 };
 
 /// A row with the log indexes that made it and changed it last.
@@ -38,7 +38,7 @@ pub struct NodeEntry {
     /// The node's own checks, in order of their ids.
     pub checks: Vec<Row<Check>>,
     /// Its instances, in order of their ids.
-    pub instances: Vec<Arc<InstanceEntry>>,
+    pub instances: Instances,
 }
 
 impl NodeEntry {
@@ -51,31 +51,8 @@ impl NodeEntry {
 
     /// The instance of that id.
     pub fn find_instance(&self, id: &str) -> Option<&Arc<InstanceEntry>> {
-        let at = self.instances.binary_search_by(|entry| (*entry.instance.value.id).cmp(id)).ok()?;
-        self.instances.get(at)
+        self.instances.find(&self.node.value.name, id)
     }
-}
-
-/// All instances of a service, in order of node and id.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub struct ServiceSet {
-    /// The instances. A sorted vector, not a tree: answers are made from a slice, and a small service costs little.
-    pub instances: Vec<Arc<InstanceEntry>>,
-    /// How many instances carry each tag.
-    pub(crate) tags: OrdMap<Text, u32>,
-}
-
-/// A service as this Snapshot knows it.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct ServiceSlot {
-    /// The name, in the case of its first registration.
-    pub name: Name,
-    /// The blocking index of the service.
-    pub index: u64,
-    /// The union of its instances' tags, sorted.
-    pub tags: Arc<[Text]>,
-    /// The instances; `None` outside the Scope.
-    pub set: Option<Arc<ServiceSet>>,
 }
 
 /// What a Snapshot can say of a service.
@@ -98,7 +75,7 @@ pub struct Snapshot {
     pub(crate) at: Timestamp,
     pub(crate) scope: Scope,
     pub(crate) nodes: OrdMap<Name, Arc<NodeEntry>>,
-    pub(crate) services: OrdMap<Name, ServiceSlot>,
+    pub(crate) services: OrdMap<Name, Arc<ServiceSlot>>,
     pub(crate) writers: OrdMap<Name, Writer>,
     pub(crate) nodes_index: u64,
     pub(crate) services_index: u64,
@@ -185,7 +162,7 @@ impl Snapshot {
 
     /// All services, in order of their names.
     pub fn services(&self) -> impl Iterator<Item = &ServiceSlot> {
-        self.services.values()
+        self.services.values().map(|slot| &**slot)
     }
 
     /// What is known of a service.

@@ -6,10 +6,7 @@
 use std::sync::Arc;
 
 use crate::{
-    DirectoryRow, InstanceEntry, Name, Scope, Snapshot, SnapshotRow, Topic,
-    fold::{count_tags, position},
-    rows::instance_rows,
-    snapshot::ServiceSlot,
+    DirectoryRow, InstanceEntry, Name, Scope, ServiceSlot, Snapshot, SnapshotRow, Topic, rows::instance_rows,
 };
 
 /// A change of Scope, with the rows of what joins it.
@@ -72,16 +69,14 @@ impl Snapshot {
 
     /// What stands on the own node stays; the Directory keeps the service's row.
     fn drop_set(&mut self, service: &Name) {
-        let Some(set) = self.services.get_mut(service).and_then(|slot| slot.set.take()) else { return };
+        let Some(set) = self.services.get_mut(service).and_then(|slot| Arc::make_mut(slot).set.take()) else { return };
         for instance in set.instances.iter().map(|entry| &entry.instance.value) {
             if self.scope.holds_node(&instance.node) {
                 continue;
             }
             if let Some(node) = self.nodes.get_mut(&instance.node) {
-                let instances = &mut Arc::make_mut(node).instances;
-                let before = instances.len();
-                instances.retain(|other| other.instance.value.id != instance.id);
-                self.instance_count -= before - instances.len();
+                let gone = Arc::make_mut(node).instances.remove(&instance.node, &instance.id);
+                self.instance_count -= usize::from(gone.is_some());
             }
         }
     }
@@ -89,47 +84,38 @@ impl Snapshot {
     fn open_set(&mut self, row: DirectoryRow) {
         if self.scope.holds_service(&row.service) {
             let (name, set) = (row.service.clone(), Some(Arc::default()));
-            self.services.insert(row.service, ServiceSlot { name, index: row.index, tags: row.tags.into(), set });
+            let slot = ServiceSlot { name, index: row.index, tags: row.tags.into(), set };
+            self.services.insert(row.service, Arc::new(slot));
         }
     }
 
     fn take_up(&mut self, entry: Option<InstanceEntry>) {
-        if let Some(entry) = entry.map(Arc::new)
-            && self.put_in_node(&entry)
+        if let Some(entry) = entry.map(Arc::new) {
+            self.place(&entry);
+        }
+    }
+
+    /// Puts an instance on its node and into the set of its service, where that is held; nothing without the node.
+    pub(crate) fn place(&mut self, entry: &Arc<InstanceEntry>) {
+        let instance = &entry.instance.value;
+        let old = self.find_node(&instance.node).and_then(|node| node.find_instance(&instance.id)).cloned();
+        if let Some(old) = old.filter(|old| old.instance.value.service != instance.service)
+            && let Some(slot) = self.services.get_mut(&old.instance.value.service)
         {
-            self.put_in_set(&entry);
+            Arc::make_mut(slot).remove(&old);
+        }
+        if self.put_in_node(entry)
+            && let Some(slot) = self.services.get_mut(&instance.service)
+        {
+            Arc::make_mut(slot).put(entry);
         }
     }
 
     /// Puts an instance on its node; false when there is no such node.
     pub(crate) fn put_in_node(&mut self, entry: &Arc<InstanceEntry>) -> bool {
-        let instance = &entry.instance.value;
-        let Some(node) = self.nodes.get_mut(&instance.node) else { return false };
-        let instances = &mut Arc::make_mut(node).instances;
-        match instances.binary_search_by(|other| other.instance.value.id.cmp(&instance.id)) {
-            Ok(at) => instances[at] = entry.clone(),
-            Err(at) => {
-                instances.insert(at, entry.clone());
-                self.instance_count += 1;
-            }
-        }
+        let Some(node) = self.nodes.get_mut(&entry.instance.value.node) else { return false };
+        let old = Arc::make_mut(node).instances.put(entry.clone());
+        self.instance_count += usize::from(old.is_none());
         true
-    }
-
-    /// Puts an instance into the set of its service, where that is held.
-    fn put_in_set(&mut self, entry: &Arc<InstanceEntry>) {
-        let instance = &entry.instance.value;
-        let slot = self.services.get_mut(&instance.service);
-        let Some(set) = slot.and_then(|slot| slot.set.as_mut()).map(Arc::make_mut) else { return };
-        match position(set, instance) {
-            Ok(at) => {
-                let old = std::mem::replace(&mut set.instances[at], entry.clone());
-                count_tags(set, &old.instance.value.tags, &instance.tags);
-            }
-            Err(at) => {
-                set.instances.insert(at, entry.clone());
-                count_tags(set, &[], &instance.tags);
-            }
-        }
     }
 }

@@ -108,7 +108,7 @@ fn assert_consistent(snapshot: &Snapshot) {
     assert_eq!(snapshot.service_count(), by_service.len(), "a service without instances, or one that is missing");
     for (service, expected) in by_service {
         let ServiceLookup::Held(slot, set) = snapshot.service(service) else { panic!("{service} is not held") };
-        assert_eq!(set.instances, expected, "the instances of {service}");
+        assert!(set.instances.iter().eq(&expected), "the instances of {service}");
         let tags = expected.iter().flat_map(|entry| entry.instance.value.tags.iter().cloned());
         let tags: Vec<Text> = tags.collect::<BTreeSet<_>>().into_iter().collect();
         assert_eq!(*slot.tags, *tags, "the tags of {service}");
@@ -243,6 +243,29 @@ proptest! {
         let held = new.services().filter(|slot| slot.set.is_some()).count();
         let bare = builder.finish_after(new.index(), &Snapshot::new(scope));
         prop_assert_eq!(bare.is_err(), held > 0);
+    }
+
+    #[test]
+    fn rows_that_say_things_twice_leave_a_catalog_of_one_mind(
+        first in any_commands(COMMANDS), second in any_commands(COMMANDS),
+    ) {
+        let mut builder = SnapshotBuilder::new(Scope::All);
+        for commands in [first, second] {
+            registry_after(&commands).snapshot.rows().for_each(|row| builder.push(row));
+        }
+        let built = builder.finish();
+        let mut in_sets = 0;
+        for slot in built.services() {
+            for entry in &slot.set.as_ref().expect("all is held").instances {
+                let instance = &entry.instance.value;
+                let node = built.find_node(&instance.node).expect("what stands in a set stands on a node");
+                prop_assert_eq!(&instance.service, &slot.name);
+                prop_assert_eq!(node.find_instance(&instance.id), Some(entry));
+                in_sets += 1;
+            }
+        }
+        prop_assert_eq!(in_sets, built.instance_count());
+        prop_assert_eq!(rebuilt(Scope::All, &built), built);
     }
 
     #[test]
