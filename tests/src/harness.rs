@@ -21,7 +21,7 @@ mod service;
 pub use agent::TestAgent;
 pub use cluster::TestCluster;
 pub use dns::{DnsAnswer, ask};
-pub use envoy::TestEnvoy;
+pub use envoy::{DRAIN_TIME, TestEnvoy};
 pub use service::TestService;
 
 /// How long a condition may take before a test gives up; generous, because machines that run tests are busy.

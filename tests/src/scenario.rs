@@ -76,7 +76,11 @@ pub struct Stage {
 impl Stage {
     /// A registry of `members` and `agents` agents that know it.
     pub async fn set(members: usize, agents: usize) -> Result<Self> {
-        let cluster = TestCluster::start(members)?;
+        Self::around(TestCluster::start(members)?, agents).await
+    }
+
+    /// Like `set`, with a registry that runs already.
+    pub async fn around(cluster: TestCluster, agents: usize) -> Result<Self> {
         let mut started = Vec::new();
         for agent in 0..agents {
             started.push(TestAgent::start(&cluster, &format!("node-{agent}")).await?);

@@ -27,8 +27,8 @@ const RENEWAL: Duration = Duration::from_secs(10);
 /// What everyone is served at one moment.
 #[derive(Debug)]
 pub(crate) struct Served {
-    /// For who is no registered proxy.
-    pub(crate) all: Arc<Resources>,
+    /// For who is no registered proxy; `None` where such are refused: what nobody is served wakes nobody.
+    pub(crate) all: Option<Arc<Resources>>,
     /// For registered proxies, by their ids.
     pub(crate) proxies: Audience,
     /// Registered proxies that wait until their upstreams are here.
@@ -36,11 +36,16 @@ pub(crate) struct Served {
 }
 
 impl Served {
+    fn new(all: Arc<Resources>, proxies: Audience, expected: BTreeSet<Text>, serves_all: bool) -> Self {
+        Self { all: serves_all.then_some(all), proxies, expected }
+    }
+
     fn is_same(&self, other: &Self) -> bool {
         let same = |(left, right): ((&_, &Arc<Resources>), (&_, &Arc<Resources>))| {
             left.0 == right.0 && Arc::ptr_eq(left.1, right.1)
         };
-        Arc::ptr_eq(&self.all, &other.all)
+        let address = |all: &Option<Arc<Resources>>| all.as_ref().map(Arc::as_ptr);
+        address(&self.all) == address(&other.all)
             && self.expected == other.expected
             && self.proxies.len() == other.proxies.len()
             && self.proxies.iter().zip(&other.proxies).all(same)
@@ -90,7 +95,7 @@ pub(crate) async fn publish(
             if serves_all {
                 not_held.extend(translation.not_held);
             }
-            let next = Served { all: translation.resources, proxies: seated.audience, expected: seated.expected };
+            let next = Served::new(translation.resources, seated.audience, seated.expected, serves_all);
             published.send_if_modified(|current| {
                 let is_new = current.as_ref().is_none_or(|current| !current.is_same(&next));
                 if is_new {
@@ -120,4 +125,28 @@ async fn hold(source: &dyn Source, not_held: &BTreeSet<Name>, used: &BTreeSet<Na
 fn report(translation: &Translation) {
     metrics::counter!("muster_xds_translations_total").increment(translation.translated);
     metrics::gauge!("muster_xds_traffic_disagreements").set(translation.disagreements as f64);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        config::XdsConfig,
+        translate::tests::{fold, instance, put, view, with_nodes},
+    };
+
+    #[test]
+    fn a_service_that_nobody_is_served_wakes_nobody() {
+        let mut snapshot = with_nodes();
+        for (serves_all, wakes) in [(false, false), (true, true)] {
+            let mut translator = Translator::new(XdsConfig::default());
+            let mut serve = |snapshot: &_| {
+                let all = translator.translate(&view(snapshot)).resources;
+                Served::new(all, Audience::new(), BTreeSet::new(), serves_all)
+            };
+            let before = serve(&snapshot);
+            fold(&mut snapshot, vec![put(instance("n1", "new", &format!("for-{serves_all}"), 80))]);
+            assert_eq!(!serve(&snapshot).is_same(&before), wakes, "unregistered ones are served: {serves_all}");
+        }
+    }
 }

@@ -134,7 +134,6 @@ impl Xds {
             published,
             opened: opened.clone(),
             roster: roster.clone(),
-            unregistered: config.unregistered,
             streams: streams.clone(),
             stop: stop.clone(),
         };
@@ -158,7 +157,6 @@ struct Service {
     published: Published,
     opened: Arc<Notify>,
     roster: Roster,
-    unregistered: Unregistered,
     streams: TaskTracker,
     stop: CancellationToken,
 }
@@ -180,7 +178,6 @@ impl Service {
             outbound,
             published,
             place,
-            unregistered: self.unregistered,
             stop: self.stop.clone(),
         };
         self.streams.spawn(task.run());

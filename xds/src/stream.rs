@@ -1,6 +1,6 @@
 //! One stream: requests in, pushes out.
 
-use std::{net::SocketAddr, sync::Arc, time::Instant};
+use std::{net::SocketAddr, time::Instant};
 
 use envoy_types::pb::envoy::config::core::v3::Node;
 use tokio::sync::mpsc;
@@ -9,7 +9,6 @@ use tonic::{Status, Streaming};
 use tracing::{debug, warn};
 
 use crate::{
-    config::Unregistered,
     publisher::Published,
     resource::ResourceKind,
     roster::{Place, Rejected},
@@ -24,7 +23,6 @@ pub(crate) struct StreamTask<W: Wire> {
     pub(crate) published: Published,
     pub(crate) place: Place,
     pub(crate) peer: Option<SocketAddr>,
-    pub(crate) unregistered: Unregistered,
     pub(crate) stop: CancellationToken,
 }
 
@@ -76,13 +74,12 @@ impl<W: Wire> StreamTask<W> {
             }
             let Some(served) = self.published.borrow_and_update().clone() else { continue };
             let Some(node_id) = node_id.as_deref() else { continue };
-            let resources = match served.proxies.get(node_id) {
-                Some(resources) => resources,
-                None if served.expected.contains(node_id) => continue,
-                None if self.unregistered == Unregistered::All => &served.all,
-                None => return End::Refused(no_proxy(node_id)),
+            let (resources, is_registered) = match (served.proxies.get(node_id), &served.all) {
+                (Some(resources), _) => (resources, true),
+                (None, _) if served.expected.contains(node_id) => continue,
+                (None, Some(all)) => (all, false),
+                (None, None) => return End::Refused(no_proxy(node_id)),
             };
-            let is_registered = !Arc::ptr_eq(resources, &served.all);
             if was_registered.replace(is_registered).is_some_and(|was| was != is_registered) {
                 subscriptions.compare_anew();
             }

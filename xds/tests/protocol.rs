@@ -5,7 +5,10 @@
 
 mod support;
 
-use std::sync::Arc;
+use std::sync::{
+    Arc,
+    atomic::{AtomicU64, Ordering},
+};
 
 use envoy_types::pb::{
     envoy::{
@@ -17,6 +20,7 @@ use envoy_types::pb::{
     },
     google::rpc::Status as RpcStatus,
 };
+use metrics::{Counter, Gauge, Histogram, Key, KeyName, Metadata, Recorder, SharedString, Unit};
 use muster_catalog::{Change, Instance, Name, Protocol, Proxy, Upstream};
 use muster_xds::{ResourceKind, Unregistered, Variant, XdsConfig, XdsHandle};
 use prost::Message;
@@ -263,6 +267,69 @@ async fn a_registered_proxy_is_served_its_upstreams_until_it_is_deregistered() {
     let status = client.outcome().await.unwrap_err();
     assert_eq!(status.code(), Code::PermissionDenied);
     assert!(status.message().contains("[service.proxy]"), "{status}");
+}
+
+/// Keeps one counter, and nothing else.
+struct Counting(Arc<AtomicU64>);
+
+impl Recorder for Counting {
+    fn describe_counter(&self, _: KeyName, _: Option<Unit>, _: SharedString) {}
+    fn describe_gauge(&self, _: KeyName, _: Option<Unit>, _: SharedString) {}
+    fn describe_histogram(&self, _: KeyName, _: Option<Unit>, _: SharedString) {}
+
+    fn register_counter(&self, key: &Key, _: &Metadata<'_>) -> Counter {
+        let is_kept = key.name() == "muster_xds_translations_total";
+        if is_kept { Counter::from_arc(self.0.clone()) } else { Counter::noop() }
+    }
+
+    fn register_gauge(&self, _: &Key, _: &Metadata<'_>) -> Gauge {
+        Gauge::noop()
+    }
+
+    fn register_histogram(&self, _: &Key, _: &Metadata<'_>) -> Histogram {
+        Histogram::noop()
+    }
+}
+
+/// On one thread, whose recorder counts for this test alone. Half of the streams are of registered proxies.
+#[tokio::test]
+async fn a_changed_service_is_translated_once_for_all_streams() {
+    const STREAMS: u16 = 50;
+    let translated = Arc::<AtomicU64>::default();
+    let recorder = Counting(translated.clone());
+    let _counting = metrics::set_default_local_recorder(&recorder);
+    let source = FakeSource::loaded();
+    source.edit(["web", "db", "api"].map(|name| put(instance(name, 80))).into());
+    let upstream = |name: &str, port: u16| Upstream {
+        service: Name::lookup(name),
+        listen: Some(([127, 0, 0, 1], port).into()),
+        protocol: Protocol::Tcp,
+        connect_timeout: None,
+    };
+    let proxies = (0..STREAMS / 2).map(|number| {
+        let upstreams = vec![upstream("web", 9_001), upstream("db", 9_002)];
+        let proxy =
+            Proxy { service: Name::lookup("api"), instance: None, inbound: None, http_listener: None, upstreams };
+        let id = format!("node-{number}").as_str().into();
+        put(Instance { id, proxy: Some(Arc::new(proxy)), ..instance("proxies", 20_000 + number) })
+    });
+    source.edit(proxies.collect());
+    let (handle, _stop) = serve(XdsConfig { node: Some(Name::lookup("n1")), ..config() }, source.clone(), 0).await;
+    let mut streams = Vec::new();
+    for number in 0..STREAMS {
+        let mut client = delta(&handle).await;
+        let node = Some(Node { id: format!("node-{number}"), ..Default::default() });
+        client.send(DeltaDiscoveryRequest { node, ..change(EDS, &["web"], "") }).await;
+        let push = client.next().await;
+        client.send(change(EDS, &[], &push.nonce)).await;
+        streams.push(client);
+    }
+    assert_eq!(translated.load(Ordering::Relaxed), 4, "each service once, at first");
+    source.edit(vec![put(instance("web", 81))]);
+    for client in &mut streams {
+        assert_eq!(endpoint_count(&client.next().await.resources[0].resource.as_ref().unwrap().value), 2);
+    }
+    assert_eq!(translated.load(Ordering::Relaxed), 5, "the changed one once more, however many streams there are");
 }
 
 #[tokio::test]

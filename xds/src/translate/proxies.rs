@@ -37,6 +37,20 @@ struct Seat {
     resources: Arc<Resources>,
 }
 
+/// What a proxy does not share with others: it follows from its definition and from which services it is served.
+struct Own {
+    own_cluster: Option<Arc<Resource>>,
+    listeners: BTreeMap<Text, Arc<Resource>>,
+    http_routes: Arc<Resource>,
+}
+
+impl Own {
+    fn of(resources: &Resources) -> Self {
+        let Resources { own_cluster, listeners, http_routes, .. } = resources;
+        Self { own_cluster: own_cluster.clone(), listeners: listeners.clone(), http_routes: http_routes.clone() }
+    }
+}
+
 /// What came of the proxies in a View.
 #[derive(Default)]
 pub(crate) struct Seated {
@@ -67,9 +81,8 @@ impl Proxies {
                 leaving.entry(upstream.service.clone()).or_insert(now + DRAIN);
             }
             leaving.retain(|service, until| !stays(service) && *until > now);
-            let last = before.map(|seat| seat.resources);
-            let is_new = last.is_none();
-            let (resources, is_whole) = translator.proxy(view, row, leaving.keys(), last, &mut seated);
+            let is_new = before.is_none();
+            let (resources, is_whole) = translator.proxy(view, row, leaving.keys(), before, &mut seated);
             if is_new && !is_whole {
                 let since = waiting.remove(&instance.id).unwrap_or(now);
                 if now < since + PATIENCE {
@@ -94,7 +107,7 @@ impl Translator {
         view: &View,
         row: &Proxy,
         leaving: impl Iterator<Item = &'a Name>,
-        last: Option<Arc<Resources>>,
+        before: Option<Seat>,
         seated: &mut Seated,
     ) -> (Arc<Resources>, bool) {
         let (mut services, mut is_whole) = (BTreeMap::new(), true);
@@ -111,27 +124,37 @@ impl Translator {
                 }
             }
         }
+        let is_as_before = |seat: &Seat| *seat.row == *row && services.keys().eq(seat.resources.services.keys());
+        let own = match &before {
+            // Most changes are of endpoints: what leads to them is not made anew for each proxy.
+            Some(seat) if is_as_before(seat) => Own::of(&seat.resources),
+            _ => self.own(row, &services),
+        };
+        let Own { own_cluster, listeners, http_routes } = own;
+        let next = Resources { services, own_cluster, listeners, http_routes, epochs: [1; 4] };
+        (follow(before.map(|seat| seat.resources), next), is_whole)
+    }
+
+    /// What a proxy does not share, when these are the services that it is served.
+    fn own(&self, row: &Proxy, services: &BTreeMap<Text, Arc<ServiceResources>>) -> Own {
         // Nothing leads to a service of which nothing can be said yet.
         let is_known = |upstream: &&Upstream| services.contains_key(upstream.service.as_key());
         let hosts: BTreeSet<Text> =
             row.hosts().filter(is_known).map(|upstream| Text::from(upstream.service.as_key())).collect();
-        let own = row.upstreams.iter().filter(is_known);
+        let known = row.upstreams.iter().filter(is_known);
         let mut listeners: Vec<Arc<Resource>> =
-            own.filter_map(|upstream| Some(listener::upstream_listener(upstream, upstream.listen?))).collect();
+            known.filter_map(|upstream| Some(listener::upstream_listener(upstream, upstream.listen?))).collect();
         if row.hosts().next().is_some() {
             let address = row.http_listener.unwrap_or(self.config.http_listener);
             listeners.push(listener::http_listener(address));
         }
         listeners.extend(row.inbound.as_ref().map(listener::inbound_listener));
-        let next = Resources {
-            services,
+        Own {
             own_cluster: row.inbound.as_ref().map(|inbound| cluster::local(inbound.local, &self.config)),
             listeners: listeners.into_iter().map(|listener| (listener.name.clone(), listener)).collect(),
             // There with nobody in it too: a listener that drains still asks for its routes.
             http_routes: route::http_routes(hosts.iter(), &self.config),
-            epochs: [1; 4],
-        };
-        (follow(last, next), is_whole)
+        }
     }
 
     /// A service as one proxy calls it; `None` while nothing can be said of it.

@@ -28,7 +28,7 @@ pub(super) fn node(name: &str, address: &str) -> Node {
     }
 }
 
-pub(super) fn instance(node: &str, id: &str, service: &str, port: u16) -> Instance {
+pub(crate) fn instance(node: &str, id: &str, service: &str, port: u16) -> Instance {
     Instance {
         node: Name::lookup(node),
         id: id.into(),
@@ -63,20 +63,20 @@ pub(super) fn check(node: &str, instance: Option<&str>, status: Status) -> Chang
     }))
 }
 
-pub(super) fn put(instance: Instance) -> Change {
+pub(crate) fn put(instance: Instance) -> Change {
     Change::PutInstance(Arc::new(instance))
 }
 
-pub(super) fn fold(snapshot: &mut Snapshot, changes: Vec<Change>) {
+pub(crate) fn fold(snapshot: &mut Snapshot, changes: Vec<Change>) {
     let index = snapshot.index() + 1;
     snapshot.fold(&Entry { index, at: Timestamp(index), changes });
 }
 
-pub(super) fn view(snapshot: &Snapshot) -> View {
+pub(crate) fn view(snapshot: &Snapshot) -> View {
     View::new(Arc::new(snapshot.clone()), Freshness::Live)
 }
 
-pub(super) fn with_nodes() -> Snapshot {
+pub(crate) fn with_nodes() -> Snapshot {
     let mut snapshot = Snapshot::default();
     let nodes = ["n1", "n2", "n3"].into_iter().enumerate();
     let put = |(at, name)| Change::PutNode(Arc::new(node(name, &format!("10.0.0.{}", at + 1))));

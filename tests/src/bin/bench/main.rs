@@ -18,9 +18,10 @@ mod scopes;
 mod size;
 mod waiters;
 mod writes;
+mod xds;
 
 /// What can be asked for; all when nothing is.
-const SECTIONS: [&str; 8] = ["dns", "writes", "waiters", "memory", "scopes", "idle", "checks", "failover"];
+const SECTIONS: [&str; 9] = ["dns", "writes", "waiters", "xds", "memory", "scopes", "idle", "checks", "failover"];
 /// Muster beside its peers, which is a run of its own; with parts of it, only those.
 const PEERS: &str = "peers";
 /// After `peers`: the smallest run, which says nothing but that it runs.
@@ -74,6 +75,7 @@ async fn run(only: &[String]) -> Result<()> {
             "dns" => dns::run().await?,
             "writes" => writes::run().await?,
             "waiters" => waiters::run().await?,
+            "xds" => xds::run().await?,
             "memory" => memory::run().await?,
             "scopes" => scopes::run().await?,
             "idle" => idle::run().await?,
