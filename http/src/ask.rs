@@ -8,7 +8,7 @@ use axum::{
 };
 use muster_catalog::{Instance, Node, port::Consistency};
 
-use crate::{api::Api, duration, error::HttpError, made::Question};
+use crate::{api::Api, connection::ParkedMark, duration, error::HttpError, made::Question};
 
 /// How long a blocking read waits when the client does not say, as in the dialect.
 const DEFAULT_WAIT: Duration = Duration::from_secs(300);
@@ -46,8 +46,10 @@ pub(crate) struct Ask {
     pub(crate) wait: Duration,
     /// Whether people read the answer.
     pub(crate) pretty: bool,
-    path: String,
-    pairs: Vec<(String, String)>,
+    /// What is asked, whenever it is answered.
+    pub(crate) question: Question,
+    /// Where the read says that it parks.
+    pub(crate) parked: Option<ParkedMark>,
 }
 
 impl FromRequestParts<Arc<Api>> for Ask {
@@ -56,7 +58,8 @@ impl FromRequestParts<Arc<Api>> for Ask {
     async fn from_request_parts(parts: &mut Parts, api: &Arc<Api>) -> Result<Self, HttpError> {
         let Query(pairs) = Query::<Vec<(String, String)>>::try_from_uri(&parts.uri)
             .map_err(|error| HttpError::BadRequest(format!("Invalid query string: {}", error.body_text())))?;
-        let ask = Self::new(parts.uri.path().to_owned(), pairs)?;
+        let mut ask = Self::new(parts.uri.path().to_owned(), pairs)?;
+        ask.parked = parts.extensions.remove();
         api.check_datacenter(ask.find("datacenter").or_else(|| ask.find("dc")))?;
         Ok(ask)
     }
@@ -75,8 +78,8 @@ impl Ask {
             index: 0,
             wait: DEFAULT_WAIT,
             pretty: false,
-            path,
-            pairs,
+            question: (path, pairs),
+            parked: None,
         };
         if let Some((name, what)) = UNSUPPORTED.iter().find(|(name, _)| ask.has(name)) {
             return Err(HttpError::BadRequest(format!("?{name}: {what} are not supported yet; leave it out")));
@@ -84,6 +87,10 @@ impl Ask {
         ask.pretty = ask.has("pretty");
         ask.read_consistency()?;
         ask.read_blocking()?;
+        let pairs = &mut ask.question.1;
+        pairs.retain(|(key, _)| !ABOUT_TIME.contains(&&**key));
+        // A parked read keeps them for long.
+        pairs.shrink_to_fit();
         Ok(ask)
     }
 
@@ -123,15 +130,9 @@ impl Ask {
         Ok(())
     }
 
-    /// What is asked, whenever it is answered.
-    pub(crate) fn question(&self) -> Question {
-        let pairs = self.pairs.iter().filter(|(key, _)| !ABOUT_TIME.contains(&&**key));
-        (self.path.clone(), pairs.cloned().collect())
-    }
-
-    /// The first value of a parameter.
+    /// The first value of a parameter; those about time are read already.
     pub(crate) fn find(&self, name: &str) -> Option<&str> {
-        self.pairs.iter().find(|(key, _)| key == name).map(|(_, value)| &**value)
+        self.question.1.iter().find(|(key, _)| key == name).map(|(_, value)| &**value)
     }
 
     /// Whether the parameter is there, with or without a value.
@@ -141,7 +142,7 @@ impl Ask {
 
     /// Every value of a parameter.
     fn all<'a>(&'a self, name: &'a str) -> impl Iterator<Item = &'a str> {
-        self.pairs.iter().filter(move |(key, _)| key == name).map(|(_, value)| &**value)
+        self.question.1.iter().filter(move |(key, _)| key == name).map(|(_, value)| &**value)
     }
 
     /// A truth value as the dialect reads them; there without a value is true.

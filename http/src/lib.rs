@@ -17,6 +17,7 @@
 
 mod api;
 mod ask;
+mod connection;
 mod decode;
 mod duration;
 mod error;

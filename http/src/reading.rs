@@ -6,9 +6,9 @@ use std::{
 };
 
 use axum::{
-    body::Bytes,
+    body::{Body, Bytes},
     http::{HeaderMap, HeaderName, HeaderValue, header},
-    response::{IntoResponse, Response},
+    response::Response,
 };
 use muster_catalog::{
     Freshness, Name, ServiceLookup, Snapshot, Timestamp, Topic, View, Wide,
@@ -31,6 +31,8 @@ const EFFECTIVE_CONSISTENCY: HeaderName = HeaderName::from_static("x-consul-effe
 /// How old the answer is, in milliseconds; only there while the registry cannot be reached.
 pub(crate) const STALE: HeaderName = HeaderName::from_static("x-muster-stale");
 
+/// The headers of an answer, with those that the router adds.
+const MOST_HEADERS: usize = 8;
 /// The wait is lengthened by up to this part of it, so that clients that started together do not return together.
 const JITTER_PART: u32 = 16;
 /// How long a default read waits for an own write to arrive: replication takes milliseconds, so this is an outage.
@@ -102,7 +104,7 @@ impl Api {
             other => other,
         };
         let parked = ask.index > 0;
-        let _parked = parked.then(ParkedGauge::new);
+        let _parked = parked.then(|| ParkedGauge::new(ask));
         let wait = ask.wait + jitter(ask.wait);
         let read = WideRead { wide: wide.clone(), consistency, after: ask.index, wait };
         let view = tokio::select! {
@@ -164,23 +166,29 @@ impl Api {
         }
         let incarnation = view.local.cluster().clone();
         drop(view);
-        let _parked = ParkedGauge::new();
+        let _parked = ParkedGauge::new(ask);
         let deadline = tokio::time::sleep_until(Instant::now() + ask.wait + jitter(ask.wait));
         tokio::pin!(deadline);
-        loop {
-            let waiter = source.subscribe(topic.clone());
+        // A parked read must not keep an old Snapshot alive.
+        let find_newer = || {
             let view = source.view();
             // After a restore indexes start anew: what the client has says nothing any more.
             let newer = index_of(&view.local).max(1) > ask.index || *view.local.cluster() != incarnation;
-            if newer {
+            newer.then_some(view)
+        };
+        loop {
+            let waiter = source.subscribe(topic.clone());
+            if let Some(view) = find_newer() {
                 return (view, true);
             }
-            // A parked read must not keep an old Snapshot alive.
-            drop(view);
             tokio::select! {
                 () = waiter => {}
                 () = &mut deadline => return (source.view(), true),
                 () = self.shutdown.cancelled() => return (source.view(), true),
+            }
+            // Most who are woken have their answer now, and need no other place among the waiters.
+            if let Some(view) = find_newer() {
+                return (view, true);
             }
         }
     }
@@ -190,14 +198,13 @@ impl Reading {
     /// The answer as JSON, with the headers that say how current it is. Parked reads of one question that wake
     /// together share the body that the first of them makes.
     pub(crate) fn answer<T: Serialize>(&self, ask: &Ask, body: impl FnOnce() -> T) -> Result<Response, HttpError> {
-        let question = self.parked.then(|| ask.question());
-        let made = question.as_ref().and_then(|question| self.made.find(&self.view, question));
+        let made = self.parked.then(|| self.made.find(&self.view, &ask.question)).flatten();
         let text = match made {
             Some(text) => text,
             None => {
                 let text = Bytes::from(to_text(ask, &body())?);
-                if let Some(question) = question {
-                    self.made.keep(&self.view, question, &text);
+                if self.parked {
+                    self.made.keep(&self.view, ask.question.clone(), &text);
                 }
                 text
             }
@@ -246,7 +253,11 @@ fn to_text(ask: &Ask, body: &impl Serialize) -> Result<Vec<u8>, HttpError> {
 }
 
 fn json_response(text: Bytes) -> Response {
-    ([(header::CONTENT_TYPE, HeaderValue::from_static("application/json"))], text).into_response()
+    let mut response = Response::new(Body::from(text));
+    // At once, instead of growing.
+    *response.headers_mut() = HeaderMap::with_capacity(MOST_HEADERS);
+    response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    response
 }
 
 /// The clock, read once per answer: the age of a View is all it is for.
@@ -264,8 +275,11 @@ fn jitter(wait: Duration) -> Duration {
 struct ParkedGauge;
 
 impl ParkedGauge {
-    fn new() -> Self {
+    fn new(ask: &Ask) -> Self {
         metrics::gauge!("muster_http_blocking_waiters").increment(1.0);
+        if let Some(mark) = &ask.parked {
+            mark.set();
+        }
         Self
     }
 }

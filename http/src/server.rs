@@ -2,27 +2,23 @@
 
 use std::{io, io::Write as _, net::SocketAddr, sync::Arc, time::Duration};
 
-use axum::{Router, body::Body};
-use hyper::{server::conn::http1, service::service_fn};
-use hyper_util::rt::{TokioIo, TokioTimer};
+use axum::Router;
 use muster_catalog::port::{Sink, Source};
 use tokio::{
     net::{TcpListener, TcpStream},
-    sync::{OwnedSemaphorePermit, Semaphore},
+    sync::Semaphore,
     task::JoinHandle,
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
-use tower::ServiceExt as _;
 
 use crate::{
     api::{Api, Limits},
+    connection::{Times, converse},
     port::{Brakes, LocalAgent, Operator, Readiness, RenderMetrics},
     probes::Probes,
     router::{probes_router, router},
 };
 
-/// A connection's buffers grow no larger: parked reads are many and small, and larger bodies come in pieces.
-const CONNECTION_BUFFER: usize = 16 * 1024;
 /// How long to wait after a failed accept: out of file descriptors, the next one fails as well.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 /// Of failed accepts in a row one in so many is logged: one every five seconds.
@@ -133,6 +129,7 @@ impl Http {
 async fn serve(config: HttpConfig, listener: TcpListener, router: Router, shutdown: CancellationToken) {
     let room = Arc::new(Semaphore::new(config.max_connections.min(Semaphore::MAX_PERMITS)));
     let connections = TaskTracker::new();
+    let times = Times { head: config.header_read_timeout, drain: config.drain_timeout };
     let mut errors: u32 = 0;
     loop {
         let accepted = tokio::select! {
@@ -153,7 +150,11 @@ async fn serve(config: HttpConfig, listener: TcpListener, router: Router, shutdo
         errors = 0;
         match room.clone().try_acquire_owned() {
             Ok(permit) => {
-                connections.spawn(converse(stream, router.clone(), config.clone(), shutdown.clone(), permit));
+                let conversation = converse(stream, router.clone(), times, shutdown.clone());
+                connections.spawn(async move {
+                    let _permit = permit;
+                    conversation.await;
+                });
             }
             Err(_) => turn_away(stream),
         }
@@ -162,41 +163,6 @@ async fn serve(config: HttpConfig, listener: TcpListener, router: Router, shutdo
     connections.close();
     if tokio::time::timeout(config.drain_timeout, connections.wait()).await.is_err() {
         tracing::warn!(left = connections.len(), "http: connections were cut off at the end of the drain");
-    }
-}
-
-async fn converse(
-    stream: TcpStream,
-    router: Router,
-    config: HttpConfig,
-    shutdown: CancellationToken,
-    _permit: OwnedSemaphorePermit,
-) {
-    // Answers are small and awaited.
-    let _ = stream.set_nodelay(true);
-    let service = service_fn(move |request: hyper::Request<hyper::body::Incoming>| {
-        router.clone().oneshot(request.map(Body::new))
-    });
-    let connection = http1::Builder::new()
-        .timer(TokioTimer::new())
-        .header_read_timeout(config.header_read_timeout)
-        .max_buf_size(CONNECTION_BUFFER)
-        // `X-Consul-Index` on the wire, as clients of the dialect print it.
-        .title_case_headers(true)
-        .serve_connection(TokioIo::new(stream), service);
-    tokio::pin!(connection);
-    let ended = tokio::select! {
-        ended = connection.as_mut() => ended,
-        () = shutdown.cancelled() => {
-            connection.as_mut().graceful_shutdown();
-            match tokio::time::timeout(config.drain_timeout, connection).await {
-                Ok(ended) => ended,
-                Err(_) => return,
-            }
-        }
-    };
-    if let Err(error) = ended {
-        tracing::debug!(%error, "http: connection ended");
     }
 }
 

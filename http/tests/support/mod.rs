@@ -443,12 +443,16 @@ impl House {
 
     /// Returns once so many places among waiters were taken since `before`.
     pub(crate) async fn until_subscribed(&self, before: u64) {
-        let subscribed = async {
-            while self.catalog.subscriptions.load(Ordering::SeqCst) <= before {
+        self.until("somebody takes a place among the waiters", || self.subscriptions() > before).await;
+    }
+
+    pub(crate) async fn until(&self, what: &str, is_so: impl Fn() -> bool) {
+        let comes_true = async {
+            while !is_so() {
                 tokio::task::yield_now().await;
             }
         };
-        tokio::time::timeout(PATIENCE, subscribed).await.expect("nobody took a place among the waiters");
+        tokio::time::timeout(PATIENCE, comes_true).await.expect(what);
     }
 
     pub(crate) fn subscriptions(&self) -> u64 {
