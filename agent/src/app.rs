@@ -1,6 +1,6 @@
 //! The wiring: binds what a process serves, starts its tasks, and stops them in order.
 
-use std::{net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
+use std::{io, net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
 
 use muster_catalog::{Locality, Node, Origin, Text};
 use muster_dns::Dns;
@@ -12,7 +12,7 @@ use muster_registry::{
 };
 use muster_xds::Xds;
 use tokio::{
-    net::{TcpListener, UdpSocket},
+    net::{TcpListener, TcpSocket, UdpSocket},
     sync::{Notify, watch},
 };
 use tokio_util::sync::CancellationToken;
@@ -325,10 +325,13 @@ impl App {
         );
         let (has_left, left) = watch::channel(false);
         self.left = Some(left);
-        let (leaving, closing) = (self.leaving.clone(), self.closing.clone());
+        // A node that drains is alive: its lease is renewed until it has left.
+        let renewing = self.closing.child_token();
+        let (leaving, closing, gone) = (self.leaving.clone(), self.closing.clone(), renewing.clone());
         self.supervisor.spawn("sync", async move {
             tokio::select! {
                 () = task.run(leaving) => {
+                    gone.cancel();
                     // Whoever waits may have run out of patience.
                     let _ = has_left.send(true);
                     closing.cancelled().await;
@@ -343,9 +346,9 @@ impl App {
             status: status.clone(),
             ttl: config.registry.lease_ttl.0,
         };
-        let (leaving, closing) = (self.leaving.clone(), self.closing.clone());
+        let closing = self.closing.clone();
         self.supervisor.spawn("lease", async move {
-            lease.run(leaving).await;
+            lease.run(renewing).await;
             closing.cancelled().await;
         });
         status
@@ -436,6 +439,10 @@ impl App {
     }
 }
 
+/// How many connections may wait to be accepted. The usual 128 are too few when all of a fleet's clients come back at
+/// once: who finds no room tries again after a second. The system may allow less (`net.core.somaxconn`).
+const BACKLOG: u32 = 4096;
+
 /// What an agent listens on, bound before anything starts.
 struct Sockets {
     http: TcpListener,
@@ -454,7 +461,15 @@ impl Sockets {
 }
 
 async fn bind_tcp(what: &'static str, key: &'static str, address: SocketAddr) -> Result<TcpListener, StartError> {
-    TcpListener::bind(address).await.map_err(|source| StartError::Bind { what, address, key, source })
+    listen(address).map_err(|source| StartError::Bind { what, address, key, source })
+}
+
+fn listen(address: SocketAddr) -> io::Result<TcpListener> {
+    let socket = if address.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }?;
+    // A restart does not wait for the connections of the last run to be forgotten.
+    socket.set_reuseaddr(true)?;
+    socket.bind(address)?;
+    socket.listen(BACKLOG)
 }
 
 /// The same port for UDP and TCP; with port 0 the system's choice for one may be taken for the other, so it is tried again.

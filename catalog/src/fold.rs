@@ -6,9 +6,8 @@ use std::{
 };
 
 use crate::{
-    Change, Check, DirectoryRow, Entry, Instance, InstanceEntry, Instances, Name, Node, NodeEntry, Row, Scope, Snapshot, Text,
-    ServiceSlot, Topic,
-    rows::put_check,
+    Change, Check, DirectoryRow, Entry, Instance, InstanceEntry, Instances, Name, Node, NodeEntry, Row, Scope,
+    ServiceSlot, Snapshot, Text, Topic, rows::put_check,
 };
 
 impl Snapshot {
@@ -60,7 +59,9 @@ impl Fold<'_> {
         let name = &node.name;
         let entry = match self.snapshot.nodes.get(name) {
             Some(old) => NodeEntry { node: self.row(Some(&old.node), node), ..(**old).clone() },
-            None => NodeEntry { node: self.row(None, node), index: 0, checks: Vec::new(), instances: Instances::default() },
+            None => {
+                NodeEntry { node: self.row(None, node), index: 0, checks: Vec::new(), instances: Instances::default() }
+            }
         };
         self.snapshot.nodes.insert(name.clone(), Arc::new(entry));
         self.touch_nodes_table();
@@ -162,7 +163,8 @@ impl Fold<'_> {
 
     fn put_directory(&mut self, row: &DirectoryRow) {
         self.remember_tags(&row.service);
-        let slot = ServiceSlot { name: row.service.clone(), index: row.index, tags: row.tags.as_slice().into(), set: None };
+        let slot =
+            ServiceSlot { name: row.service.clone(), index: row.index, tags: row.tags.as_slice().into(), set: None };
         self.snapshot.services.insert(row.service.clone(), Arc::new(slot));
         self.touch_service_topics(&row.service);
     }

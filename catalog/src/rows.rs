@@ -4,8 +4,8 @@
 use std::sync::Arc;
 
 use crate::{
-    Check, ClusterId, DirectoryRow, Instance, InstanceEntry, Instances, Name, Node, NodeEntry, Row, Scope, ServiceSlot, Snapshot,
-    Timestamp, Writer,
+    Check, ClusterId, DirectoryRow, Instance, InstanceEntry, Instances, Name, Node, NodeEntry, Row, Scope, ServiceSlot,
+    Snapshot, Timestamp, Writer,
 };
 
 /// What stands above the rows.

@@ -9,9 +9,7 @@ use std::{collections::BTreeMap, sync::Arc};
 
 use imbl::OrdSet;
 
-use crate::{
-    Change, DirectoryRow, Entry, InstanceEntry, InstanceId, Name, ServiceSlot, Snapshot, Text, Topic,
-};
+use crate::{Change, DirectoryRow, Entry, InstanceEntry, InstanceId, Name, ServiceSlot, Snapshot, Text, Topic};
 
 /// What a replica holds beyond the Directory.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -5,7 +5,8 @@ use std::sync::Arc;
 use imbl::OrdMap;
 
 use crate::{
-    Check, ClusterId, FIRST_FORMAT, Instance, Instances, NODE_LIVENESS_CHECK, Name, Node, Origin, Scope, ServiceSet, ServiceSlot, Timestamp, Writer,
+    Check, ClusterId, FIRST_FORMAT, Instance, Instances, NODE_LIVENESS_CHECK, Name, Node, Origin, Scope, ServiceSet,
+    ServiceSlot, Timestamp, Writer,
 };
 
 /// A row with the log indexes that made it and changed it last.

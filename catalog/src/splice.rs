@@ -5,9 +5,7 @@
 
 use std::sync::Arc;
 
-use crate::{
-    DirectoryRow, InstanceEntry, Name, Scope, ServiceSlot, Snapshot, SnapshotRow, Topic, rows::instance_rows,
-};
+use crate::{DirectoryRow, InstanceEntry, Name, Scope, ServiceSlot, Snapshot, SnapshotRow, Topic, rows::instance_rows};
 
 /// A change of Scope, with the rows of what joins it.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]

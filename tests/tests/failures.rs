@@ -1,15 +1,22 @@
 //! What consumers see while services, agents and the registry die and return.
 
-use std::time::Duration;
+use std::{
+    sync::atomic::{AtomicBool, Ordering},
+    time::Duration,
+};
 
 use anyhow::Result;
-use muster_tests::scenario::{
-    Stage,
-    Step::{
-        Holds, KillAgent, KillRegistry, KillService, Live, RestartAgent, RestartService, Serve, Shows, Stale,
-        StartRegistry, StopAgent,
+use muster_tests::{
+    harness::{TestAgent, eventually},
+    scenario::{
+        Stage,
+        Step::{
+            Holds, KillAgent, KillRegistry, KillService, Live, RestartAgent, RestartService, Serve, Shows, Stale,
+            StartRegistry, StopAgent,
+        },
     },
 };
+use serde_json::Value;
 
 const BOTH: &[&str] = &["web-0", "web-1"];
 
@@ -58,6 +65,29 @@ async fn an_agent_that_stops_in_order_is_deregistered() -> Result<()> {
     stage.play(&[StopAgent(0), Shows { agent: 1, service: "web", ids: &["web-1"] }]).await?;
     let nodes = stage.agents[1].get("/v1/catalog/nodes").await?;
     assert_eq!(nodes.as_array().map(Vec::len), Some(1), "{nodes}");
+    Ok(())
+}
+
+/// It drains for longer than its lease and grace: a node that still renews is never shown as lost.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_agent_that_drains_keeps_its_lease() -> Result<()> {
+    let mut stage = Stage::set(1, 1).await?;
+    let leaving = TestAgent::start_with(&stage.cluster, "node-1", "drain_time = \"4s\"\n", "").await?;
+    stage.agents.push(leaving);
+    stage.play(&two_instances()).await?;
+    stage.agents[1].process.signal("TERM")?;
+    let drained = AtomicBool::new(false);
+    let lost = |entry: &Value| entry["Checks"].to_string().contains("critical");
+    eventually("the drained instance to leave", || async {
+        let shown = stage.agents[0].get("/v1/health/service/web").await?;
+        let leaving = shown.as_array().and_then(|entries| entries.iter().find(|it| it["Service"]["ID"] == "web-1"));
+        let Some(entry) = leaving else { return Ok(Some(())) };
+        assert!(!lost(entry), "an agent that drains was taken for lost: {entry}");
+        drained.fetch_or(entry["Service"]["Draining"] == true, Ordering::Relaxed);
+        Ok(None)
+    })
+    .await?;
+    assert!(drained.load(Ordering::Relaxed), "it was never shown as draining");
     Ok(())
 }
 

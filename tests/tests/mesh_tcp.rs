@@ -11,7 +11,7 @@ use std::{
 
 use anyhow::{Result, ensure};
 use muster_tests::{
-    harness::{DRAIN_TIME, TestAgent, TestCluster, TestEnvoy, eventually, free_address},
+    harness::{DRAIN_TIME, TestAgent, TestEnvoy, eventually, free_address},
     scenario::{
         Stage,
         Step::{Serve, Shows},
@@ -102,9 +102,7 @@ async fn refuses(listener: SocketAddr) -> Result<()> {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_tcp_upstream_follows_its_endpoints_and_drains_when_it_is_removed() -> Result<()> {
-    // An agent that drains does not renew its lease: a lease that outlasts the test leaves draining as what is shown.
-    let cluster = TestCluster::start_with(1, "lease_ttl = \"60s\"\nlease_grace = \"60s\"\n")?;
-    let mut stage = Stage::around(cluster, 1).await?;
+    let mut stage = Stage::set(1, 1).await?;
     // What stops there drains for longer than it takes to see it.
     let drains = "drain_time = \"5s\"\n";
     let leaving = TestAgent::start_with(&stage.cluster, "node-1", drains, "").await?;
