@@ -122,7 +122,7 @@ impl Reply {
         let mut is_known = false;
         for (number, label) in name.iter().enumerate() {
             if !is_known {
-                match self.find(|| name.iter().skip(number)) {
+                match self.find(label, || name.iter().skip(number + 1)) {
                     Some(start) if may_point => return self.write_u16(u16::from(POINTER) << 8 | start),
                     Some(_) => is_known = true,
                     None => self.note(self.bytes.len()),
@@ -142,25 +142,34 @@ impl Reply {
         }
     }
 
-    fn find<'n, L: Iterator<Item = &'n [u8]>>(&self, labels: impl Fn() -> L) -> Option<u16> {
-        self.names.iter().copied().find(|start| self.reads_as(usize::from(*start), labels()))
+    /// Where a name of this label and those that follow it, in their case, stands already.
+    fn find<'n, L: Iterator<Item = &'n [u8]>>(&self, first: &[u8], others: impl Fn() -> L) -> Option<u16> {
+        self.names.iter().copied().find(|start| {
+            // Nearly always it is another label: that is seen without looking at the others.
+            self.skip(usize::from(*start), first).is_some_and(|after| self.reads_as(after, others()))
+        })
     }
 
-    /// Whether these labels, in this case, and no more stand there.
+    /// Where it goes on after this label; `None` if another one stands there.
+    fn skip(&self, at: usize, label: &[u8]) -> Option<usize> {
+        let (&length, rest) = self.bytes.get(at..)?.split_first()?;
+        let length = usize::from(length);
+        (length == label.len() && rest.get(..length)? == label).then_some(at + 1 + length)
+    }
+
+    /// Whether these labels and no more stand there.
     fn reads_as<'n>(&self, mut at: usize, mut labels: impl Iterator<Item = &'n [u8]>) -> bool {
         loop {
-            let Some((&length, rest)) = self.bytes.get(at..).and_then(<[u8]>::split_first) else { return false };
+            let Some(&length) = self.bytes.get(at) else { return false };
             if length >= POINTER {
-                let Some(low) = rest.first() else { return false };
+                let Some(low) = self.bytes.get(at + 1) else { return false };
                 // Always an earlier place, so this ends.
                 at = usize::from(u16::from_be_bytes([length - POINTER, *low]));
                 continue;
             }
-            match labels.next() {
-                Some(label) if rest.get(..usize::from(length)) == Some(label) => at += 1 + usize::from(length),
-                Some(_) => return false,
-                None => return length == 0,
-            }
+            let Some(label) = labels.next() else { return length == 0 };
+            let Some(after) = self.skip(at, label) else { return false };
+            at = after;
         }
     }
 }

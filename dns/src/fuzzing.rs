@@ -14,7 +14,12 @@ use muster_catalog::{
     port::{BarrierError, BoxFuture, Consistency, Source},
 };
 
-use crate::{DnsConfig, Zones, config::MAX_UDP_SIZE, handler::Handler, wire::{self, Read}};
+use crate::{
+    DnsConfig, Zones,
+    config::MAX_UDP_SIZE,
+    handler::Handler,
+    wire::{self, Read},
+};
 
 /// Answers whatever arrived in a datagram or on a connection. A reply has to be one: readable, to the same question,
 /// and no longer than its protocol carries.

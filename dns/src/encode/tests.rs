@@ -31,9 +31,8 @@ fn data() -> impl Strategy<Value = RData> {
     prop_oneof![
         any::<u32>().prop_map(|bits| RData::A(A(Ipv4Addr::from_bits(bits)))),
         any::<u128>().prop_map(|bits| RData::AAAA(AAAA(Ipv6Addr::from_bits(bits)))),
-        (any::<(u16, u16, u16)>(), name()).prop_map(|((priority, weight, port), target)| {
-            RData::SRV(SRV::new(priority, weight, port, target))
-        }),
+        (any::<(u16, u16, u16)>(), name())
+            .prop_map(|((priority, weight, port), target)| { RData::SRV(SRV::new(priority, weight, port, target)) }),
         name().prop_map(|target| RData::CNAME(CNAME(target))),
         name().prop_map(|target| RData::NS(NS(target))),
         soa.prop_map(|(mname, rname, (serial, refresh, retry, expire, minimum))| {
