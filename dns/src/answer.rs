@@ -1,6 +1,6 @@
 //! What a question is answered with. Pure: a View, a Question, randomness and the time in, an [`Answer`] out.
 
-use std::{collections::HashSet, net::IpAddr};
+use std::{collections::HashSet, hash::Hash, net::IpAddr, sync::LazyLock};
 
 use hickory_proto::{
     op::ResponseCode,
@@ -25,6 +25,9 @@ const SOA_RETRY: i32 = 600;
 const SOA_EXPIRE: i32 = 86_400;
 /// All instances are equal but for their weights.
 const SRV_PRIORITY: u16 = 1;
+
+/// Up to so many are compared one by one.
+const FEW: usize = 16;
 
 /// A question with what else an answer depends on.
 #[derive(Debug, Clone, Copy)]
@@ -204,7 +207,7 @@ impl<'a> Draft<'a> {
         if self.asked.qtype == RecordType::ANY {
             return self.push_any();
         }
-        let mut seen = HashSet::new();
+        let mut seen = Seen::default();
         for ip in addresses {
             if self.is_full() {
                 return;
@@ -275,7 +278,7 @@ impl<'a> Draft<'a> {
 
     fn fill_srv(&mut self, serving: &[Serving<'_>]) {
         let ttl = self.zones.ttls.service;
-        let (mut seen, mut glued) = (HashSet::new(), HashSet::new());
+        let (mut seen, mut glued) = (Seen::default(), Seen::default());
         for one in serving {
             if self.is_full() {
                 return;
@@ -330,6 +333,35 @@ impl<'v> Host<'v> {
     }
 }
 
+/// What came already. A few are looked through, which costs less than hashing them.
+struct Seen<T> {
+    few: Vec<T>,
+    many: HashSet<T>,
+}
+
+impl<T> Default for Seen<T> {
+    fn default() -> Self {
+        Self { few: Vec::new(), many: HashSet::new() }
+    }
+}
+
+impl<T: Copy + Eq + Hash> Seen<T> {
+    /// Says whether it is new.
+    fn insert(&mut self, one: T) -> bool {
+        if self.few.len() == FEW {
+            self.many.extend(self.few.drain(..));
+        }
+        if !self.many.is_empty() {
+            return self.many.insert(one);
+        }
+        let is_new = !self.few.contains(&one);
+        if is_new {
+            self.few.push(one);
+        }
+        is_new
+    }
+}
+
 fn family(ip: IpAddr) -> RecordType {
     if ip.is_ipv4() { RecordType::A } else { RecordType::AAAA }
 }
@@ -353,7 +385,9 @@ fn find_host(host: &str) -> Option<DnsName> {
 }
 
 fn under<'l>(labels: impl IntoIterator<Item = &'l str>, parent: &DnsName) -> Option<DnsName> {
-    let labels = labels.into_iter().try_fold(DnsName::new(), |name, label| name.append_label(label.as_bytes()));
+    // To copy an empty one costs less than to make it.
+    static EMPTY: LazyLock<DnsName> = LazyLock::new(DnsName::new);
+    let labels = labels.into_iter().try_fold(EMPTY.clone(), |name, label| name.append_label(label.as_bytes()));
     labels.and_then(|name| name.append_name(parent)).ok()
 }
 

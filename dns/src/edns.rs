@@ -1,6 +1,9 @@
 //! EDNS: the OPT record of replies, and extended errors (RFC 8914), which hickory has no type for.
 
-use hickory_proto::{op::Edns, rr::rdata::opt::EdnsOption};
+use hickory_proto::{
+    op::Edns,
+    rr::{RecordType, rdata::opt::EdnsOption},
+};
 
 /// The option code of an extended error.
 const EDE_OPTION: u16 = 15;
@@ -8,6 +11,8 @@ const EDE_OPTION: u16 = 15;
 const OPT_BASE: usize = 11;
 /// An option's code and length, and an extended error's own code.
 const EDE_BASE: usize = 6;
+/// The DO bit, in the upper half of the flags.
+const DO: u8 = 0x80;
 
 /// The extended errors that are told.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -56,20 +61,50 @@ impl Ede {
     }
 }
 
-/// The OPT record of the reply to a query that had one.
-pub(crate) fn reply_edns(query: &Edns, max_udp_size: u16, ede: Option<&Ede>) -> Edns {
-    let mut edns = Edns::new();
-    // RFC 3225 §3: the DO bit is copied, though nothing here is signed.
-    edns.set_max_payload(max_udp_size).set_version(0).set_dnssec_ok(query.flags().dnssec_ok);
-    if let Some(ede) = ede {
-        edns.options_mut().insert(ede.option());
-    }
-    edns
+/// The OPT record of a reply.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Opt<'a> {
+    max_udp_size: u16,
+    dnssec_ok: bool,
+    ede: Option<&'a Ede>,
 }
 
-/// How many bytes that OPT record takes.
-pub(crate) fn opt_size(query: Option<&Edns>, ede: Option<&Ede>) -> usize {
-    query.map_or(0, |_| OPT_BASE + ede.map_or(0, |ede| EDE_BASE + ede.text.len()))
+impl<'a> Opt<'a> {
+    /// In the reply to a query that had one.
+    pub(crate) fn reply(query: &Edns, max_udp_size: u16, ede: Option<&'a Ede>) -> Self {
+        // RFC 3225 §3: the DO bit is copied, though nothing here is signed.
+        Self { max_udp_size, dnssec_ok: query.flags().dnssec_ok, ede }
+    }
+
+    /// How many bytes it takes.
+    pub(crate) fn size(&self) -> usize {
+        OPT_BASE + self.ede.map_or(0, |ede| EDE_BASE + ede.text.len())
+    }
+
+    /// As hickory's encoder takes it.
+    pub(crate) fn to_edns(self) -> Edns {
+        let mut edns = Edns::new();
+        edns.set_max_payload(self.max_udp_size).set_version(0).set_dnssec_ok(self.dnssec_ok);
+        if let Some(ede) = self.ede {
+            edns.options_mut().insert(ede.option());
+        }
+        edns
+    }
+
+    /// Writes it (RFC 6891 §6.1.2), with the upper bits of the response code.
+    pub(crate) fn write(&self, rcode_high: u8, bytes: &mut Vec<u8>) {
+        bytes.push(0);
+        bytes.extend_from_slice(&u16::from(RecordType::OPT).to_be_bytes());
+        bytes.extend_from_slice(&self.max_udp_size.to_be_bytes());
+        bytes.extend_from_slice(&[rcode_high, 0, if self.dnssec_ok { DO } else { 0 }, 0]);
+        let Some(ede) = self.ede else { return bytes.extend_from_slice(&[0, 0]) };
+        // Texts are ours and short: no length overflows.
+        let text = u16::try_from(ede.text.len()).unwrap_or_default();
+        for word in [4 + 2 + text, EDE_OPTION, 2 + text, ede.code.number()] {
+            bytes.extend_from_slice(&word.to_be_bytes());
+        }
+        bytes.extend_from_slice(&ede.text.as_bytes()[..usize::from(text)]);
+    }
 }
 
 #[cfg(test)]
@@ -81,11 +116,15 @@ mod tests {
     #[test]
     fn an_extended_error_is_encoded_as_rfc_8914_says_and_sized_right() {
         let ede = Ede::new(EdeCode::StaleAnswer, "old");
-        let edns = reply_edns(&Edns::new(), 1232, Some(&ede));
-        let bytes = edns.to_bytes().unwrap();
-        assert_eq!(bytes[11..], [0, 15, 0, 5, 0, 3, b'o', b'l', b'd']);
-        assert_eq!(bytes.len(), opt_size(Some(&edns), Some(&ede)));
-        assert_eq!(reply_edns(&edns, 1232, None).to_bytes().unwrap().len(), opt_size(Some(&edns), None));
-        assert_eq!(opt_size(None, Some(&ede)), 0);
+        for (ede, dnssec_ok) in [(Some(&ede), false), (Some(&ede), true), (None, false), (None, true)] {
+            let opt = Opt::reply(Edns::new().set_dnssec_ok(dnssec_ok), 1232, ede);
+            let bytes = opt.to_edns().to_bytes().unwrap();
+            assert_eq!(bytes.len(), opt.size());
+            let mut written = Vec::new();
+            opt.write(0, &mut written);
+            assert_eq!(written, bytes);
+            let expected: &[u8] = if ede.is_some() { &[0, 15, 0, 5, 0, 3, b'o', b'l', b'd'] } else { &[] };
+            assert_eq!(&bytes[OPT_BASE..], expected);
+        }
     }
 }

@@ -14,7 +14,12 @@ use muster_catalog::{
     port::{BarrierError, BoxFuture, Consistency, Source},
 };
 
-use crate::{DnsConfig, Zones, config::MAX_UDP_SIZE, handler::Handler, wire};
+use crate::{
+    DnsConfig, Zones,
+    config::MAX_UDP_SIZE,
+    handler::Handler,
+    wire::{self, Read},
+};
 
 /// Answers whatever arrived in a datagram or on a connection. A reply has to be one: readable, to the same question,
 /// and no longer than its protocol carries.
@@ -28,12 +33,29 @@ pub fn question(bytes: &[u8]) {
         // The catalog is held whole, so that nothing has to be waited for.
         let reply = wire::exchange(handler(), bytes.to_vec(), client, protocol).now_or_never();
         let Some(reply) = reply.expect("an answer from a catalog that is held does not wait") else { continue };
-        let most = if protocol == Protocol::Udp { usize::from(MAX_UDP_SIZE) } else { usize::from(u16::MAX) };
-        assert!(reply.len() <= most, "a reply of {} bytes", reply.len());
-        let message = Message::from_bytes(&reply).expect("a reply that can be read");
-        assert_eq!(message.message_type, MessageType::Response);
-        assert_eq!(reply.get(..2), bytes.get(..2), "a reply to another question");
+        let message = check(bytes, protocol, &reply);
+        // Instances are drawn, so only as many can be expected to come again.
+        if protocol == Protocol::Udp
+            && let Read::Request(request) = wire::read(handler(), bytes.to_vec(), client, protocol)
+        {
+            let quick = handler().answer_at_once(&request).expect("a reply that waits for nothing");
+            let quick = check(bytes, protocol, &quick);
+            assert_eq!(quick.metadata, message.metadata);
+            assert_eq!(quick.queries, message.queries);
+            assert_eq!(quick.edns, message.edns);
+            let counts = |message: &Message| [&message.answers, &message.authorities].map(Vec::len);
+            assert_eq!(counts(&quick), counts(&message));
+        }
     }
+}
+
+fn check(bytes: &[u8], protocol: Protocol, reply: &[u8]) -> Message {
+    let most = if protocol == Protocol::Udp { usize::from(MAX_UDP_SIZE) } else { usize::from(u16::MAX) };
+    assert!(reply.len() <= most, "a reply of {} bytes", reply.len());
+    let message = Message::from_bytes(reply).expect("a reply that can be read");
+    assert_eq!(message.message_type, MessageType::Response);
+    assert_eq!(reply.get(..2), bytes.get(..2), "a reply to another question");
+    message
 }
 
 fn handler() -> &'static Handler {

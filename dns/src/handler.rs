@@ -17,7 +17,8 @@ use tokio::{sync::Semaphore, time::timeout};
 use crate::{
     Answer, Asked, NotHeld, Question, Subject, Zones, answer,
     config::{MAX_UDP_SIZE, MIN_UDP_SIZE},
-    edns::{opt_size, reply_edns},
+    edns::Opt,
+    encode::encode,
     fit::{fit, most_records},
     metrics::Metrics,
     question,
@@ -59,36 +60,79 @@ impl Handler {
         usize::from(offered.min(self.max_udp_size).clamp(MIN_UDP_SIZE, MAX_UDP_SIZE))
     }
 
-    async fn answer(&self, request: &Request, query: Option<&LowerQuery>, limit: usize) -> Answer {
-        let Some(query) = query else { return Answer::code(ResponseCode::FormErr) };
+    /// Answers without waiting; the service that has to be held first otherwise.
+    fn look(&self, request: &Request, query: Option<&LowerQuery>, limit: usize) -> Result<Answer, NotHeld> {
+        let Some(query) = query else { return Ok(Answer::code(ResponseCode::FormErr)) };
         if let Some(rcode) = find_refusal(request, query) {
-            return Answer::code(rcode);
+            return Ok(Answer::code(rcode));
         }
         let owner = query.original().name();
-        let asked = |question| Asked {
-            question,
-            owner,
-            qtype: query.query_type(),
-            most: most_records(limit),
-            now: (self.clock)(),
-        };
         let question = question::parse(owner, &self.zones);
         if let Question::Inside { subject: Subject::Service { service, .. }, .. } = &question {
             self.source.used(service);
         }
-        let NotHeld(service) =
-            match answer::answer(&self.source.view(), &self.zones, asked(&question), &mut rand::rng()) {
-                Ok(answer) => return answer,
-                Err(missing) => missing,
-            };
+        let (qtype, most, now) = (query.query_type(), most_records(limit), (self.clock)());
+        let asked = Asked { question: &question, owner, qtype, most, now };
+        answer::answer(&self.source.view(), &self.zones, asked, &mut rand::rng())
+    }
+
+    async fn answer(&self, request: &Request, query: Option<&LowerQuery>, limit: usize) -> Answer {
+        let NotHeld(service) = match self.look(request, query, limit) {
+            Ok(answer) => return answer,
+            Err(missing) => missing,
+        };
         if let Ok(_permit) = self.holds.try_acquire() {
             // The source promises to be back by then; the wait is bounded here all the same. Late is not held.
             let _late = timeout(HOLD_WAIT, self.source.hold(&service)).await;
         }
-        let again = answer::answer(&self.source.view(), &self.zones, asked(&question), &mut rand::rng());
-        again.unwrap_or_else(|NotHeld(service)| {
+        self.look(request, query, limit).unwrap_or_else(|NotHeld(service)| {
             Answer::not_ready(&format!("service {service} is being loaded, ask again"))
         })
+    }
+
+    fn opt<'a>(&self, request: &Request, answer: &'a Answer) -> Option<Opt<'a>> {
+        let query = request.edns.as_ref()?;
+        Some(Opt::reply(query, self.max_udp_size, answer.ede.as_ref()))
+    }
+
+    /// Makes an answer fit, and what stands above it.
+    fn compose(&self, request: &Request, mut answer: Answer, limit: usize) -> (Metadata, Answer) {
+        let mut metadata = Metadata::response_from_request(&request.metadata);
+        metadata.response_code = answer.rcode;
+        metadata.authoritative = answer.authoritative;
+        let opt = self.opt(request, &answer).map_or(0, |opt| opt.size());
+        let truncated = match fit(&mut answer, metadata, &request.queries, limit, opt) {
+            Ok(truncated) => truncated,
+            Err(error) => {
+                tracing::debug!(%error, "an answer could not be encoded");
+                answer = Answer::code(ResponseCode::ServFail);
+                metadata.response_code = ResponseCode::ServFail;
+                metadata.authoritative = false;
+                false
+            }
+        };
+        // Over TCP there is nothing larger to ask with: what fits is a fair draw of the instances.
+        metadata.truncation = truncated && request.protocol() == Protocol::Udp;
+        if truncated {
+            self.metrics.truncated.increment(1);
+        }
+        if answer.stale {
+            self.metrics.stale.increment(1);
+        }
+        (metadata, answer)
+    }
+
+    /// The reply to a question that needs nothing to be waited for, which nearly all are; `None` for the others, which
+    /// `handle_request` answers. It says the same in fewer steps.
+    pub(crate) fn answer_at_once(&self, request: &Request) -> Option<Vec<u8>> {
+        let started = self.metrics.start();
+        let query = request.request_info().ok().map(|info| info.query);
+        let limit = self.limit(request);
+        let answer = self.look(request, query, limit).ok()?;
+        let (metadata, answer) = self.compose(request, answer, limit);
+        let reply = encode(&metadata, request.queries.as_bytes(), &answer, self.opt(request, &answer))?;
+        self.metrics.finish(query.map(LowerQuery::query_type), answer.rcode, started);
+        Some(reply)
     }
 }
 
@@ -122,32 +166,9 @@ impl RequestHandler for Handler {
         let started = self.metrics.start();
         let query = request.request_info().ok().map(|info| info.query);
         let limit = self.limit(request);
-        let mut answer = self.answer(request, query, limit).await;
-
-        let mut metadata = Metadata::response_from_request(&request.metadata);
-        metadata.response_code = answer.rcode;
-        metadata.authoritative = answer.authoritative;
-        let opt = opt_size(request.edns.as_ref(), answer.ede.as_ref());
-        let truncated = match fit(&mut answer, metadata, &request.queries, limit, opt) {
-            Ok(truncated) => truncated,
-            Err(error) => {
-                tracing::debug!(%error, "an answer could not be encoded");
-                answer = Answer::code(ResponseCode::ServFail);
-                metadata.response_code = ResponseCode::ServFail;
-                metadata.authoritative = false;
-                false
-            }
-        };
-        // Over TCP there is nothing larger to ask with: what fits is a fair draw of the instances.
-        metadata.truncation = truncated && request.protocol() == Protocol::Udp;
-        if truncated {
-            self.metrics.truncated.increment(1);
-        }
-        if answer.stale {
-            self.metrics.stale.increment(1);
-        }
-
-        let edns = request.edns.as_ref().map(|query| reply_edns(query, self.max_udp_size, answer.ede.as_ref()));
+        let answer = self.answer(request, query, limit).await;
+        let (metadata, answer) = self.compose(request, answer, limit);
+        let edns = self.opt(request, &answer).map(Opt::to_edns);
         let response = MessageResponseBuilder::new(&request.queries, edns.as_ref()).build(
             metadata,
             answer.answers.iter(),

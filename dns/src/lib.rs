@@ -14,6 +14,8 @@
 //!                   reply                                        ├─ answer: View × Question → Answer   (pure)
 //!                                                                ├─ hold, once, if the replica lacks the service
 //!                                                                └─ fit: trim glue, then answers with TC ──▶ reply
+//!
+//! UDP, which is nearly all: the same steps without those that wait, and `encode` instead of hickory's encoder.
 //! ```
 //!
 //! Answering does no I/O, except the first question for a service that the replica does not hold yet.
@@ -21,6 +23,7 @@
 mod answer;
 mod config;
 mod edns;
+mod encode;
 mod fit;
 #[cfg(test)]
 #[path = "../tests/support/catalog.rs"]

@@ -67,6 +67,37 @@ fn is_written_out(bytes: &[u8]) -> bool {
     false
 }
 
+/// What bytes from outside turned out to be.
+pub(crate) enum Read {
+    /// Nothing that may be answered.
+    Nothing,
+    /// Refused with this reply, without being parsed.
+    Refused(Vec<u8>),
+    /// A question.
+    Request(Box<Request>),
+}
+
+/// Reads one message.
+pub(crate) fn read(handler: &Handler, bytes: Vec<u8>, client: SocketAddr, protocol: Protocol) -> Read {
+    let refused = |metadata, rcode| refuse(handler, metadata, rcode).map_or(Read::Nothing, Read::Refused);
+    let metadata = match check(&bytes) {
+        Check::Ignore => return Read::Nothing,
+        Check::Refuse(metadata, rcode) => return refused(&metadata, rcode),
+        Check::Parse(metadata) => metadata,
+    };
+    match Request::from_bytes(bytes, client, protocol) {
+        Ok(request) => Read::Request(Box::new(request)),
+        Err(_) => refused(&metadata, ResponseCode::FormErr),
+    }
+}
+
+/// Answers a question, however long that takes.
+pub(crate) async fn answer(handler: &Handler, request: &Request) -> Option<Vec<u8>> {
+    let reply = Reply::default();
+    handler.handle_request::<_, TokioTime>(request, reply.clone()).await;
+    reply.take()
+}
+
 /// Answers one message; `None` for what must not be answered.
 pub(crate) async fn exchange(
     handler: &Handler,
@@ -74,17 +105,11 @@ pub(crate) async fn exchange(
     client: SocketAddr,
     protocol: Protocol,
 ) -> Option<Vec<u8>> {
-    let metadata = match check(&bytes) {
-        Check::Ignore => return None,
-        Check::Refuse(metadata, rcode) => return refuse(handler, &metadata, rcode),
-        Check::Parse(metadata) => metadata,
-    };
-    let Ok(request) = Request::from_bytes(bytes, client, protocol) else {
-        return refuse(handler, &metadata, ResponseCode::FormErr);
-    };
-    let reply = Reply::default();
-    handler.handle_request::<_, TokioTime>(&request, reply.clone()).await;
-    reply.take()
+    match read(handler, bytes, client, protocol) {
+        Read::Nothing => None,
+        Read::Refused(reply) => Some(reply),
+        Read::Request(request) => answer(handler, &request).await,
+    }
 }
 
 fn refuse(handler: &Handler, query: &Metadata, rcode: ResponseCode) -> Option<Vec<u8>> {

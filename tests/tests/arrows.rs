@@ -16,7 +16,7 @@ const TESTS: &str = "muster-tests";
 /// They meet in the agent alone.
 const ROOMS: [&str; 4] = ["muster-registry", "muster-dns", "muster-xds", "muster-http"];
 /// What the pure room is built from: values, never I/O, a clock, chance, a runtime or a wire format.
-const CATALOG_MAY_USE: [&str; 3] = ["event-listener", "imbl", "thiserror"];
+const CATALOG_MAY_USE: [&str; 4] = ["equivalent", "event-listener", "imbl", "thiserror"];
 /// Who may know a wire or a store: a room that imports another's has taken over its work.
 const OWNERS: [(&str, &[&str], &str); 11] = [
     ("openraft", &["muster-registry"], "consensus is the registry's"),
