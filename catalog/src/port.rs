@@ -96,6 +96,9 @@ pub enum SubmitError {
     /// The registry refused with words only, as it does across the wire.
     #[error("{0}")]
     Refused(String),
+    /// It was not proposed, and will not be until there is room on the disks of the registry's members.
+    #[error("the registry takes no writes: {0}")]
+    NoRoom(String),
     /// It was not proposed; it is safe to ask again.
     #[error("no cluster leader: {0}")]
     Unavailable(String),

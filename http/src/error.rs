@@ -86,7 +86,9 @@ impl HttpError {
             },
             Self::Submit(error) => match error {
                 SubmitError::Rejected(_) | SubmitError::Refused(_) => StatusCode::CONFLICT,
-                SubmitError::Unavailable(_) | SubmitError::UnknownOutcome(_) => StatusCode::INTERNAL_SERVER_ERROR,
+                SubmitError::NoRoom(_) | SubmitError::Unavailable(_) | SubmitError::UnknownOutcome(_) => {
+                    StatusCode::INTERNAL_SERVER_ERROR
+                }
             },
             // The dialect says 500 where the fault is not this agent's; its clients try these again.
             Self::Missing(_) | Self::NoPath { .. } | Self::NoLeader(_) | Self::Encode(_) => {

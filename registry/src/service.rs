@@ -65,7 +65,7 @@ pub(crate) struct Core {
     pub(crate) decisions: mpsc::Sender<Decide>,
     /// Which losses are held back, should it lead.
     pub(crate) held: watch::Receiver<Shown>,
-    /// Whether a leader is heard.
+    /// Whether a leader is heard, and kept up with.
     pub(crate) contact: watch::Receiver<bool>,
     /// How the members do, while this one leads.
     pub(crate) autopilot: watch::Receiver<Option<Arc<AutopilotStatus>>>,

@@ -57,6 +57,10 @@ impl Client {
             let limit = if repeatable { deadline.min(now + self.connections.config.request_timeout) } else { deadline };
             let until = limit.max(now + SHORTEST_ATTEMPT);
             let (reason, from) = match self.attempt(encoded.clone(), until).await {
+                // What an earlier attempt sent may still come about.
+                Attempt::Done(Err(SubmitError::NoRoom(reason))) if maybe_proposed => {
+                    return Err(SubmitError::UnknownOutcome(reason));
+                }
                 Attempt::Done(result) => return result,
                 Attempt::NotProposed(reason, from) => (reason, from),
                 Attempt::Unknown(reason, _) if !repeatable => return Err(SubmitError::UnknownOutcome(reason)),
@@ -102,6 +106,7 @@ impl Client {
         match outcome {
             Outcome::Index(index) => Attempt::Done(Ok(Written { index })),
             Outcome::Refused(message) => Attempt::Done(Err(SubmitError::Refused(message))),
+            Outcome::NoRoom(message) => Attempt::Done(Err(SubmitError::NoRoom(message))),
             Outcome::NotProposed(reason) => Attempt::NotProposed(reason, from),
             Outcome::UnknownOutcome(reason) => Attempt::Unknown(reason, from),
         }
@@ -183,7 +188,7 @@ fn failure(connection: &Connection, status: &Status) -> Outcome {
 fn answer(writes: Vec<Waiting>, from: Option<&Connection>, mut outcome: impl FnMut() -> Outcome) {
     for write in writes {
         let outcome = outcome();
-        let settled = matches!(outcome, Outcome::Index(_) | Outcome::Refused(_));
+        let settled = matches!(outcome, Outcome::Index(_) | Outcome::Refused(_) | Outcome::NoRoom(_));
         // Whoever gave up needs no answer.
         let _ = write.answer.send(Answer { outcome, from: from.filter(|_| !settled).cloned() });
     }

@@ -205,7 +205,12 @@ impl Log for MemoryLog {
     fn greetings(&self) -> BoxFuture<'_, BTreeMap<u64, Greeting>> {
         Box::pin(async {
             let inner = self.cluster.inner.lock().unwrap();
-            let greeting = |seat: &Seat| Greeting { id: seat.member.id, format: seat.format, version: "test".into() };
+            let greeting = |seat: &Seat| Greeting {
+                id: seat.member.id,
+                format: seat.format,
+                version: "test".into(),
+                no_room: false,
+            };
             inner.seats.iter().map(|seat| (seat.member.id, greeting(seat))).collect()
         })
     }

@@ -450,7 +450,7 @@ enum Found {
 }
 
 /// The voter that is heard and has most of the log.
-fn best_voter(membership: &StoredMembership, contacts: &Contacts, me: u64) -> Option<(u64, Peer)> {
+pub(super) fn best_voter(membership: &StoredMembership, contacts: &Contacts, me: u64) -> Option<(u64, Peer)> {
     let heard = membership.voter_ids().filter(|id| *id != me && is_heard(contacts, *id));
     let best = heard.max_by_key(|id| contacts.members.get(id).and_then(|contact| contact.matched))?;
     membership.get_node(&best).map(|peer| (best, peer.clone()))

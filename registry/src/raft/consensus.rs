@@ -33,8 +33,6 @@ use crate::store::{DiskGuard, Engine, EngineKind, LogSettings};
 
 /// Largest proposal. A quarter of a message, so that an entry and its frame always fit one.
 pub const MAX_PAYLOAD_BYTES: usize = MESSAGE_BYTES / 4;
-/// How often the room on the disk is looked at.
-const DISK_INTERVAL: Duration = Duration::from_secs(1);
 /// How long a stopped log may take to let go of its folder.
 const RELEASE_TIMEOUT: Duration = Duration::from_secs(10);
 
@@ -59,9 +57,12 @@ pub enum ProposeError {
     /// It may be written, now or later, or not. Only a proposal that may happen twice may be sent again.
     #[error("the outcome of the write is unknown: {0}")]
     UnknownOutcome(String),
-    /// Nothing was written: the log takes no proposal of this kind or at this time.
+    /// Nothing was written: the log takes no proposal of this kind.
     #[error("the write was refused: {0}")]
     Refused(String),
+    /// Nothing was written, and nothing will be until there is room on the disk of a voter.
+    #[error("the write was refused: {0}")]
+    NoRoom(String),
     /// The log of this member has ended; what it was doing has an unknown outcome.
     #[error("the log of this member has stopped: {0}")]
     Stopped(String),
@@ -111,7 +112,6 @@ pub struct Consensus<M: Machine> {
     node_id: u64,
     snapshots: SnapshotStore,
     membership: Membership<M>,
-    disk: DiskGuard,
     propose_timeout: Duration,
     leadership: watch::Receiver<Leadership>,
     applied: watch::Receiver<u64>,
@@ -144,25 +144,13 @@ impl<M: Machine> Consensus<M> {
         let (leadership_sender, leadership) = watch::channel(Leadership::default());
         tokio::spawn(leadership::follow(raft.clone(), leadership_sender, stop.clone(), config.fault));
         let disk = DiskGuard::new(&config.data_dir, config.disk_reserve);
-        tokio::spawn(watch_disk(disk.clone(), stop.clone()));
         let me = Peer { name: config.name, address: config.address, read_only: false };
-        let membership = Membership::new(raft.clone(), network, node_id, me, config.members, config.formats);
+        let membership = Membership::new(raft.clone(), network, node_id, me, config.members, config.formats, disk);
+        tokio::spawn(membership.clone().watch_room(stop.clone()));
         let (removed_sender, removed) = watch::channel(None);
         tokio::spawn(watch_standing(membership.clone(), config.data_dir, removed_sender, stop.clone()));
         let propose_timeout = config.propose_timeout;
-        Ok(Self {
-            raft,
-            node_id,
-            snapshots,
-            membership,
-            disk,
-            propose_timeout,
-            leadership,
-            applied,
-            removed,
-            released,
-            stop,
-        })
+        Ok(Self { raft, node_id, snapshots, membership, propose_timeout, leadership, applied, removed, released, stop })
     }
 
     /// This member's id.
@@ -178,7 +166,6 @@ impl<M: Machine> Consensus<M> {
             raft: self.raft.clone(),
             snapshots: self.snapshots.clone(),
             membership: self.membership.clone(),
-            disk: self.disk.clone(),
         };
         RaftServer::new(receiver).max_decoding_message_size(MESSAGE_BYTES).max_encoding_message_size(MESSAGE_BYTES)
     }
@@ -222,7 +209,7 @@ impl<M: Machine> Consensus<M> {
             let message = format!("it has {} bytes, at most {MAX_PAYLOAD_BYTES} are possible", payload.len());
             return Some(Err(ProposeError::Refused(message)));
         }
-        self.disk.is_full().then(|| Err(ProposeError::Refused(self.disk.to_string())))
+        self.membership.no_room().map(Err)
     }
 
     fn outcome(&self, written: Result<Option<Written>, Elapsed>) -> Proposed<M> {
@@ -379,20 +366,6 @@ async fn watch_standing<M: Machine>(
         warn!(%error, "the data folder could not be marked as a removed member's");
     }
     removed.send_replace(Some(why));
-}
-
-async fn watch_disk(disk: DiskGuard, stop: CancellationToken) {
-    let mut ticks = tokio::time::interval(DISK_INTERVAL);
-    loop {
-        tokio::select! {
-            () = stop.cancelled() => return,
-            _ = ticks.tick() => {}
-        }
-        let looked = disk.clone();
-        if tokio::task::spawn_blocking(move || looked.look()).await.is_err() {
-            return;
-        }
-    }
 }
 
 fn propose_error(error: ClientWriteError<Types>) -> ProposeError {

@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
 use futures_util::future::join_all;
@@ -13,6 +14,7 @@ use tracing::warn;
 use super::network::{Network, Use};
 use super::wire::{self, proto};
 use super::{Formats, Machine, Peer, Raft, StoredMembership};
+use crate::store::DiskGuard;
 
 /// How long a member may take to say hello.
 const HELLO_TIMEOUT: Duration = Duration::from_secs(1);
@@ -26,6 +28,8 @@ pub struct Greeting {
     pub format: u32,
     /// The version of its build; empty from builds that did not say.
     pub version: String,
+    /// Whether its disk takes no entries any more.
+    pub no_room: bool,
 }
 
 /// What the leader last heard of another member.
@@ -69,6 +73,9 @@ pub(super) struct Shared<M: Machine> {
     /// Sorted. For the first bootstrap, and to find the registry.
     pub(super) listed: Vec<String>,
     pub(super) formats: Formats,
+    pub(super) disk: DiskGuard,
+    /// As the leader: no voter's disk has room, as of the last look.
+    pub(super) no_room_anywhere: AtomicBool,
     /// One change of members at a time.
     pub(super) changing: Arc<tokio::sync::Mutex<()>>,
 }
@@ -81,9 +88,10 @@ impl<M: Machine> Membership<M> {
         me: Peer,
         listed: Vec<String>,
         formats: Formats,
+        disk: DiskGuard,
     ) -> Self {
-        let changing = Arc::default();
-        Self { shared: Arc::new(Shared { raft, network, id, me, listed, formats, changing }) }
+        let (no_room_anywhere, changing) = Default::default();
+        Self { shared: Arc::new(Shared { raft, network, id, me, listed, formats, disk, no_room_anywhere, changing }) }
     }
 
     /// The membership in force here, committed or not.
@@ -110,6 +118,7 @@ impl<M: Machine> Membership<M> {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             membership_index: committed.log_id().as_ref().map_or(0, |id| id.index),
             member_ids: committed.nodes().map(|(id, _)| *id).collect(),
+            no_room: shared.disk.is_full(),
         })
     }
 
@@ -131,11 +140,12 @@ impl<M: Machine> Membership<M> {
         let asked = membership.nodes().map(|(id, peer)| async move {
             if *id == self.shared.id {
                 let (format, version) = (self.shared.formats.newest, env!("CARGO_PKG_VERSION").to_owned());
-                return Some(Greeting { id: *id, format, version });
+                return Some(Greeting { id: *id, format, version, no_room: self.shared.disk.is_full() });
             }
             let reply = self.greet(&peer.address).await?;
             // Builds that knew the first format only did not say so.
-            let greeting = Greeting { id: *id, format: reply.format.max(1), version: reply.version };
+            let (format, no_room) = (reply.format.max(1), reply.no_room);
+            let greeting = Greeting { id: *id, format, version: reply.version, no_room };
             reply.member.is_some_and(|member| member.id == *id).then_some(greeting)
         });
         join_all(asked).await.into_iter().flatten().map(|greeting| (greeting.id, greeting)).collect()

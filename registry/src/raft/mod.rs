@@ -22,6 +22,7 @@ mod machine;
 mod membership;
 mod network;
 mod recover;
+mod room;
 mod service;
 mod snapshot;
 mod standing;

@@ -13,7 +13,6 @@ use super::snapshot::SnapshotStore;
 use super::wire::proto::raft_server::{Raft as Service, RaftServer};
 use super::wire::{self, proto};
 use super::{Raft, Types};
-use crate::store::DiskGuard;
 
 /// What [`Consensus::service`](super::Consensus::service) returns: mount it on the members' listener.
 pub type LogService<M> = RaftServer<Receiver<M>>;
@@ -24,7 +23,6 @@ pub struct Receiver<M: Machine> {
     pub(super) raft: Raft<M>,
     pub(super) snapshots: SnapshotStore,
     pub(super) membership: Membership<M>,
-    pub(super) disk: DiskGuard,
 }
 
 impl<M: Machine> Receiver<M> {
@@ -48,13 +46,11 @@ fn stopped(error: impl std::fmt::Display) -> Status {
 /// Decodes one append, refusing what this member cannot take.
 fn accept(
     node_id: u64,
-    disk: &DiskGuard,
+    membership: &Membership<impl Machine>,
     request: proto::AppendRequest,
 ) -> Result<AppendEntriesRequest<Types>, Status> {
     check_target(node_id, request.to)?;
-    if !request.entries.is_empty() && disk.is_full() {
-        return Err(Status::resource_exhausted(disk.to_string()));
-    }
+    membership.check_room(&request)?;
     Ok(wire::append_from(request)?)
 }
 
@@ -72,11 +68,12 @@ impl<M: Machine> Service for Receiver<M> {
     ) -> Result<Response<Self::AppendStream>, Status> {
         // openraft's side of the stream knows no errors: the first one ends it, and is said after the last answer.
         let refused = Arc::new(OnceLock::new());
-        let (node_id, disk, refusal) = (self.node_id, self.disk.clone(), Arc::clone(&refused));
-        let requests = request.into_inner().map(move |next| accept(node_id, &disk, next?)).scan((), move |(), next| {
-            let next = next.map_err(|status| refusal.set(status)).ok();
-            std::future::ready(next)
-        });
+        let (node_id, membership, refusal) = (self.node_id, self.membership.clone(), Arc::clone(&refused));
+        let requests =
+            request.into_inner().map(move |next| accept(node_id, &membership, next?)).scan((), move |(), next| {
+                let next = next.map_err(|status| refusal.set(status)).ok();
+                std::future::ready(next)
+            });
         let answers = self.raft.stream_append(requests).map(|answer| answer.as_ref().map(reply).map_err(stopped));
         let ending = stream::once(async move { refused.get().cloned() }).filter_map(|status| async { status.map(Err) });
         Ok(Response::new(Box::pin(answers.chain(ending))))
@@ -86,7 +83,7 @@ impl<M: Machine> Service for Receiver<M> {
         &self,
         request: Request<proto::AppendRequest>,
     ) -> Result<Response<proto::AppendReply>, Status> {
-        let request = accept(self.node_id, &self.disk, request.into_inner())?;
+        let request = accept(self.node_id, &self.membership, request.into_inner())?;
         let mut answers = Box::pin(self.raft.stream_append(stream::once(std::future::ready(request))));
         let answer = answers.next().await.ok_or_else(|| stopped("no answer"))?;
         Ok(Response::new(reply(&answer.map_err(stopped)?)))

@@ -171,7 +171,9 @@ impl Core {
                 Ok((index, _)) if last => return Outcome::Index(index),
                 Ok(_) => {}
                 Err(ProposeError::NotLeader { .. }) => return Outcome::NotDone("the leader just changed".to_owned()),
-                Err(error @ ProposeError::Refused(_)) => return Outcome::Refused(error.to_string()),
+                Err(error @ (ProposeError::Refused(_) | ProposeError::NoRoom(_))) => {
+                    return Outcome::Refused(error.to_string());
+                }
                 // Without its last piece nothing is put in place.
                 Err(error) if !last => return Outcome::NotDone(error.to_string()),
                 Err(error) => return Outcome::UnknownOutcome(error.to_string()),

@@ -1,5 +1,6 @@
-//! Whether this member hears of a leader. One that was cut off goes on applying nothing, and would pass its old catalog
-//! off as the present one for as long as its watchers' connections hold.
+//! Whether this member keeps up with a leader. One that was cut off, or takes no entries because its disk is full, goes
+//! on applying nothing, and would pass its old catalog off as the present one for as long as its watchers' connections
+//! hold.
 
 use std::{sync::Arc, time::Duration};
 
@@ -19,15 +20,16 @@ const INTERVAL: Duration = Duration::from_millis(500);
 const SOON: Duration = Duration::from_millis(50);
 /// A leader that does not answer within this is not heard.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(1);
-/// Without a leader for so long, this member is cut off: several elections fit, and an agent has time to find another
-/// member before its lease ends.
+/// Without a leader, or behind it, for so long this member is cut off: several elections fit, and an agent has time to
+/// find another member before its lease ends.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(4);
 
 /// Looks for the leader until the member stops.
 pub(crate) async fn run(core: Arc<Core>, contact: watch::Sender<bool>, stop: CancellationToken) {
     let mut ticks = interval(INTERVAL);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    let mut heard = Instant::now();
+    // When this member was last known to have all that was committed; and what it lacked since.
+    let (mut current, mut lacking) = (Instant::now(), None);
     loop {
         tokio::select! {
             () = stop.cancelled() => return,
@@ -35,7 +37,7 @@ pub(crate) async fn run(core: Arc<Core>, contact: watch::Sender<bool>, stop: Can
         }
         let asked = Instant::now();
         match timeout(ANSWER_TIMEOUT, core.try_read_index(ReadPolicy::Lease)).await {
-            Ok(Ok(_)) => heard = asked,
+            Ok(Ok(index)) => _ = lacking.get_or_insert((asked, index)),
             Ok(Err(error)) => {
                 if error.leader_refused {
                     core.log.stand_for_election().await;
@@ -45,12 +47,20 @@ pub(crate) async fn run(core: Arc<Core>, contact: watch::Sender<bool>, stop: Can
             }
             Err(_) => {}
         }
-        let now = heard.elapsed() < PATIENCE;
+        if let Some((asked, _)) = lacking.take_if(|(_, index)| core.catalog.now().index() >= *index) {
+            current = asked;
+        }
+        let now = current.elapsed() < PATIENCE;
         let changed = contact.send_if_modified(|before| std::mem::replace(before, now) != now);
-        if changed && now {
-            tracing::info!("this member hears a leader again");
-        } else if changed {
-            tracing::warn!("no leader was heard for {PATIENCE:?}: watchers are sent to other members");
+        match (changed, now, lacking) {
+            (false, ..) => {}
+            (true, true, _) => tracing::info!("this member has what its leader has again"),
+            (true, false, None) => {
+                tracing::warn!("no leader was heard for {PATIENCE:?}: watchers are sent to other members");
+            }
+            (true, false, Some((_, index))) => {
+                tracing::warn!(index, "an entry is missing for {PATIENCE:?}: watchers are sent to other members");
+            }
         }
     }
 }

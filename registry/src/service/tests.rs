@@ -562,6 +562,27 @@ async fn a_member_without_a_leader_passes_off_no_old_catalog_as_the_present_one(
     }
 }
 
+#[tokio::test]
+async fn a_member_that_is_left_behind_sends_its_watchers_away_until_it_has_caught_up() {
+    let registry = TestRegistry::start(2).await;
+    let client = registry.client([1]);
+    let mut replica = Replica::open(&client, all(), Snapshot::default()).await;
+    replica.until(|replica| replica.snapshot.index() > 0).await;
+    registry.cluster.lag(2, true);
+    // It hears its leader well enough.
+    let index = client.submit(push("a", 1, &[])).await.unwrap().index;
+    let follow = async { while replica.step().await.is_ok() {} };
+    timeout(PATIENCE, follow).await.expect("the watch goes on with an old catalog");
+    let mut refused = Replica::open(&client, all(), Snapshot::default()).await;
+    assert!(refused.step().await.is_err(), "a watch began with an old catalog");
+    registry.cluster.lag(2, false);
+    let mut current = Replica::open(&client, all(), Snapshot::default()).await;
+    while current.step().await.is_err() {
+        current = Replica::open(&client, all(), Snapshot::default()).await;
+    }
+    current.until(|replica| replica.snapshot.index() >= index).await;
+}
+
 fn liveness(snapshot: &Snapshot, node: &str) -> Option<Health> {
     Some(snapshot.find_node(&Name::lookup(node))?.liveness()?.value.status)
 }

@@ -66,7 +66,7 @@ impl Core {
             let counter = match outcome {
                 Reply::Index(_) => &self.meters.committed,
                 Reply::Refused(_) => &self.meters.refused,
-                Reply::NotProposed(_) => &self.meters.not_proposed,
+                Reply::NotProposed(_) | Reply::NoRoom(_) => &self.meters.not_proposed,
                 Reply::UnknownOutcome(_) => &self.meters.unknown_outcome,
             };
             counter.increment(1);
@@ -130,7 +130,8 @@ impl Core {
                 Some(Err(ProposeError::NotLeader { .. })) => Reply::NotProposed("the leader just changed".to_owned()),
                 Some(Err(ProposeError::UnknownOutcome(why))) => Reply::UnknownOutcome(why),
                 Some(Err(error @ ProposeError::Stopped(_))) => Reply::UnknownOutcome(error.to_string()),
-                Some(Err(error @ ProposeError::Refused(_))) => Reply::NotProposed(error.to_string()),
+                Some(Err(error @ ProposeError::Refused(_))) => Reply::Refused(error.to_string()),
+                Some(Err(ProposeError::NoRoom(why))) => Reply::NoRoom(why),
                 None => Reply::UnknownOutcome("the log gave no outcome".to_owned()),
             }
         });

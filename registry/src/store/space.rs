@@ -1,8 +1,8 @@
 //! Room on the disk: writes are refused while there is still enough left to go on with everything else.
 //!
 //! A full disk met in the middle of a write leaves a log of unknown content, and the process has to end. So the member
-//! stops taking entries earlier: a leader refuses proposals, a follower refuses appends that carry entries (heartbeats
-//! and votes go on), and reads are served throughout.
+//! stops taking entries earlier: a leader hands the lead on or refuses proposals, a follower refuses appends that carry
+//! what a client wrote (heartbeats and elections go on), and reads are served throughout.
 
 use std::fmt;
 use std::io;

@@ -355,13 +355,15 @@ impl Feed {
     }
 }
 
-/// Returns true when no leader is heard; false when nobody looks for one any more.
+/// Returns true when this member does not keep up with a leader; false when nobody looks any more.
 pub(super) async fn lost(contact: &mut watch::Receiver<bool>) -> bool {
     contact.wait_for(|heard| !heard).await.is_ok()
 }
 
 pub(super) fn cut_off() -> Status {
-    Status::unavailable("this member hears no leader, so its catalog may be old: ask another")
+    Status::unavailable(
+        "this member hears no leader, or lacks what the others have: its catalog may be old, ask another",
+    )
 }
 
 fn scope(scope: Option<&pb::Scope>) -> Result<Scope, Status> {

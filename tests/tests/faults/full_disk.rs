@@ -8,6 +8,10 @@ use std::{
     io::{BufRead, BufReader, Write},
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
     time::{Duration, Instant},
 };
 
@@ -22,6 +26,8 @@ const DISK_MEGABYTES: usize = 176;
 const FILLER_MEGABYTES: usize = 80;
 /// How long everything but writes is watched on a disk without a byte left: several elections, leases and looks.
 const WATCHED: Duration = Duration::from_secs(4);
+/// An agent that tries a write again takes twice as long and more.
+const UNTRIED: Duration = Duration::from_secs(5);
 /// What a refusal has to say.
 const REMEDY: &str = "are kept free: make room on it";
 
@@ -92,13 +98,13 @@ impl Drop for SmallDisk {
     }
 }
 
-/// A member on such a disk and an agent of it; `None` where the disk cannot be had.
-async fn member_on_small_disk(test: &str) -> Result<Option<(SmallDisk, TestCluster, TestAgent)>> {
+/// Members of which the first is on such a disk, and an agent of theirs; `None` where the disk cannot be had.
+async fn member_on_small_disk(test: &str, members: usize) -> Result<Option<(SmallDisk, TestCluster, TestAgent)>> {
     if !is_root() {
         pass_over(test, "it mounts a small file system, which takes root")?;
         return Ok(None);
     }
-    let mut cluster = TestCluster::prepare(1, "lease_ttl = \"1s\"\nlease_grace = \"200ms\"\n")?;
+    let mut cluster = TestCluster::prepare(members, "lease_ttl = \"1s\"\nlease_grace = \"200ms\"\n")?;
     let Some(disk) = SmallDisk::mount(&cluster.data_dir(0))? else {
         pass_over(test, "`unshare --mount` and a tmpfs should work for root")?;
         return Ok(None);
@@ -122,7 +128,7 @@ async fn everything_but_writes_goes_on(agent: &TestAgent, instances: usize) -> R
 #[tokio::test(flavor = "multi_thread")]
 async fn a_full_disk_refuses_writes_and_nothing_else_until_there_is_room() -> Result<()> {
     let test = "a_full_disk_refuses_writes_and_nothing_else_until_there_is_room";
-    let Some((disk, mut cluster, agent)) = member_on_small_disk(test).await? else { return Ok(()) };
+    let Some((disk, mut cluster, agent)) = member_on_small_disk(test, 1).await? else { return Ok(()) };
     for number in 0..3 {
         agent.put("/v1/catalog/register", &registration("bulk", number, 0)).await?;
     }
@@ -135,9 +141,12 @@ async fn a_full_disk_refuses_writes_and_nothing_else_until_there_is_room() -> Re
     .await?;
     cluster.process(0).context("no process")?.wait_log(&["ERROR", REMEDY, "refusing writes"]).await?;
     let url = format!("http://{}/v1/catalog/register", agent.http);
+    let asked = Instant::now();
     let refused = http_client(Duration::from_secs(30))?.put(url).json(&registration("bulk", 3, 0)).send().await?;
     let (status, text) = (refused.status(), refused.text().await?);
-    ensure!(status == 500 && text.contains("has") && text.contains(REMEDY), "a full disk answers {status} {text:?}");
+    let said = text.starts_with("the registry takes no writes: the disk of ") && text.contains(REMEDY);
+    ensure!(status == 500 && said, "a full disk answers {status} {text:?}");
+    ensure!(asked.elapsed() < UNTRIED, "it was tried again and again, for {:?}", asked.elapsed());
 
     // Not even a byte left: what goes on must not need one.
     disk.fill("rest", DISK_MEGABYTES)?;
@@ -159,6 +168,53 @@ async fn a_full_disk_refuses_writes_and_nothing_else_until_there_is_room() -> Re
     cluster.process(0).context("no process")?.wait_log(&["INFO", "the disk has room again"]).await
 }
 
+/// One of three runs out of room while it leads: the lead moves to one that has some, and nobody's write is refused.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_leader_whose_disk_is_full_leaves_the_lead_to_another() -> Result<()> {
+    let test = "a_leader_whose_disk_is_full_leaves_the_lead_to_another";
+    let Some((disk, mut cluster, agent)) = member_on_small_disk(test, 3).await? else { return Ok(()) };
+    agent.put("/v1/catalog/register", &registration("bulk", 0, 0)).await?;
+    cluster.registry(&[0, 1, 2], &["transfer-leader", "member-0"])?;
+    let (writes, stop) = (agent.http, Arc::new(AtomicBool::new(false)));
+    let writing = tokio::spawn({
+        let stop = stop.clone();
+        async move {
+            let client = http_client(Duration::from_secs(30))?;
+            let url = format!("http://{writes}/v1/catalog/register");
+            for number in 1_u64.. {
+                let sent = client.put(&url).json(&registration("bulk", number, 0)).send().await?;
+                ensure!(sent.status().is_success(), "write {number}: {}", sent.text().await?);
+                if stop.load(Ordering::Relaxed) {
+                    return Ok(number);
+                }
+            }
+            anyhow::bail!("it went on for ever")
+        }
+    });
+    disk.fill("filler", FILLER_MEGABYTES)?;
+    cluster.process(0).context("no process")?.wait_log(&["INFO", "handing the lead on", "room on its disk"]).await?;
+    eventually("another leader", || async {
+        let status = cluster.registry(&[1, 2], &["members"])?;
+        let mut members = status["members"].as_array().into_iter().flatten();
+        let leader = members.find(|member| member["role"] == "leader");
+        Ok(leader.is_some_and(|leader| leader["name"] != "member-0").then_some(()))
+    })
+    .await?;
+    stop.store(true, Ordering::Relaxed);
+    let last = writing.await??;
+    // An agent that follows the member without room is sent to another one.
+    eventually("a linearizable read", || async {
+        let found = registered(&agent, "bulk").await?.len();
+        Ok((found == usize::try_from(last)? + 1).then_some(()))
+    })
+    .await?;
+    // It takes part again once there is room.
+    disk.free("filler")?;
+    cluster.process(0).context("no process")?.wait_log(&["INFO", "the disk has room again"]).await?;
+    cluster.registry(&[0, 1, 2], &["transfer-leader", "member-0"])?;
+    agent.put("/v1/catalog/register", &registration("bulk", last + 1, 0)).await.map(drop)
+}
+
 async fn wait_ended(cluster: &mut TestCluster) -> Result<()> {
     let began = Instant::now();
     while cluster.process(0).context("no process")?.ended()?.is_none() {
@@ -173,7 +229,7 @@ async fn wait_ended(cluster: &mut TestCluster) -> Result<()> {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_disk_that_fills_in_the_middle_of_writes_loses_nothing_acknowledged() -> Result<()> {
     let test = "a_disk_that_fills_in_the_middle_of_writes_loses_nothing_acknowledged";
-    let Some((disk, mut cluster, agent)) = member_on_small_disk(test).await? else { return Ok(()) };
+    let Some((disk, mut cluster, agent)) = member_on_small_disk(test, 1).await? else { return Ok(()) };
     let client = http_client(Duration::from_secs(30))?;
     let url = format!("http://{}/v1/catalog/register", agent.http);
     let writing = tokio::spawn(async move {

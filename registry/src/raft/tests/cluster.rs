@@ -1,6 +1,6 @@
 //! What a cluster promises.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use futures_util::future::join_all;
 use openraft::async_runtime::watch::WatchReceiver;
@@ -168,17 +168,66 @@ async fn a_wiped_disk_comes_back_as_a_new_member() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_full_disk_refuses_writes_and_keeps_reads() {
-    let cluster = Cluster::new(1).await;
-    let mut config = cluster.config(0);
-    config.disk_reserve = u64::MAX;
-    let node = cluster.start_with(config).await;
-    within("leading", node.consensus.leadership().wait_for(|l| l.is_leader)).await.unwrap();
-    match node.consensus.propose(payload(1)).await {
-        Err(ProposeError::Refused(why)) => assert!(why.contains("make room"), "{why}"),
-        other => panic!("{other:?}"),
+async fn full_disks_refuse_writes_and_keep_reads_and_elections() {
+    for size in [1, 3] {
+        let cluster = Cluster::new(size).await;
+        let nodes = cluster.start_all().await;
+        let index = write(&nodes, 0).await;
+        lists(&nodes, index).await;
+        join_all(nodes.into_iter().map(|node| node.stop())).await;
+        let mut nodes = Vec::new();
+        for number in 0..size {
+            nodes.push(cluster.start_with(full(&cluster, number)).await);
+        }
+        within("the refusal", async {
+            loop {
+                match leader(&nodes).await.consensus.propose(payload(1)).await {
+                    Err(ProposeError::NoRoom(why)) => break assert!(why.contains("make room"), "{why}"),
+                    // Not elected everywhere, or not known yet that nobody has room.
+                    Err(ProposeError::NotLeader { .. }) => tokio::time::sleep(Duration::from_millis(20)).await,
+                    other => panic!("{other:?}"),
+                }
+            }
+        })
+        .await;
+        leader(&nodes).await.consensus.read_index(ReadPolicy::Quorum).await.unwrap();
     }
-    node.consensus.read_index(ReadPolicy::Quorum).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_leader_with_a_full_disk_hands_the_lead_to_one_with_room() {
+    let cluster = Cluster::new(3).await;
+    let mut nodes = cluster.start_all().await;
+    let index = write(&nodes, 0).await;
+    lists(&nodes, index).await;
+    nodes.remove(0).stop().await;
+    nodes.push(cluster.start_with(full(&cluster, 0)).await);
+    let crammed = nodes[2].consensus.node_id();
+    within("the lead of the member without room", async {
+        let mut leads = nodes[2].consensus.leadership();
+        let mut look = tokio::time::interval(Duration::from_millis(500));
+        loop {
+            tokio::select! {
+                _ = leads.wait_for(|now| now.is_leader) => break,
+                _ = look.tick() => {}
+            }
+            let leading = &leader(&nodes).await.consensus;
+            let contacts = leading.contacts().unwrap_or_default();
+            if contacts.members.get(&crammed).is_some_and(|contact| contact.matched == Some(contacts.last)) {
+                leading.raft().trigger().transfer_leader(crammed).await.unwrap();
+            }
+        }
+    })
+    .await;
+    // Not one of its proposals is refused for good.
+    let index = write(&nodes, 1).await;
+    assert_ne!(leader(&nodes).await.consensus.node_id(), crammed);
+    assert_eq!(values(&lists(&nodes[..2], index).await[0]), [0, 1]);
+}
+
+/// A member whose disk is never roomy enough.
+fn full(cluster: &Cluster, number: usize) -> crate::raft::ConsensusConfig {
+    crate::raft::ConsensusConfig { disk_reserve: u64::MAX, ..cluster.config(number) }
 }
 
 #[tokio::test(flavor = "multi_thread")]
