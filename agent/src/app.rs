@@ -251,14 +251,18 @@ impl App {
         let local_config = crate::local::LocalConfig { node: node.name.clone(), data_dir: Some(data_dir), scripts };
         let opened = LocalState::open(local_config);
         let (state, local) = opened.map_err(|error| StartError::Room(error.into()))?;
+        // Of the same directory: what another one held is not missed in this one.
+        let services_dir = config.agent.services_dir.clone();
+        let mut last = state.last_file_services().to_vec();
+        last.retain(|service| service.path.parent() == Some(&services_dir));
         let closing = self.closing.clone();
         self.supervisor.spawn("local state", async move {
             if let Err(error) = state.run(closing).await {
                 tracing::error!(%error, "LocalState ended");
             }
         });
-        let (seat, removals) = RemovalSeat::new(config.agent.mass_removal.to_room(), identity.incarnation);
-        self.start_definitions(config.agent.services_dir.clone(), local.clone(), seat);
+        let (seat, removals) = RemovalSeat::new(config.agent.mass_removal.to_room(), identity.incarnation, last);
+        self.start_definitions(services_dir, local.clone(), seat);
         let status = self.start_sync(config, &node, &identity, &client, &replica, &local);
 
         let xds = self.start_xds(config, sockets.xds, &replica)?;

@@ -4,7 +4,7 @@
 //! seconds in case a report was lost (network file systems give none). A file is read once it has stood still for
 //! [`SETTLE`], so half-written files and editors that replace a file by way of its absence do no harm. A file that
 //! cannot be taken up keeps its last good services; a service leaves only when its file, seen whole, no longer has it,
-//! and many leave at once only past the [`brake`].
+//! and many leave at once only past the [`brake`]. All of that holds over a restart: what was in force is kept.
 
 pub mod brake;
 #[cfg(test)]
@@ -49,7 +49,7 @@ const MAX_SERVICES: usize = 4096;
 pub type Problem = String;
 
 /// What tells a changed file from an unchanged one without reading it.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 struct Fingerprint {
     length: u64,
     inode: u64,
@@ -100,6 +100,16 @@ impl Definitions {
         Self { directory: directory.into(), settle: Duration::ZERO, files, directory_problem: None, logged }
     }
 
+    /// The same, with what was in force when the agent last ran.
+    fn resume(directory: &Path, last: &[FileService]) -> Self {
+        let mut definitions = Self::new(directory);
+        for FileService { definition, path } in last {
+            let file = definitions.files.entry(path.to_path_buf());
+            file.or_insert_with(|| KnownFile::of_an_earlier_start(path)).good.push(definition.clone());
+        }
+        definitions
+    }
+
     /// Looks at every file and reads those that changed. The first scan takes files as they are. Blocks.
     pub fn scan(&mut self, now: Instant) -> Scan {
         match list(&self.directory) {
@@ -138,14 +148,7 @@ impl Definitions {
             }
         }
         for (path, seen) in found {
-            let file = KnownFile {
-                path: Arc::from(path.as_path()),
-                seen: Some(seen),
-                seen_at: now,
-                read: None,
-                good: Vec::new(),
-                problem: None,
-            };
+            let file = KnownFile::new(&path, Some(seen), now);
             self.files.insert(path, file);
         }
     }
@@ -185,6 +188,16 @@ impl Definitions {
 }
 
 impl KnownFile {
+    fn new(path: &Path, seen: Option<Fingerprint>, seen_at: Instant) -> Self {
+        Self { path: Arc::from(path), seen, seen_at, read: None, good: Vec::new(), problem: None }
+    }
+
+    /// Seen and read as no file is: whatever is there now is another one, and until it is known it is there.
+    fn of_an_earlier_start(path: &Path) -> Self {
+        let seen = Some(Fingerprint::default());
+        Self { read: seen.clone(), ..Self::new(path, seen, Instant::now()) }
+    }
+
     /// Reads the file if it changed and has stood still since.
     fn refresh(&mut self, now: Instant, settle: Duration) {
         if self.seen.is_none() || self.seen == self.read || now - self.seen_at < settle {
@@ -269,12 +282,12 @@ pub struct RemovalSeat {
 }
 
 impl RemovalSeat {
-    /// A brake with nothing held; `start` numbers the starts of the agent.
-    pub fn new(config: brake::MassRemoval, start: u64) -> (Self, RemovalHandle) {
+    /// A brake with nothing held; `start` numbers the starts of the agent, and `last` was in force in the one before.
+    pub fn new(config: brake::MassRemoval, start: u64, last: Vec<FileService>) -> (Self, RemovalHandle) {
         // Operators are few.
         let (sender, decisions) = mpsc::channel(16);
         let (shown, held) = watch::channel(None);
-        let seat = Self { brake: RemovalBrake::new(config, start), held: shown, decisions };
+        let seat = Self { brake: RemovalBrake::new(config, start, last), held: shown, decisions };
         (seat, RemovalHandle { held, decisions: sender })
     }
 
@@ -307,7 +320,7 @@ pub async fn follow(
 ) -> Result<(), tokio::task::JoinError> {
     let (poke, mut pokes) = mpsc::channel(1);
     let mut watcher = None;
-    let mut definitions = Definitions::new(&directory);
+    let mut definitions = Definitions::resume(&directory, seat.brake.in_force());
     let mut taken_up: Option<Vec<FileService>> = None;
     loop {
         if watcher.is_none() {

@@ -65,8 +65,9 @@ async fn many_silent_nodes_are_held_until_an_operator_decides() -> Result<()> {
 #[tokio::test(flavor = "multi_thread")]
 async fn an_emptied_services_directory_is_held_until_the_files_are_back_or_it_is_meant() -> Result<()> {
     let cluster = TestCluster::start(1)?;
-    let agent = TestAgent::start(&cluster, "agent-0").await?;
-    let file = |name: &str| agent.services_dir().join(format!("{name}.toml"));
+    let mut agent = TestAgent::start(&cluster, "agent-0").await?;
+    let directory = agent.services_dir().to_owned();
+    let file = |name: &str| directory.join(format!("{name}.toml"));
     let names = ["web-0", "web-1", "web-2", "web-3"];
     let write = || -> Result<()> {
         for name in names {
@@ -91,6 +92,19 @@ async fn an_emptied_services_directory_is_held_until_the_files_are_back_or_it_is
     agent.wait_passing("web", &names).await?;
     let (ok, text) = muster(&agent, &["commit", brake["ID"].as_str().context("no id")?])?;
     ensure!(!ok && text.contains("is over"), "a stale command: {text}");
+
+    // Emptied while the agent was not looking, as by a file system that is not mounted at the host's start.
+    agent.process.kill()?;
+    remove()?;
+    agent.restart()?;
+    held(&agent, "mass-removal", 4).await?;
+    agent.wait_passing("web", &names).await?;
+    write()?;
+    eventually("nothing to be held", || async {
+        let listing = agent.get("/v1/muster/brakes").await?;
+        Ok(listing["Held"].as_array().is_some_and(Vec::is_empty).then_some(()))
+    })
+    .await?;
 
     remove()?;
     let brake = held(&agent, "mass-removal", 4).await?;

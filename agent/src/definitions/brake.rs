@@ -69,8 +69,14 @@ pub(crate) struct RemovalBrake {
 }
 
 impl RemovalBrake {
-    pub(crate) fn new(config: MassRemoval, start: u64) -> Self {
-        Self { config, start, holds: 0, hold: None, in_force: Vec::new(), recent: VecDeque::new() }
+    /// `in_force` is what an earlier start of the agent left.
+    pub(crate) fn new(config: MassRemoval, start: u64, in_force: Vec<FileService>) -> Self {
+        Self { config, start, holds: 0, hold: None, in_force, recent: VecDeque::new() }
+    }
+
+    /// What was last let through.
+    pub(crate) fn in_force(&self) -> &[FileService] {
+        &self.in_force
     }
 
     /// What is held.
@@ -206,13 +212,13 @@ mod tests {
             (3, 0, 3),
             (2, 0, 0),
         ] {
-            let (mut brake, now) = (RemovalBrake::new(MassRemoval::default(), 1), Instant::now());
+            let (mut brake, now) = (RemovalBrake::new(MassRemoval::default(), 1, Vec::new()), Instant::now());
             assert_eq!(count(&brake.judge(now, services(0..before))), before);
             assert_eq!(count(&brake.judge(now, services(0..left))), left + held, "{before} to {left}");
             assert_eq!(brake.hold().map_or(0, |hold| hold.services.len()), held, "{before} to {left}");
         }
         // Others took their place: nothing shrank.
-        let (mut brake, now) = (RemovalBrake::new(MassRemoval::default(), 1), Instant::now());
+        let (mut brake, now) = (RemovalBrake::new(MassRemoval::default(), 1, Vec::new()), Instant::now());
         brake.judge(now, services(0..20));
         assert_eq!(count(&brake.judge(now, services(20..40))), 20);
         // One after the other, within the window.
@@ -226,7 +232,7 @@ mod tests {
     #[test]
     fn a_hold_ends_by_return_by_decision_or_by_time() {
         let start = || {
-            let (mut brake, now) = (RemovalBrake::new(MassRemoval::default(), 9), Instant::now());
+            let (mut brake, now) = (RemovalBrake::new(MassRemoval::default(), 9, Vec::new()), Instant::now());
             brake.judge(now, services(0..20));
             assert_eq!(count(&brake.judge(now, services([0]))), 20);
             let id = brake.hold().unwrap().id.clone();
@@ -262,7 +268,7 @@ mod tests {
             let path = Arc::from(Path::new("/d/x.toml"));
             FileService { definition: Arc::new(text.validate("service").unwrap()), path }
         };
-        let (mut brake, now) = (RemovalBrake::new(MassRemoval::default(), 1), Instant::now());
+        let (mut brake, now) = (RemovalBrake::new(MassRemoval::default(), 1, Vec::new()), Instant::now());
         let before: Vec<_> = (0..20).map(|id| checked(&format!("a{id}"), &format!("up{id}"))).collect();
         brake.judge(now, before);
         let after = brake.judge(now, vec![checked("b", "up0")]);

@@ -98,6 +98,23 @@ fn a_directory_that_cannot_be_listed_removes_nothing() {
     }
 }
 
+#[test]
+fn what_was_in_force_outlives_the_agent_where_a_file_cannot_be_taken_up() {
+    let directory = TempDir::new().unwrap();
+    ["a", "b", "c"].iter().for_each(|name| put(&directory, &format!("{name}.toml"), &service(name)));
+    let last = Definitions::new(directory.path()).scan(Instant::now()).services;
+
+    put(&directory, "a.toml", "[service");
+    put(&directory, "b.toml", &service("better"));
+    fs::remove_file(directory.path().join("c.toml")).unwrap();
+    let scan = Definitions::resume(directory.path(), &last).scan(Instant::now());
+    assert_eq!(ids(&scan), ["a", "better"], "the bad one stays, what was changed or removed meanwhile is");
+    assert!(scan.problems.len() == 1 && scan.problems[0].contains("last good definition"), "{:?}", scan.problems);
+
+    fs::remove_dir_all(directory.path()).unwrap();
+    assert_eq!(ids(&Definitions::resume(directory.path(), &last).scan(Instant::now())), ["a", "b", "c"]);
+}
+
 #[tokio::test]
 async fn the_directory_is_followed_live() {
     let directory = TempDir::new().unwrap();
@@ -106,7 +123,7 @@ async fn the_directory_is_followed_live() {
     let (state, handle) = LocalState::open(LocalConfig { node, data_dir: None, scripts: Scripts::Off }).unwrap();
     let (shutdown, (problems, mut shown)) = (CancellationToken::new(), watch::channel(Arc::default()));
     let owner = tokio::spawn(state.run(shutdown.clone()));
-    let (seat, _) = RemovalSeat::new(brake::MassRemoval::default(), 1);
+    let (seat, _) = RemovalSeat::new(brake::MassRemoval::default(), 1, Vec::new());
     let follower = follow(directory.path().to_owned(), handle.clone(), problems, seat, shutdown.clone());
     let follower = tokio::spawn(follower);
     let mut rows = handle.watch();
@@ -141,7 +158,7 @@ async fn a_directory_that_is_emptied_is_held_and_an_operator_lets_it_go() {
     let (state, handle) = LocalState::open(LocalConfig { node, data_dir: None, scripts: Scripts::Off }).unwrap();
     let (shutdown, (problems, _shown)) = (CancellationToken::new(), watch::channel(Arc::default()));
     let owner = tokio::spawn(state.run(shutdown.clone()));
-    let (seat, removals) = RemovalSeat::new(brake::MassRemoval::default(), 1);
+    let (seat, removals) = RemovalSeat::new(brake::MassRemoval::default(), 1, Vec::new());
     let follower = follow(directory.path().to_owned(), handle.clone(), problems, seat, shutdown.clone());
     let follower = tokio::spawn(follower);
     let (mut rows, mut held) = (handle.watch(), removals.held.clone());

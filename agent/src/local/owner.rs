@@ -38,6 +38,8 @@ pub struct LocalState {
     node: Name,
     table: Table,
     store: Option<Store>,
+    /// As they are kept on disk.
+    kept_files: Vec<FileService>,
     base: Instant,
     runs: u64,
     tools: Arc<Tools>,
@@ -82,6 +84,7 @@ impl LocalState {
             node: config.node,
             table,
             store,
+            kept_files: saved.files,
             base: at.instant,
             runs: 0,
             tools: Arc::new(Tools::new(config.scripts)),
@@ -92,6 +95,11 @@ impl LocalState {
             save_at: at.instant + SAVE_EVERY,
         };
         Ok((state, LocalHandle { letters: sender, rows: watch }))
+    }
+
+    /// The services of definition files that were in force when the agent last ran. They are not taken up by themselves.
+    pub fn last_file_services(&self) -> &[FileService] {
+        &self.kept_files
     }
 
     /// Runs until told to stop; saves the results then. An error must end the process.
@@ -259,6 +267,7 @@ impl LocalState {
                 self.forget_service(&id).await?;
             }
         }
+        self.keep_files(&services).await;
         for FileService { definition, path } in services {
             let source = Source::File(path);
             let earlier = self.table.find_service(&definition.id);
@@ -273,6 +282,18 @@ impl LocalState {
             self.table.put_service(definition, source, now());
         }
         Ok(())
+    }
+
+    /// The files have them still: one that cannot be kept is taken up all the same.
+    async fn keep_files(&mut self, services: &[FileService]) {
+        if self.kept_files == services {
+            return;
+        }
+        let kept = services.to_vec();
+        match self.keep(move |store| store.put_files(&kept)).await {
+            Ok(()) => self.kept_files = services.to_vec(),
+            Err(error) => tracing::warn!(%error, "the last good definitions are not kept over a restart"),
+        }
     }
 
     /// Files win: API checks that have an id which a file's service needs are removed.

@@ -1,4 +1,5 @@
-//! What survives a restart: API registrations (a file each), maintenance, and the last results of all checks.
+//! What survives a restart: API registrations (a file each), the last good definitions of files, maintenance, and the last
+//! results of all checks.
 //!
 //! Every file is written beside its place, flushed and renamed. One that cannot be read is set aside with an error in
 //! the log; the agent goes on without it.
@@ -8,13 +9,17 @@ use std::{
     fs::{self, File},
     io::{self, Write},
     path::{Path, PathBuf},
+    sync::Arc,
     time::Duration,
 };
 
 use muster_catalog::{CheckId, InstanceId, Status, Text, Timestamp};
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
-use super::table::{MAX_CHECKS, MAX_SERVICES};
+use super::{
+    FileService,
+    table::{MAX_CHECKS, MAX_SERVICES},
+};
 use crate::checks::{begin, damping::KeptFlaps};
 use crate::definition::{CheckDefinition, CheckText, InvalidDefinition, ServiceDefinition, ServiceText};
 
@@ -34,6 +39,7 @@ pub(super) struct Store {
 pub(super) struct Saved {
     pub(super) services: Vec<ServiceDefinition>,
     pub(super) checks: Vec<CheckDefinition>,
+    pub(super) files: Vec<FileService>,
     pub(super) maintenance: SavedMaintenance,
     pub(super) results: BTreeMap<CheckId, SavedResult>,
 }
@@ -106,6 +112,13 @@ impl SavedResult {
     }
 }
 
+/// A service of a definition file on disk.
+#[derive(Serialize, Deserialize)]
+struct SavedFileService {
+    path: PathBuf,
+    service: ServiceText,
+}
+
 /// A check of the API on disk: the written form and the instance it is for.
 #[derive(Serialize, Deserialize)]
 struct SavedCheck {
@@ -122,6 +135,11 @@ impl Store {
         let saved = Saved {
             services: read_all(&store.services(), MAX_SERVICES, |text: ServiceText| text.validate("service")),
             checks: read_all(&store.checks(), MAX_CHECKS, validate_check),
+            files: read::<Vec<SavedFileService>>(&store.files())
+                .into_iter()
+                .flatten()
+                .filter_map(|saved| validate_file_service(saved, &store.files()))
+                .collect(),
             maintenance: read(&store.maintenance()).unwrap_or_default(),
             results: read(&store.results()).unwrap_or_default(),
         };
@@ -146,6 +164,14 @@ impl Store {
         remove(&self.checks().join(file_name(id)))
     }
 
+    pub(super) fn put_files(&self, services: &[FileService]) -> io::Result<()> {
+        let saved = |FileService { definition, path }: &FileService| SavedFileService {
+            path: path.to_path_buf(),
+            service: ServiceText::from(&**definition),
+        };
+        write(&self.files(), &services.iter().map(saved).collect::<Vec<_>>())
+    }
+
     pub(super) fn put_maintenance(&self, maintenance: &SavedMaintenance) -> io::Result<()> {
         write(&self.maintenance(), maintenance)
     }
@@ -162,6 +188,10 @@ impl Store {
         self.root.join("checks")
     }
 
+    fn files(&self) -> PathBuf {
+        self.root.join("files.json")
+    }
+
     fn maintenance(&self) -> PathBuf {
         self.root.join("maintenance.json")
     }
@@ -173,6 +203,17 @@ impl Store {
 
 fn validate_check(saved: SavedCheck) -> Result<CheckDefinition, InvalidDefinition> {
     saved.check.validate("check", "", "", saved.instance.map(Text::from))
+}
+
+/// One that this build does not take is left out: its file is read in any case.
+fn validate_file_service(saved: SavedFileService, kept_in: &Path) -> Option<FileService> {
+    match saved.service.validate("service") {
+        Ok(definition) => Some(FileService { definition: Arc::new(definition), path: Arc::from(saved.path) }),
+        Err(error) => {
+            tracing::warn!(file = %kept_in.display(), of = %saved.path.display(), %error, "a kept definition is left out");
+            None
+        }
+    }
 }
 
 /// Readable, safe as a file name whatever the id holds, and distinct by a 64 bit hash of the whole id.
