@@ -183,6 +183,10 @@ impl Machine for CatalogMachine {
         answers
     }
 
+    fn size(&self) -> usize {
+        self.snapshot.instance_count()
+    }
+
     fn freeze(&self) -> Box<dyn FnOnce(&mut dyn Write) -> io::Result<()> + Send> {
         if let Some(fault) = self.fault.borrow().as_deref() {
             let fault = fault.clone();

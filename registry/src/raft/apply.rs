@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use futures_util::{Stream, StreamExt};
 use openraft::storage::{ApplyResponder, EntryResponder, RaftSnapshotBuilder, RaftStateMachine};
 use openraft::{EntryPayload, OptionalSend};
-use tokio::sync::watch;
+use tokio::sync::{Notify, watch};
 
 use super::machine::{Committed, Freeze, Machine};
 use super::snapshot::SnapshotStore;
@@ -23,22 +23,55 @@ pub(crate) struct Applier<M> {
     membership: StoredMembership,
     /// One past the last applied index, so that "nothing yet" is told from "index 0".
     applied: watch::Sender<u64>,
+    due: SnapshotDue,
+}
+
+/// When the state is to be written as a snapshot.
+#[derive(Default)]
+pub(crate) struct SnapshotDue {
+    /// At least so many entries lie between two.
+    entries: u64,
+    /// Where the last one, or the one that is being written, ends.
+    last: u64,
+    /// Told when one is due.
+    wanted: Arc<Notify>,
+}
+
+impl SnapshotDue {
+    /// With who is told.
+    pub(crate) fn new(entries: u64) -> (Self, Arc<Notify>) {
+        let due = Self { entries, ..Self::default() };
+        let wanted = Arc::clone(&due.wanted);
+        (due, wanted)
+    }
+
+    /// A large state is written after more entries: each entry pays for two things at most, however many there are.
+    fn look(&self, applied: u64, size: usize) {
+        let entries = self.entries.max(u64::try_from(size / 2).unwrap_or(u64::MAX));
+        if applied.saturating_sub(self.last) >= entries {
+            self.wanted.notify_one();
+        }
+    }
 }
 
 impl<M: Machine> Applier<M> {
-    pub(crate) fn new(machine: M, snapshots: SnapshotStore, applied: watch::Sender<u64>) -> Self {
+    pub(crate) fn new(machine: M, snapshots: SnapshotStore, applied: watch::Sender<u64>, due: SnapshotDue) -> Self {
         Self {
             machine: Arc::new(Mutex::new(machine)),
             snapshots,
             last_applied: None,
             membership: StoredMembership::default(),
             applied,
+            due,
         }
     }
 
     fn apply_batch(&mut self, batch: &mut Vec<Committed>, answering: &mut Vec<Option<ApplyResponder<Types>>>) {
         let Some(last) = batch.last().map(|entry| entry.index) else { return };
-        let mut answers = lock(&self.machine).apply(std::mem::take(batch)).into_iter();
+        let mut machine = lock(&self.machine);
+        let mut answers = machine.apply(std::mem::take(batch)).into_iter();
+        self.due.look(last, machine.size());
+        drop(machine);
         for responder in answering.drain(..) {
             let answer = answers.next();
             if let Some(responder) = responder {
@@ -91,6 +124,7 @@ impl<M: Machine> RaftStateMachine<Types> for Applier<M> {
     }
 
     async fn get_snapshot_builder(&mut self) -> Builder {
+        self.due.last = self.last_applied.map_or(0, |id| id.index);
         let meta = SnapshotMeta { last_log_id: self.last_applied, last_membership: self.membership.clone() };
         Builder { snapshots: self.snapshots.clone(), meta, freeze: Mutex::new(Some(lock(&self.machine).freeze())) }
     }
@@ -107,6 +141,7 @@ impl<M: Machine> RaftStateMachine<Types> for Applier<M> {
         self.last_applied = meta.last_log_id;
         self.membership = meta.last_membership.clone();
         if let Some(last) = &meta.last_log_id {
+            self.due.last = last.index;
             self.applied.send_replace(last.index + 1);
         }
         Ok(())
@@ -132,5 +167,25 @@ impl RaftSnapshotBuilder<Types> for Builder {
         let freeze = lock(&self.freeze).take().ok_or_else(|| io::Error::other("a frozen state is written once"))?;
         let (snapshots, meta) = (self.snapshots.clone(), self.meta.clone());
         tokio::task::spawn_blocking(move || snapshots.build(meta, freeze)).await.map_err(io::Error::other)?
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use futures_util::FutureExt;
+
+    use super::*;
+
+    #[test]
+    fn a_snapshot_is_due_after_more_entries_the_more_there_is() {
+        let (mut due, wanted) = SnapshotDue::new(100);
+        let told = |due: &SnapshotDue, applied, size| {
+            due.look(applied, size);
+            wanted.notified().now_or_never().is_some()
+        };
+        assert!(!told(&due, 99, 0) && told(&due, 100, 200));
+        assert!(!told(&due, 499, 1000) && told(&due, 500, 1000));
+        due.last = 500;
+        assert!(!told(&due, 999, 1000) && told(&due, 1000, 1000));
     }
 }

@@ -50,7 +50,9 @@ pub struct ConsensusConfig {
     /// How often a leader says that it is there. Default 200 ms: with the lease and the least silence after it, four may be
     /// lost before anybody stands, and each costs every member its wakes around the clock.
     pub heartbeat_interval: Duration,
-    /// Entries after which the state is written as a snapshot. Default 20,000: at most so many are replayed at start.
+    /// Entries after which the state is written as a snapshot, unless it holds more than twice as many things: then half as
+    /// many entries as it holds things, so that a write costs the same however much there is. Default 20,000: so many are
+    /// replayed at start, and half a million instances' worth in as much time as reading the instances themselves.
     pub snapshot_entries: u64,
     /// Entries kept behind a snapshot, for followers that are a little behind. Default 5,000.
     pub kept_entries: u64,
@@ -113,7 +115,8 @@ impl ConsensusConfig {
             election_timeout_max: milliseconds(self.election_timeout_max),
             heartbeat_interval: milliseconds(self.heartbeat_interval),
             enable_pre_vote: Some(true),
-            snapshot_policy: openraft::SnapshotPolicy::LogsSinceLast(self.snapshot_entries),
+            // Ours goes by the state's size, too.
+            snapshot_policy: openraft::SnapshotPolicy::Never,
             max_in_snapshot_log_to_keep: self.kept_entries,
             // A follower further behind than this is sent a snapshot; less would race with the snapshots themselves.
             replication_lag_threshold: self.snapshot_entries.saturating_add(self.kept_entries),

@@ -9,14 +9,14 @@ use bytes::Bytes;
 use futures_util::StreamExt;
 use openraft::errors::{ClientWriteError, Fatal, ForwardToLeader, LinearizableReadError, RaftError};
 use openraft::raft::WriteResult;
-use tokio::sync::watch;
+use tokio::sync::{Notify, watch};
 use tokio::task::JoinHandle;
 use tokio::time::error::Elapsed;
 use tokio::time::{Instant, timeout_at};
 use tokio_util::sync::CancellationToken;
 use tracing::warn;
 
-use super::apply::Applier;
+use super::apply::{Applier, SnapshotDue};
 use super::change::{ChangeError, MemberChange};
 use super::config::{ConsensusConfig, StartError};
 use super::leadership::{self, Leadership};
@@ -136,13 +136,15 @@ impl<M: Machine> Consensus<M> {
         let log = log.map_err(|source| StartError::Storage { what: "the log", source })?;
         let network = Network::new(Arc::clone(&config.dial));
         let (applied_sender, applied) = watch::channel(0);
-        let applier = Applier::new(machine, snapshots.clone(), applied_sender);
+        let (due, wanted) = SnapshotDue::new(config.snapshot_entries);
+        let applier = Applier::new(machine, snapshots.clone(), applied_sender, due);
         let raft = Raft::<M>::new(node_id, openraft, network.clone(), log, applier).await;
         let raft = raft.map_err(|error| StartError::Raft(error.to_string()))?;
 
         let stop = CancellationToken::new();
         let (leadership_sender, leadership) = watch::channel(Leadership::default());
         tokio::spawn(leadership::follow(raft.clone(), leadership_sender, stop.clone(), config.fault));
+        tokio::spawn(write_snapshots(raft.clone(), wanted, stop.clone()));
         let disk = DiskGuard::new(&config.data_dir, config.disk_reserve);
         let me = Peer { name: config.name, address: config.address, read_only: false };
         let membership = Membership::new(raft.clone(), network, node_id, me, config.members, config.formats, disk);
@@ -350,6 +352,21 @@ fn open(data_dir: &std::path::Path, kind: EngineKind) -> Result<Opened, StartErr
     let snapshots = SnapshotStore::open(directory.snapshots());
     let snapshots = snapshots.map_err(|source| StartError::Storage { what: "the snapshot", source })?;
     Ok((directory, engine, snapshots))
+}
+
+/// Asks for a snapshot whenever one is wanted. While one is being written openraft begins no other; it is asked for again
+/// with the next entries then.
+async fn write_snapshots<M: Machine>(raft: Raft<M>, wanted: Arc<Notify>, stop: CancellationToken) {
+    loop {
+        tokio::select! {
+            () = stop.cancelled() => return,
+            () = wanted.notified() => {}
+        }
+        // An error says that the log has stopped, which its watchers hear of elsewhere.
+        if raft.trigger().snapshot().await.is_err() {
+            return;
+        }
+    }
 }
 
 /// Waits until this member is removed, and notes it in the data folder: a restart must not take part again.

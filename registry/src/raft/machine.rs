@@ -25,6 +25,9 @@ pub trait Machine: Send + Sync + 'static {
     /// Applies a whole batch in order and publishes once at its end. One answer per entry, in order.
     fn apply(&mut self, batch: Vec<Committed>) -> Vec<Self::Answer>;
 
+    /// About how many things the state holds, each about as much as an entry brings.
+    fn size(&self) -> usize;
+
     /// The present state, cheaply held on to; the closure serialises it later and elsewhere.
     fn freeze(&self) -> Freeze;
 

@@ -53,6 +53,10 @@ impl Machine for List {
         batch.into_iter().map(one).collect()
     }
 
+    fn size(&self) -> usize {
+        0
+    }
+
     fn freeze(&self) -> Freeze {
         let entries = self.entries();
         Box::new(move |to: &mut dyn Write| {

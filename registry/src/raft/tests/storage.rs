@@ -9,7 +9,7 @@ use tempfile::TempDir;
 use tokio::sync::watch;
 
 use super::harness::List;
-use crate::raft::apply::Applier;
+use crate::raft::apply::{Applier, SnapshotDue};
 use crate::raft::log::Log;
 use crate::raft::snapshot::SnapshotStore;
 use crate::raft::{Machine, SnapshotMeta, Types};
@@ -24,7 +24,7 @@ impl StoreBuilder<Types, Log, Applier<List>, TempDir> for OnDisk {
         let fault: Fault = Arc::new(|why| panic!("{why}"));
         let log = Log::new(engine, fault).unwrap();
         let snapshots = SnapshotStore::open(folder.path().join("snapshots")).unwrap();
-        let applier = Applier::new(List::default(), snapshots, watch::Sender::new(0));
+        let applier = Applier::new(List::default(), snapshots, watch::Sender::new(0), SnapshotDue::default());
         Ok((folder, log, applier))
     }
 }
