@@ -15,7 +15,7 @@ use crate::proto::registry::write_reply::Outcome;
 const MAX_SENDERS: usize = 2;
 /// So many writes have to wait before a message goes beside another one. Those that come while one is under way would
 /// else go in twos and threes, each time at the cost of a whole message and of a flush at every member.
-const COMPANY: usize = 16;
+const COMPANY: usize = 32;
 /// Writes in one message: a member takes four times as many.
 const MAX_WRITES: usize = 256;
 /// Bytes of one message, unless a single write has more: far below what a member takes, and short on a slow link.
