@@ -93,9 +93,13 @@ impl Snapshot {
         }
     }
 
-    /// Puts an instance on its node and into the set of its service, where that is held; nothing without the node.
+    /// Puts an instance on its node and into the set of its service, where that is held; nothing without the node, or where
+    /// the set would be held and the Directory does not have the service: its row comes first.
     pub(crate) fn place(&mut self, entry: &Arc<InstanceEntry>) {
         let instance = &entry.instance.value;
+        if self.scope.holds_service(&instance.service) && !self.services.contains_key(&instance.service) {
+            return;
+        }
         let old = self.find_node(&instance.node).and_then(|node| node.find_instance(&instance.id)).cloned();
         if let Some(old) = old.filter(|old| old.instance.value.service != instance.service)
             && let Some(slot) = self.services.get_mut(&old.instance.value.service)
