@@ -50,9 +50,8 @@ pub struct ConsensusConfig {
     /// How often a leader says that it is there. Default 200 ms: with the lease and the least silence after it, four may be
     /// lost before anybody stands, and each costs every member its wakes around the clock.
     pub heartbeat_interval: Duration,
-    /// Entries after which the state is written as a snapshot, unless it holds more than twice as many things: then half as
-    /// many entries as it holds things, so that a write costs the same however much there is. Default 20,000: so many are
-    /// replayed at start, and half a million instances' worth in as much time as reading the instances themselves.
+    /// Entries after which the state is written as a snapshot; half as many as the state holds things, where that is more: a
+    /// write costs the same however much there is. So many are replayed at start at most. Default 20,000.
     pub snapshot_entries: u64,
     /// Entries kept behind a snapshot, for followers that are a little behind. Default 5,000.
     pub kept_entries: u64,
