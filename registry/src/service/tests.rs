@@ -551,14 +551,26 @@ async fn a_member_without_a_leader_passes_off_no_old_catalog_as_the_present_one(
     let mut replica = Replica::open(&client, all(), Snapshot::default()).await;
     replica.until(|replica| replica.snapshot.index() > 0).await;
     registry.cluster.elect(None);
-    let follow = async { while replica.step().await.is_ok() {} };
-    timeout(PATIENCE, follow).await.expect("the watch goes on without a leader");
-    let mut refused = Replica::open(&client, all(), Snapshot::default()).await;
-    assert!(refused.step().await.is_err(), "a watch began without a leader");
+    sent_away(&client, replica).await;
     registry.cluster.elect(Some(1));
-    let mut contact = Replica::open(&client, all(), Snapshot::default()).await;
-    while contact.step().await.is_err() {
-        contact = Replica::open(&client, all(), Snapshot::default()).await;
+    let_in(&client).await;
+}
+
+/// Waits until a watch is ended by its member, which takes no other one then.
+async fn sent_away(client: &Client, mut replica: Replica) {
+    let follow = async { while replica.step().await.is_ok() {} };
+    timeout(PATIENCE, follow).await.expect("the watch goes on with an old catalog");
+    let mut refused = Replica::open(client, all(), Snapshot::default()).await;
+    assert!(refused.step().await.is_err(), "a watch began with an old catalog");
+}
+
+/// A watch, once the member takes one.
+async fn let_in(client: &Client) -> Replica {
+    loop {
+        let mut replica = Replica::open(client, all(), Snapshot::default()).await;
+        if replica.step().await.is_ok() {
+            return replica;
+        }
     }
 }
 
@@ -571,16 +583,9 @@ async fn a_member_that_is_left_behind_sends_its_watchers_away_until_it_has_caugh
     registry.cluster.lag(2, true);
     // It hears its leader well enough.
     let index = client.submit(push("a", 1, &[])).await.unwrap().index;
-    let follow = async { while replica.step().await.is_ok() {} };
-    timeout(PATIENCE, follow).await.expect("the watch goes on with an old catalog");
-    let mut refused = Replica::open(&client, all(), Snapshot::default()).await;
-    assert!(refused.step().await.is_err(), "a watch began with an old catalog");
+    sent_away(&client, replica).await;
     registry.cluster.lag(2, false);
-    let mut current = Replica::open(&client, all(), Snapshot::default()).await;
-    while current.step().await.is_err() {
-        current = Replica::open(&client, all(), Snapshot::default()).await;
-    }
-    current.until(|replica| replica.snapshot.index() >= index).await;
+    let_in(&client).await.until(|replica| replica.snapshot.index() >= index).await;
 }
 
 fn liveness(snapshot: &Snapshot, node: &str) -> Option<Health> {

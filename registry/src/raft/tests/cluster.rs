@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use futures_util::future::join_all;
 use openraft::async_runtime::watch::WatchReceiver;
 
-use super::harness::{Cluster, LIMIT, leader, lists, payload, within, write};
+use super::harness::{Cluster, LIMIT, leader, lists, payload, propose, within, write};
 use crate::raft::{ChangeError, MAX_PAYLOAD_BYTES, MemberChange, ProposeError, ReadError, ReadPolicy};
 
 fn values(list: &[(u64, u64)]) -> Vec<u64> {
@@ -179,17 +179,10 @@ async fn full_disks_refuse_writes_and_keep_reads_and_elections() {
         for number in 0..size {
             nodes.push(cluster.start_with(full(&cluster, number)).await);
         }
-        within("the refusal", async {
-            loop {
-                match leader(&nodes).await.consensus.propose(payload(1)).await {
-                    Err(ProposeError::NoRoom(why)) => break assert!(why.contains("make room"), "{why}"),
-                    // Not elected everywhere, or not known yet that nobody has room.
-                    Err(ProposeError::NotLeader { .. }) => tokio::time::sleep(Duration::from_millis(20)).await,
-                    other => panic!("{other:?}"),
-                }
-            }
-        })
-        .await;
+        match propose(&nodes, 1).await {
+            Err(ProposeError::NoRoom(why)) => assert!(why.contains("make room"), "{why}"),
+            other => panic!("{other:?}"),
+        }
         leader(&nodes).await.consensus.read_index(ReadPolicy::Quorum).await.unwrap();
     }
 }

@@ -18,7 +18,9 @@ use tokio_stream::wrappers::TcpListenerStream;
 use tokio_util::sync::CancellationToken;
 use tonic::transport::Server;
 
-use crate::raft::{Committed, Consensus, ConsensusConfig, Dial, Formats, Freeze, Machine, ProposeError, endpoint};
+use crate::raft::{
+    Committed, Consensus, ConsensusConfig, Dial, Formats, Freeze, Machine, ProposeError, Proposed, endpoint,
+};
 
 /// Longest that anything in a test may take, on a busy machine.
 pub(crate) const LIMIT: Duration = Duration::from_secs(60);
@@ -254,12 +256,16 @@ pub(crate) fn payload(value: u64) -> Bytes {
 
 /// Writes until somebody accepts.
 pub(crate) async fn write(nodes: &[Node], value: u64) -> u64 {
-    within("an accepted write", async {
+    propose(nodes, value).await.unwrap_or_else(|error| panic!("{error}")).0
+}
+
+/// What a leader makes of a write, once one takes it upon itself.
+pub(crate) async fn propose(nodes: &[Node], value: u64) -> Proposed<List> {
+    within("an outcome", async {
         loop {
             match leader(nodes).await.consensus.propose(payload(value)).await {
-                Ok((index, _)) => return index,
                 Err(ProposeError::NotLeader { .. }) => tokio::task::yield_now().await,
-                Err(error) => panic!("{error}"),
+                outcome => return outcome,
             }
         }
     })
