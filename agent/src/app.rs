@@ -19,8 +19,8 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     config::{Config, ConfigError, dns_config, http_config, replica_width, xds_config},
-    definitions::RemovalSeat,
-    identity::{Identity, IdentityError, now},
+    definitions::{Problem, RemovalSeat},
+    identity::{DataDirectory, Identity, IdentityError, now},
     local::{LocalHandle, LocalState},
     metrics::Metrics,
     ports::{AgentPort, BrakesPort, MemberReadiness, OperatorPort, ReadinessPort},
@@ -31,6 +31,18 @@ use crate::{
 
 /// How long servers may take to finish what is under way once the node has left.
 const CLOSING: Duration = Duration::from_secs(3);
+
+/// How long the registry may take to hear that the node lives on while its agent is started anew.
+const PARTING: Duration = Duration::from_secs(1);
+
+/// How a process stops.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Stop {
+    /// For good: the instances drain, and the node goes.
+    Leave,
+    /// To be started anew at once: node and instances stay for as long as the lease runs.
+    Restart,
+}
 
 /// What listens where.
 #[derive(Debug, Clone, Default)]
@@ -97,6 +109,8 @@ pub struct App {
     supervisor: Supervisor,
     local: Option<LocalHandle>,
     leaving: CancellationToken,
+    restarting: CancellationToken,
+    replica: Option<Arc<Replica>>,
     left: Option<watch::Receiver<bool>>,
     closing: CancellationToken,
     ending: CancellationToken,
@@ -144,6 +158,8 @@ impl App {
             supervisor: Supervisor::default(),
             local: None,
             leaving: CancellationToken::new(),
+            restarting: CancellationToken::new(),
+            replica: None,
             left: None,
             closing: CancellationToken::new(),
             ending: CancellationToken::new(),
@@ -159,18 +175,11 @@ impl App {
         removed.map_or(Ended::Died(died), Ended::Removed)
     }
 
-    /// Stops in order: instances drain, the node leaves, servers finish, the replica and the log are flushed.
-    pub async fn stop(mut self) {
-        if let Some(local) = &self.local
-            && let Err(error) = local.drain().await
-        {
-            tracing::warn!(%error, "could not mark the instances as draining");
-        }
-        self.leaving.cancel();
-        if let Some(mut left) = self.left.take()
-            && tokio::time::timeout(self.stop_timeout, left.wait_for(|left| *left)).await.is_err()
-        {
-            tracing::warn!("leaving took longer than agent.stop_timeout; the lease will end by itself");
+    /// Stops in order: the node leaves or says that it stays, servers finish, the replica and the log are flushed.
+    pub async fn stop(mut self, how: Stop) {
+        match how {
+            Stop::Leave => self.leave().await,
+            Stop::Restart => self.part().await,
         }
         self.closing.cancel();
         // A registry in this process serves until the agent is done with it.
@@ -183,6 +192,31 @@ impl App {
         self.ending.cancel();
         if tokio::time::timeout(CLOSING, self.supervisor.ended()).await.is_err() {
             tracing::warn!("some tasks did not end in time");
+        }
+    }
+
+    /// Instances drain, then the node goes.
+    async fn leave(&mut self) {
+        if let Some(local) = &self.local
+            && let Err(error) = local.drain().await
+        {
+            tracing::warn!(%error, "could not mark the instances as draining");
+        }
+        self.leaving.cancel();
+        if let Some(mut left) = self.left.take()
+            && tokio::time::timeout(self.stop_timeout, left.wait_for(|left| *left)).await.is_err()
+        {
+            tracing::warn!("leaving took longer than agent.stop_timeout; the lease will end by itself");
+        }
+    }
+
+    /// The registry hears that the end of this process is none of its node.
+    async fn part(&mut self) {
+        self.restarting.cancel();
+        if let Some(replica) = &self.replica
+            && tokio::time::timeout(PARTING, replica.parted()).await.is_err()
+        {
+            tracing::warn!("the registry was not told of the restart: without a start within its grace the node is lost");
         }
     }
 
@@ -230,6 +264,7 @@ impl App {
         let metrics = Metrics::install().map_err(|error| StartError::Room(error.into()))?;
         let sockets = Sockets::bind(config).await?;
         let data_dir = config.node.data_dir.join("agent");
+        let data = Arc::new(DataDirectory::lock(&data_dir)?);
         let identity = Identity::load(&data_dir, now())?;
         let node = node_row(config, &identity)?;
 
@@ -243,6 +278,7 @@ impl App {
             accept_any_cluster: dev,
             file: data_dir.join("replica"),
             width: replica_width(config),
+            restarting: self.restarting.clone(),
         };
         let (replica, replica_task) = Replica::open(replica_config, client.clone(), now)?;
         self.supervisor.spawn("replica", replica_task.run(self.closing.clone()));
@@ -262,7 +298,9 @@ impl App {
             }
         });
         let (seat, removals) = RemovalSeat::new(config.agent.mass_removal.to_room(), identity.incarnation, last);
-        self.start_definitions(services_dir, local.clone(), seat);
+        let own = replica.clone().follow_own(node.clone(), local.watch(), self.closing.clone());
+        self.supervisor.spawn("own rows", own);
+        let problems = self.start_definitions(services_dir, local.clone(), seat);
         let status = self.start_sync(config, &node, &identity, &client, &replica, &local);
 
         let xds = self.start_xds(config, sockets.xds, &replica)?;
@@ -272,11 +310,13 @@ impl App {
             status,
             leaving: self.leaving.clone(),
             removals: removals.clone(),
+            problems,
+            data,
         };
         let ports = Ports {
             source: replica.clone(),
             sink: client.clone(),
-            local: Arc::new(AgentPort::new(&config.node.datacenter, node, local.clone())),
+            local: Arc::new(AgentPort::new(&config.node.datacenter, node, local.clone(), replica.clone())),
             brakes: Arc::new(BrakesPort { client: client.clone(), removals }),
             operator: Arc::new(OperatorPort { client, proxies: xds }),
             readiness: Arc::new(readiness),
@@ -290,13 +330,17 @@ impl App {
         };
         self.start_http(config, sockets.http, ports)?;
         self.start_upkeep(metrics);
-        self.local = Some(local);
+        (self.local, self.replica) = (Some(local), Some(replica));
         Ok(())
     }
 
-    fn start_definitions(&mut self, directory: PathBuf, local: LocalHandle, seat: RemovalSeat) {
-        // Problems are logged and counted where they are found.
-        let (problems, _) = watch::channel(Arc::default());
+    fn start_definitions(
+        &mut self,
+        directory: PathBuf,
+        local: LocalHandle,
+        seat: RemovalSeat,
+    ) -> watch::Receiver<Arc<Vec<Problem>>> {
+        let (problems, shown) = watch::channel(Arc::default());
         // From here on the instances stay as they are: a file that changes during a stop changes nothing.
         let leaving = self.leaving.clone();
         let closing = self.closing.clone();
@@ -306,6 +350,7 @@ impl App {
                 Err(error) => tracing::error!(%error, "following the services directory ended"),
             }
         });
+        shown
     }
 
     fn start_sync(
@@ -332,9 +377,10 @@ impl App {
         // A node that drains is alive: its lease is renewed until it has left.
         let renewing = self.closing.child_token();
         let (leaving, closing, gone) = (self.leaving.clone(), self.closing.clone(), renewing.clone());
+        let restarting = self.restarting.clone();
         self.supervisor.spawn("sync", async move {
             tokio::select! {
-                () = task.run(leaving) => {
+                () = task.run(leaving, restarting) => {
                     gone.cancel();
                     // Whoever waits may have run out of patience.
                     let _ = has_left.send(true);

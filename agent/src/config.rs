@@ -149,8 +149,12 @@ pub struct AgentConfig {
     pub services_dir: PathBuf,
     /// How long a stop may take altogether. Default 10s.
     pub stop_timeout: Seconds,
-    /// How long instances stay draining before they are deregistered at a stop. Default 0s.
+    /// How long instances stay draining before they are deregistered at a stop; below `stop_timeout`. Default 0s.
     pub drain_time: Seconds,
+    /// Whether SIGTERM is a stop for good, which takes this node and its instances out of the catalog, or one before a
+    /// start: then they stay for as long as the node's lease runs. SIGINT always leaves, SIGUSR1 always stays.
+    /// Default true.
+    pub leave_on_terminate: bool,
     /// What this agent holds of the catalog: `scope`, the services that are used here, or `all`. Default `scope`;
     /// with `xds.unregistered = "all"` it is always all.
     pub replica: ReplicaScope,
@@ -178,6 +182,7 @@ impl Default for AgentConfig {
             services_dir: "/etc/muster/services.d".into(),
             stop_timeout: Seconds(Duration::from_secs(10)),
             drain_time: Seconds(Duration::ZERO),
+            leave_on_terminate: true,
             replica: ReplicaScope::Scope,
             replica_services: 2_000,
             replica_idle: Seconds(Duration::from_secs(3_600)),
@@ -196,6 +201,14 @@ impl AgentConfig {
         if self.replica_idle.0 < Duration::from_secs(10) {
             let value = format!("{:?}", self.replica_idle.0);
             return Err(bad("agent.replica_idle", value, "at least 10s: each first question after it waits"));
+        }
+        if self.drain_time.0 >= self.stop_timeout.0 {
+            let (drain, stop) = (self.drain_time.0, self.stop_timeout.0);
+            let why = format!(
+                "agent.stop_timeout, {stop:?}, ends a stop before the instances are deregistered: raise it above \
+                 agent.drain_time, or drain for a shorter time"
+            );
+            return Err(bad("agent.drain_time", format!("{drain:?}"), why));
         }
         self.mass_removal.validate()
     }

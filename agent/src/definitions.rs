@@ -91,6 +91,8 @@ pub struct Scan {
     pub problems: Vec<Problem>,
     /// Some file has not stood still for long enough: scan again soon.
     pub unsettled: bool,
+    /// The directory could not be looked through: these are the last known ones.
+    pub unread: bool,
 }
 
 impl Definitions {
@@ -112,7 +114,10 @@ impl Definitions {
 
     /// Looks at every file and reads those that changed. The first scan takes files as they are. Blocks.
     pub fn scan(&mut self, now: Instant) -> Scan {
-        match list(&self.directory) {
+        let listing = list(&self.directory);
+        // One that is not there holds none, and what was in force goes past the brake.
+        let unread = listing.as_ref().is_err_and(|error| error.kind() != io::ErrorKind::NotFound);
+        match listing {
             Ok((found, problem)) => {
                 self.directory_problem = problem;
                 self.note(found, now);
@@ -137,7 +142,7 @@ impl Definitions {
             tracing::error!(%problem, "a definition is not taken up");
         }
         self.logged.clone_from(&problems);
-        Scan { services, problems, unsettled }
+        Scan { services, problems, unsettled, unread }
     }
 
     fn note(&mut self, mut found: BTreeMap<PathBuf, Fingerprint>, now: Instant) {
@@ -321,7 +326,7 @@ pub async fn follow(
     let (poke, mut pokes) = mpsc::channel(1);
     let mut watcher = None;
     let mut definitions = Definitions::resume(&directory, seat.brake.in_force());
-    let mut taken_up: Option<Vec<FileService>> = None;
+    let mut taken_up: Option<(Vec<FileService>, bool)> = None;
     loop {
         if watcher.is_none() {
             watcher = watch_directory(&directory, poke.clone());
@@ -336,11 +341,17 @@ pub async fn follow(
             }
             changed
         });
-        let services = seat.judge(scan.services);
+        let (services, unread) = (seat.judge(scan.services), scan.unread);
         let mut wait = if scan.unsettled { SETTLE } else { seat.remaining().unwrap_or(RESCAN_EVERY).min(RESCAN_EVERY) };
-        if taken_up.as_ref() != Some(&services) {
-            match local.set_file_services(services.clone()).await {
-                Ok(()) => taken_up = Some(services),
+        let wanted = (services, unread);
+        if taken_up.as_ref() != Some(&wanted) {
+            let services = wanted.0.clone();
+            let outcome = match unread {
+                true => local.set_last_file_services(services).await,
+                false => local.set_file_services(services).await,
+            };
+            match outcome {
+                Ok(()) => taken_up = Some(wanted),
                 Err(LocalError::Stopping) => return Ok(()),
                 Err(error) => {
                     tracing::error!(%error, "definitions are not all taken up: tried again");

@@ -33,6 +33,12 @@ pub enum IdentityError {
         /// Why not.
         source: io::Error,
     },
+    /// Two agents on one directory would be one node twice.
+    #[error("another agent runs on {path}: stop it, or set node.data_dir to a directory of its own")]
+    Taken {
+        /// The directory.
+        path: PathBuf,
+    },
     /// The file is there and is not ours.
     #[error("{path} is not an identity ({source}): restore it, or remove it to join as a new node")]
     Corrupt {
@@ -57,6 +63,7 @@ impl Identity {
             Err(error) if error.kind() == io::ErrorKind::NotFound => None,
             Err(error) => return Err(storage(error)),
         };
+        let known = last.is_some();
         let identity = match last {
             // The clock may have been set back since: the incarnation may not.
             Some(last) => Self { incarnation: now.0.max(last.incarnation + 1), ..last },
@@ -64,8 +71,43 @@ impl Identity {
         };
         let bytes = serde_json::to_vec_pretty(&identity)
             .map_err(|source| IdentityError::Corrupt { path: path.clone(), source })?;
-        write_atomically(&path, &bytes).map_err(storage)?;
+        match write_atomically(&path, &bytes) {
+            Ok(()) => {}
+            // It is known who this is: a full disk keeps nobody from answering. The clock tells the next start apart.
+            Err(error) if known && error.kind() == io::ErrorKind::StorageFull => {
+                tracing::error!(path = %path.display(), %error, "this start is not noted on disk: make room");
+            }
+            Err(error) => return Err(storage(error)),
+        }
         Ok(identity)
+    }
+}
+
+/// The agent's data directory, for as long as the process has it to itself.
+#[derive(Debug)]
+pub(crate) struct DataDirectory {
+    path: PathBuf,
+    _lock: fs::File,
+}
+
+impl DataDirectory {
+    /// Takes the directory; refused while another process has it. The system lets go of it when the process ends.
+    pub(crate) fn lock(path: &Path) -> Result<Self, IdentityError> {
+        let file = path.join("lock");
+        let storage = |source| IdentityError::Storage { path: file.clone(), source };
+        fs::create_dir_all(path).map_err(storage)?;
+        let lock = fs::OpenOptions::new().create(true).truncate(false).write(true).open(&file).map_err(storage)?;
+        match rustix::fs::flock(&lock, rustix::fs::FlockOperation::NonBlockingLockExclusive) {
+            Ok(()) => Ok(Self { path: path.to_owned(), _lock: lock }),
+            Err(rustix::io::Errno::WOULDBLOCK) => Err(IdentityError::Taken { path: path.to_owned() }),
+            Err(error) => Err(storage(error.into())),
+        }
+    }
+
+    /// Whether registrations, results and the replica can be kept there.
+    pub(crate) fn check(&self) -> Result<(), IdentityError> {
+        let writable = rustix::fs::access(&self.path, rustix::fs::Access::WRITE_OK | rustix::fs::Access::EXEC_OK);
+        writable.map_err(|error| IdentityError::Storage { path: self.path.clone(), source: error.into() })
     }
 }
 

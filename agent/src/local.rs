@@ -69,12 +69,26 @@ pub struct FileService {
 pub struct LocalRows {
     /// Raised by every change that the registry should learn of at once.
     pub generation: u64,
+    /// How much of what this node is to have was read.
+    pub sources: Sources,
     /// Whether the agent is leaving: every instance is draining.
     pub draining: bool,
     /// Instances.
     pub instances: Vec<Arc<Instance>>,
     /// Checks of instances and of the node.
     pub checks: Vec<Arc<Check>>,
+}
+
+/// How much of what this node is to have was read since the agent started: deletions follow only from a complete view.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Sources {
+    /// Definition files have not been looked at yet: what is missing in the rows may stand there. Nothing is told.
+    #[default]
+    Reading,
+    /// Some could not be read: what is here is told, what is missing is not removed.
+    Part,
+    /// All of them.
+    Whole,
 }
 
 /// A service as it stands here, for the agent API.

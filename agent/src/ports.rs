@@ -27,7 +27,8 @@ use crate::{
         CheckDefinition, CheckText, ExpectedIdentity, FlapRules, HttpProbe, Probe, ServiceDefinition, SocketProbe,
         Talk, Thresholds, TlsOptions,
     },
-    definitions::RemovalHandle,
+    definitions::{Problem, RemovalHandle},
+    identity::DataDirectory,
     local::{LocalError, LocalHandle, TtlUpdate},
     replica::Replica,
     sync::SyncStatus,
@@ -35,6 +36,9 @@ use crate::{
 
 /// How long the registry may take to say who its members are: an election is ridden out, an outage is not.
 const STATUS_PATIENCE: Duration = Duration::from_secs(2);
+/// Definitions that `/readyz` names: what is shown to a person; all of them are in the log.
+const MAX_PROBLEMS: usize = 16;
+
 /// How long a member may take to accept a connection before it counts as out of reach: they stand close to each other.
 const REACH_PATIENCE: Duration = Duration::from_millis(500);
 
@@ -42,10 +46,11 @@ const REACH_PATIENCE: Duration = Duration::from_millis(500);
 pub(crate) struct AgentPort {
     identity: Arc<Identity>,
     local: LocalHandle,
+    replica: Arc<Replica>,
 }
 
 impl AgentPort {
-    pub(crate) fn new(datacenter: &str, node: Node, local: LocalHandle) -> Self {
+    pub(crate) fn new(datacenter: &str, node: Node, local: LocalHandle, replica: Arc<Replica>) -> Self {
         let identity = Identity {
             name: node.name,
             id: node.id,
@@ -54,7 +59,14 @@ impl AgentPort {
             version: env!("CARGO_PKG_VERSION").into(),
             meta: node.meta,
         };
-        Self { identity: Arc::new(identity), local }
+        Self { identity: Arc::new(identity), local, replica }
+    }
+
+    /// Who writes reads it at once: the answer comes when what is read here shows the write.
+    async fn shown(&self, outcome: Result<(), LocalError>) -> Result<(), HttpError> {
+        outcome.map_err(refused)?;
+        self.replica.shows(self.local.rows().generation).await;
+        Ok(())
     }
 }
 
@@ -77,35 +89,36 @@ impl LocalAgent for AgentPort {
             let id = registration.instance.id.clone();
             let definition = service_definition(registration.instance, registration.checks, &self.identity)?;
             self.local.register_service(definition, registration.replace_existing_checks).await.map_err(refused)?;
-            match maintenance {
-                Some(reason) => self.local.set_service_maintenance(&id, Some(reason)).await.map_err(refused),
+            let outcome = match maintenance {
+                Some(reason) => self.local.set_service_maintenance(&id, Some(reason)).await,
                 None => Ok(()),
-            }
+            };
+            self.shown(outcome).await
         })
     }
 
     fn deregister_service(&self, id: InstanceId) -> BoxFuture<'_, Result<(), HttpError>> {
-        Box::pin(async move { self.local.deregister_service(&id).await.map_err(refused) })
+        Box::pin(async move { self.shown(self.local.deregister_service(&id).await).await })
     }
 
     fn register_check(&self, check: HttpCheck) -> BoxFuture<'_, Result<(), HttpError>> {
         Box::pin(async move {
             let definition = check_definition(check, &self.identity)?;
-            self.local.register_check(definition).await.map_err(refused)
+            self.shown(self.local.register_check(definition).await).await
         })
     }
 
     fn deregister_check(&self, id: CheckId) -> BoxFuture<'_, Result<(), HttpError>> {
-        Box::pin(async move { self.local.deregister_check(&id).await.map_err(refused) })
+        Box::pin(async move { self.shown(self.local.deregister_check(&id).await).await })
     }
 
     fn update_ttl(&self, id: CheckId, status: Status, output: Text) -> BoxFuture<'_, Result<(), HttpError>> {
         let update = TtlUpdate { status, output: output.to_string() };
-        Box::pin(async move { self.local.update_ttl(&id, update).await.map_err(refused) })
+        Box::pin(async move { self.shown(self.local.update_ttl(&id, update).await).await })
     }
 
     fn set_maintenance(&self, id: InstanceId, reason: Option<Text>) -> BoxFuture<'_, Result<(), HttpError>> {
-        Box::pin(async move { self.local.set_service_maintenance(&id, reason).await.map_err(refused) })
+        Box::pin(async move { self.shown(self.local.set_service_maintenance(&id, reason).await).await })
     }
 }
 
@@ -313,6 +326,9 @@ pub(crate) struct ReadinessPort {
     pub(crate) status: watch::Receiver<SyncStatus>,
     pub(crate) leaving: CancellationToken,
     pub(crate) removals: RemovalHandle,
+    /// Definitions that are not taken up.
+    pub(crate) problems: watch::Receiver<Arc<Vec<Problem>>>,
+    pub(crate) data: Arc<DataDirectory>,
 }
 
 impl Readiness for ReadinessPort {
@@ -330,6 +346,13 @@ impl Readiness for ReadinessPort {
         if !status.registered {
             let reason = status.problem.clone().unwrap_or_else(|| "the first push is under way".into());
             wait("registration", reason);
+        } else if let Some(refusal) = status.problem.as_ref().filter(|_| status.refused) {
+            // An outage is the registry's matter; what it refuses stays so until an operator acts.
+            wait("registration", format!("the registry refuses this node's state: {refusal}"));
+        }
+        drop(status);
+        if let Err(error) = self.data.check() {
+            wait("data directory", error.to_string());
         }
         pending
     }
@@ -341,7 +364,9 @@ impl Readiness for ReadinessPort {
             let reason = format!("the removal of {services} services is held as {id}: see `muster brakes`");
             Pending { part: "definitions".into(), reason }
         });
-        held.collect()
+        let problems = self.problems.borrow();
+        let wrong = problems.iter().map(|problem| Pending { part: "definitions".into(), reason: problem.clone() });
+        held.chain(wrong.take(MAX_PROBLEMS)).collect()
     }
 }
 

@@ -6,29 +6,34 @@
 //! among the Changes, what nobody uses leaves in the same way.
 
 use std::{
+    collections::BTreeSet,
     path::PathBuf,
-    sync::{Arc, PoisonError, RwLock},
+    sync::{Arc, Mutex, PoisonError, RwLock},
     time::Duration,
 };
 
 use muster_catalog::{
-    Freshness, Name, Scope, ServiceLookup, Snapshot, SnapshotBuilder, Timestamp, Topic, View, Waiter, Waiters,
+    Freshness, Name, Node, Scope, ServiceLookup, Snapshot, SnapshotBuilder, Timestamp, Topic, View, Waiter, Waiters,
     port::{BarrierError, BoxFuture, Consistency, Source, WideError, WideRead},
 };
 use muster_registry::client::Client;
 use tokio::{
-    sync::{Semaphore, mpsc, oneshot},
+    sync::{Semaphore, mpsc, oneshot, watch},
     time::{Instant, timeout_at},
 };
 use tokio_util::sync::CancellationToken;
 
+use crate::local::LocalRows;
+
 mod barriers;
 mod disk;
+mod own;
 mod scope;
 mod stream;
 
 pub use disk::DiskError;
 pub(crate) use scope::Width;
+use own::{Laid, Moved, Overlay};
 use scope::{Growth, Holds, Uses};
 
 /// How long a reader waits for its barrier: an election at default timeouts is ridden out, an outage is not.
@@ -38,6 +43,9 @@ const BARRIER_QUEUE: usize = 16_384;
 
 /// Reads that a member answers at once, parked ones too: they share one connection, and each answer is held whole.
 const MAX_WIDE_READS: usize = 128;
+
+/// How long a write to this agent waits to be in its next read: it takes the agent as long as one more fold.
+const OWN_PATIENCE: Duration = Duration::from_millis(500);
 
 /// Attempts that fail with shorter pauses are no news for an operator: about the first second.
 const QUIET_PAUSE: Duration = Duration::from_millis(500);
@@ -54,6 +62,8 @@ pub(crate) struct ReplicaConfig {
     pub(crate) file: PathBuf,
     /// How much it holds.
     pub(crate) width: Width,
+    /// Cancelled when the agent stops to be started anew: the registry is told that the node lives on.
+    pub(crate) restarting: CancellationToken,
 }
 
 /// The mirror: what the rooms read from.
@@ -73,6 +83,12 @@ struct BarrierRequest {
 
 struct Shared {
     view: RwLock<Arc<View>>,
+    /// What `view` is made of. Whoever moves it publishes before letting go of it.
+    overlay: Mutex<Overlay>,
+    /// The generation of own rows that `view` shows.
+    shown: watch::Sender<u64>,
+    /// Whether the registry was told that this agent is started anew.
+    parted: watch::Sender<bool>,
     waiters: Arc<Waiters>,
     uses: Uses,
     holds: Holds,
@@ -83,9 +99,28 @@ impl Shared {
         self.view.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    fn publish(&self, snapshot: Snapshot, freshness: Freshness) {
-        let view = Arc::new(View::new(Arc::new(snapshot), freshness));
-        *self.view.write().unwrap_or_else(PoisonError::into_inner) = view;
+    /// Publishes what the registry told, under this host's own rows. Returns the topics that moved by those.
+    fn publish(&self, snapshot: Snapshot, freshness: Freshness, moved: &Moved<'_>) -> BTreeSet<Topic> {
+        let told = Arc::new(View::new(Arc::new(snapshot), freshness));
+        let mut overlay = self.overlay.lock().unwrap_or_else(PoisonError::into_inner);
+        let laid = overlay.tell(told, moved);
+        self.show(laid)
+    }
+
+    fn show(&self, laid: Laid) -> BTreeSet<Topic> {
+        *self.view.write().unwrap_or_else(PoisonError::into_inner) = laid.view;
+        laid.topics
+    }
+
+    fn know(&self, node: &Node, rows: Arc<LocalRows>) {
+        let generation = rows.generation;
+        let topics = {
+            let mut overlay = self.overlay.lock().unwrap_or_else(PoisonError::into_inner);
+            let laid = overlay.know(node, rows);
+            self.show(laid)
+        };
+        self.waiters.wake(&topics);
+        self.shown.send_replace(generation);
     }
 }
 
@@ -126,10 +161,12 @@ impl Replica {
             Some((snapshot, _)) => snapshot,
             None => Snapshot::new(config.width.scope(&Snapshot::new(Scope::All), &config.node)),
         };
-        let view = RwLock::new(Arc::new(View::new(Arc::new(working.clone()), freshness)));
+        let told = Arc::new(View::new(Arc::new(working.clone()), freshness));
+        let (view, overlay) = (RwLock::new(told.clone()), Mutex::new(Overlay::new(told)));
+        let (shown, parted) = (watch::Sender::new(0), watch::Sender::new(false));
         let uses = Uses::new(Instant::now());
         uses.follow(working.scope(), Instant::now());
-        let shared = Arc::new(Shared { view, waiters: Arc::default(), uses, holds: Holds::default() });
+        let shared = Arc::new(Shared { view, overlay, shown, parted, waiters: Arc::default(), uses, holds: Holds::default() });
         let (barriers, requests) = mpsc::channel(BARRIER_QUEUE);
         let (grow, wanted) = mpsc::channel(scope::MAX_HOLDS);
         let wide = Semaphore::new(MAX_WIDE_READS);
@@ -154,6 +191,44 @@ impl Replica {
 }
 
 impl Replica {
+    /// The View as the registry told it, without what this host knows better of itself.
+    pub(crate) fn told(&self) -> Arc<View> {
+        self.shared.overlay.lock().unwrap_or_else(PoisonError::into_inner).told()
+    }
+
+    /// Lays this host's own rows over what is answered, until told to stop.
+    pub(crate) async fn follow_own(
+        self: Arc<Self>,
+        node: Node,
+        mut rows: watch::Receiver<Arc<LocalRows>>,
+        stop: CancellationToken,
+    ) {
+        loop {
+            let now = rows.borrow_and_update().clone();
+            self.shared.know(&node, now);
+            let next = async {
+                if rows.changed().await.is_err() {
+                    std::future::pending::<()>().await;
+                }
+            };
+            tokio::select! {
+                () = next => {}
+                () = stop.cancelled() => return,
+            }
+        }
+    }
+
+    /// Waits until answers show the own rows of that generation; in vain at most for [`OWN_PATIENCE`].
+    pub(crate) async fn shows(&self, generation: u64) {
+        let mut shown = self.shared.shown.subscribe();
+        let _ = tokio::time::timeout(OWN_PATIENCE, shown.wait_for(|shown| *shown >= generation)).await;
+    }
+
+    /// Waits until the registry knows that this agent is started anew, or cannot be told.
+    pub(crate) async fn parted(&self) {
+        let _ = self.shared.parted.subscribe().wait_for(|parted| *parted).await;
+    }
+
     fn is_outside(&self, service: &Name) -> bool {
         matches!(self.view().local.service(service), ServiceLookup::NotHeld(_))
     }
@@ -258,6 +333,11 @@ impl ReplicaTask {
                 () = stop.cancelled() => break,
             };
             self.mark_stale();
+            if self.config.restarting.is_cancelled() {
+                self.shared.parted.send_replace(true);
+                stop.cancelled().await;
+                break;
+            }
             // The last that will be heard for a while: an agent that restarts meanwhile must not serve less.
             if self.unsaved {
                 self.save().await;
@@ -272,6 +352,12 @@ impl ReplicaTask {
             }
             tokio::select! {
                 () = tokio::time::sleep(pause) => {}
+                // There is nobody to tell.
+                () = self.config.restarting.cancelled() => {
+                    self.shared.parted.send_replace(true);
+                    stop.cancelled().await;
+                    break;
+                }
                 () = stop.cancelled() => break,
             }
         }
@@ -285,7 +371,8 @@ impl ReplicaTask {
         self.growth.connection_lost();
         self.loading = None;
         if self.shared.view().freshness == Freshness::Live {
-            self.shared.publish(self.working.clone(), Freshness::Stale { since: (self.clock)() });
+            let stale = Freshness::Stale { since: (self.clock)() };
+            self.shared.publish(self.working.clone(), stale, &Moved::Topics(&BTreeSet::new()));
         }
     }
 

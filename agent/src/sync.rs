@@ -20,7 +20,10 @@ use rand::Rng;
 use tokio::sync::{Notify, watch};
 use tokio_util::sync::CancellationToken;
 
-use crate::{local::LocalRows, replica::Replica};
+use crate::{
+    local::{LocalRows, Sources},
+    replica::Replica,
+};
 
 mod lease;
 mod plan;
@@ -63,6 +66,8 @@ pub(crate) struct SyncStatus {
     pub(crate) registered: bool,
     /// Why the last push did not arrive.
     pub(crate) problem: Option<String>,
+    /// The registry answered and does not take it: to ask again does not help.
+    pub(crate) refused: bool,
 }
 
 /// The owner task of the push.
@@ -99,8 +104,8 @@ impl SyncTask {
         (task, seen)
     }
 
-    /// Pushes until told to stop; then pushes what is draining, and leaves.
-    pub(crate) async fn run(mut self, stop: CancellationToken) {
+    /// Pushes until told to stop; then pushes what is draining, and leaves, unless the node is to stay.
+    pub(crate) async fn run(mut self, stop: CancellationToken, stay: CancellationToken) {
         let mut retry: Option<Duration> = Some(Duration::ZERO);
         let mut pause = FIRST_PAUSE;
         loop {
@@ -118,6 +123,7 @@ impl SyncTask {
             }
             let push = tokio::select! {
                 () = stop.cancelled() => break,
+                () = stay.cancelled() => return,
                 changed = self.rows.changed() => match changed {
                     Ok(()) => true,
                     Err(_) => break,
@@ -169,6 +175,10 @@ impl SyncTask {
 
     async fn push(&mut self) -> Result<(), SubmitError> {
         let rows = self.rows.borrow_and_update().clone();
+        if rows.sources == Sources::Reading {
+            // A complete push would remove what stands in files that nobody has read yet.
+            return Ok(());
+        }
         // What the catalog cannot hold yet would be missed in it at every look.
         self.format = self.replica.view().local.format();
         let rows = plan::strip(self.format, &rows);
@@ -176,7 +186,7 @@ impl SyncTask {
         let sync = NodeSync {
             writer: self.pusher.next_writer(),
             node: self.pusher.node.clone(),
-            complete: push.complete,
+            complete: push.complete && rows.sources == Sources::Whole,
             instances: push.instances,
             checks: push.checks,
             removed_instances: push.removed_instances,
@@ -187,13 +197,14 @@ impl SyncTask {
             Ok(written) => {
                 self.acknowledged = Some(rows);
                 self.written = self.written.max(written.index);
-                self.report(None);
+                self.report(None, false);
             }
             Err(error) => {
                 if matches!(error, SubmitError::UnknownOutcome(_)) {
                     self.acknowledged = None;
                 }
-                self.report(Some(error.to_string()));
+                let refused = matches!(error, SubmitError::Rejected(_) | SubmitError::Refused(_));
+                self.report(Some(error.to_string()), refused);
             }
         }
         result.map(|_| ())
@@ -201,8 +212,12 @@ impl SyncTask {
 
     /// Whether the registry's picture of this node lacks something that it had acknowledged.
     fn is_lost(&self) -> bool {
-        let view = self.replica.view();
+        // As the registry told it: the rooms see this host's own rows in any case.
+        let view = self.replica.told();
         let Some(acknowledged) = &self.acknowledged else { return false };
+        if acknowledged.sources != Sources::Whole {
+            return false;
+        }
         // An older picture than the last write says nothing.
         if view.freshness != Freshness::Live || view.local.index() < self.written {
             return false;
@@ -214,10 +229,10 @@ impl SyncTask {
         )
     }
 
-    fn report(&self, problem: Option<String>) {
+    fn report(&self, problem: Option<String>, refused: bool) {
         let registered = problem.is_none();
         let changed = self.status.send_if_modified(|status| {
-            let next = SyncStatus { registered: status.registered || registered, problem: problem.clone() };
+            let next = SyncStatus { registered: status.registered || registered, problem: problem.clone(), refused };
             let changed = *status != next;
             *status = next;
             changed

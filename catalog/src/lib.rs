@@ -27,6 +27,7 @@ mod instance;
 mod instances;
 mod name;
 mod node;
+mod overlay;
 pub mod port;
 mod proxy;
 mod rows;

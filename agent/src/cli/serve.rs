@@ -7,7 +7,7 @@ use tokio::signal::unix::{SignalKind, signal};
 
 use super::{DevArgs, Failure, Outcome, ServeArgs, say};
 use crate::{
-    app::{App, Bound, Ended, StartError},
+    app::{App, Bound, Ended, StartError, Stop},
     config::{Config, LogConfig, LogFormat, Seconds, Unregistered},
 };
 
@@ -71,6 +71,7 @@ fn run(
     runtime.block_on(async {
         let mut interrupt = signal(SignalKind::interrupt()).map_err(Failure::failed)?;
         let mut terminate = signal(SignalKind::terminate()).map_err(Failure::failed)?;
+        let mut restart = signal(SignalKind::user_defined1()).map_err(Failure::failed)?;
         let mut app = start(config).await.map_err(|error| match error {
             StartError::Config(why) => Failure::Usage(why.to_string()),
             removed @ StartError::Removed(_) => Failure::Usage(removed.to_string()),
@@ -81,10 +82,12 @@ fn run(
         } else {
             say(&describe(&app.bound))?;
         }
-        let died = tokio::select! {
-            _ = interrupt.recv() => None,
-            _ = terminate.recv() => None,
-            died = app.died() => Some(died),
+        let on_terminate = if config.agent.leave_on_terminate { Stop::Leave } else { Stop::Restart };
+        let (stop, died) = tokio::select! {
+            _ = interrupt.recv() => (Stop::Leave, None),
+            _ = terminate.recv() => (on_terminate, None),
+            _ = restart.recv() => (Stop::Restart, None),
+            died = app.died() => (Stop::Leave, Some(died)),
         };
         match died {
             // A member that was removed stays down: the service manager does not start it anew for this code.
@@ -92,8 +95,8 @@ fn run(
             // A task that ended unexpectedly ends the process; the service manager starts it anew.
             Some(died) => Err(Failure::failed(died)),
             None => {
-                tracing::info!("stopping");
-                app.stop().await;
+                tracing::info!(how = ?stop, "stopping");
+                app.stop(stop).await;
                 Ok(())
             }
         }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use muster_catalog::{CheckId, InstanceId, Text};
 use tokio::sync::{mpsc, oneshot, watch};
 
-use super::{FileService, LocalError, LocalListing, LocalRows, TtlUpdate};
+use super::{FileService, LocalError, LocalListing, LocalRows, Sources, TtlUpdate};
 use crate::definition::{CheckDefinition, ServiceDefinition};
 
 /// What may be asked of the owner.
@@ -18,7 +18,7 @@ pub(super) enum Request {
     UpdateTtl(CheckId, TtlUpdate),
     SetServiceMaintenance(InstanceId, Option<Text>),
     SetNodeMaintenance(Option<Text>),
-    SetFileServices(Vec<FileService>),
+    SetFileServices(Vec<FileService>, Sources),
     Drain,
 }
 
@@ -89,7 +89,12 @@ impl LocalHandle {
 
     /// Puts these services in place of all that came from files before.
     pub async fn set_file_services(&self, services: Vec<FileService>) -> Result<(), LocalError> {
-        self.ask(Request::SetFileServices(services)).await
+        self.ask(Request::SetFileServices(services, Sources::Whole)).await
+    }
+
+    /// The same with the last known ones, as long as the files cannot be looked through.
+    pub async fn set_last_file_services(&self, services: Vec<FileService>) -> Result<(), LocalError> {
+        self.ask(Request::SetFileServices(services, Sources::Part)).await
     }
 
     /// Marks every instance draining, for good: the agent is about to leave.

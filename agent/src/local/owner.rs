@@ -19,7 +19,7 @@ use tokio_util::sync::CancellationToken;
 use super::handle::{Letter, Request};
 use super::store::{Saved, Store};
 use super::table::{Moment, Table, Task, refuse_file};
-use super::{FileService, LocalConfig, LocalError, LocalFailure, LocalHandle, LocalRows, Source};
+use super::{FileService, LocalConfig, LocalError, LocalFailure, LocalHandle, LocalRows, Source, Sources};
 use crate::checks::{self, Report, Tools, schedule::Schedule};
 use crate::definition::{CheckDefinition, Probe, ServiceDefinition};
 
@@ -144,7 +144,11 @@ impl LocalState {
             Request::UpdateTtl(id, update) => self.table.update_ttl(&id, &update, now()),
             Request::SetServiceMaintenance(id, reason) => self.set_maintenance(Some(&id), reason).await,
             Request::SetNodeMaintenance(reason) => self.set_maintenance(None, reason).await,
-            Request::SetFileServices(services) => self.set_file_services(services).await,
+            Request::SetFileServices(services, sources) => {
+                let outcome = self.set_file_services(services).await;
+                self.table.note_sources(if outcome.is_ok() { sources } else { Sources::Part });
+                outcome
+            }
             Request::Drain => {
                 self.table.drain();
                 Ok(())

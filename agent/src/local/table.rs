@@ -7,7 +7,7 @@ use tokio::{task::AbortHandle, time::Instant};
 
 use super::store::{SavedMaintenance, SavedResult};
 use super::{
-    LocalCheck, LocalError, LocalListing, LocalRows, LocalService, NODE_MAINTENANCE_CHECK, NOT_RUN_YET, Source,
+    LocalCheck, LocalError, LocalListing, LocalRows, Sources, LocalService, NODE_MAINTENANCE_CHECK, NOT_RUN_YET, Source,
     TtlUpdate,
 };
 use crate::checks::{Outcome, Report, damping::FlapDamper, threshold::Threshold, ttl::TtlDeadline};
@@ -87,6 +87,7 @@ pub(super) struct Table {
     /// Results from before the restart that no check has claimed yet.
     restored: BTreeMap<CheckId, SavedResult>,
     started: Instant,
+    sources: Sources,
     draining: bool,
     generation: u64,
     pub(super) marks: Marks,
@@ -107,6 +108,7 @@ impl Table {
             node_row: None,
             restored,
             started,
+            sources: Sources::Reading,
             draining: false,
             generation: 0,
             marks: Marks { rows: true, ..Marks::default() },
@@ -391,6 +393,14 @@ impl Table {
         self.rebuild_instances();
     }
 
+    /// Takes note of how much was read.
+    pub(super) fn note_sources(&mut self, sources: Sources) {
+        if self.sources != sources {
+            self.sources = sources;
+            self.marks.rows = true;
+        }
+    }
+
     pub(super) fn drain(&mut self) {
         self.draining = true;
         self.rebuild_instances();
@@ -432,7 +442,7 @@ impl Table {
         let mut checks: Vec<_> = checks.chain(&self.node_row).cloned().collect();
         checks.sort_by(|a, b| a.id.cmp(&b.id));
         let instances = self.services.values().filter(|slot| !slot.withdrawn).map(|slot| slot.row.clone()).collect();
-        LocalRows { generation: self.generation, draining: self.draining, instances, checks }
+        LocalRows { generation: self.generation, sources: self.sources, draining: self.draining, instances, checks }
     }
 
     pub(super) fn list(&self) -> LocalListing {

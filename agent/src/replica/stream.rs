@@ -7,7 +7,7 @@ use muster_catalog::{Freshness, Name, SnapshotBuilder, SnapshotRow, Splice, Topi
 use muster_registry::client::{Hello, WatchEvent, WatchSender};
 use tokio::time::{Instant, Interval, interval, timeout_at};
 
-use super::{ReplicaTask, Width, disk};
+use super::{Moved, ReplicaTask, Width, disk};
 
 /// The pause after a stream that had been live: a member restarts, another one takes over at once.
 pub(super) const FIRST_PAUSE: Duration = Duration::from_millis(50);
@@ -48,7 +48,7 @@ impl ReplicaTask {
             Ok(stream) => stream,
             Err(error) => return ended(error.to_string(), false),
         };
-        let (mut live, mut splices, mut heard) = (false, false, Instant::now());
+        let (mut live, mut splices, mut parting, mut heard) = (false, false, false, Instant::now());
         loop {
             if live && let Err(reason) = self.ask(&sender, splices) {
                 return ended(reason, live);
@@ -95,6 +95,13 @@ impl ReplicaTask {
                     }
                 }
                 () = self.barriers.rested() => {}
+                () = self.config.restarting.cancelled(), if !parting => {
+                    parting = true;
+                    // The member ends the stream when it has heard it.
+                    if let Err(error) = sender.restart() {
+                        return ended(error.to_string(), live);
+                    }
+                }
                 _ = ticks.evict.tick() => {
                     if live && splices && let Err(reason) = self.evict(&sender) {
                         return ended(reason, live);
@@ -271,11 +278,12 @@ impl ReplicaTask {
     fn publish(&mut self, batch: Batch, was_live: bool) -> bool {
         let live = was_live || batch.current;
         if live && (!batch.topics.is_empty() || batch.replaced || !was_live) {
-            self.shared.publish(self.working.clone(), Freshness::Live);
+            let moved = if batch.replaced { Moved::All } else { Moved::Topics(&batch.topics) };
+            let own = self.shared.publish(self.working.clone(), Freshness::Live, &moved);
             if batch.replaced {
                 self.shared.waiters.wake_all();
             } else {
-                self.shared.waiters.wake(batch.topics.iter().chain([&Topic::Index]));
+                self.shared.waiters.wake(batch.topics.iter().chain(&own).chain([&Topic::Index]));
             }
         }
         // Those who wait looked at the new View when they were woken.

@@ -131,6 +131,12 @@ impl WatchSender {
         self.ask(Asked::RemoveServices(names(services)))
     }
 
+    /// Says that this agent is started anew at once: the member ends the stream, and the node lives as long as its
+    /// lease. A member that is older takes no note of it.
+    pub fn restart(&self) -> Result<(), WatchError> {
+        self.ask(Asked::Restart(pb::Restart {}))
+    }
+
     fn ask(&self, kind: Asked) -> Result<(), WatchError> {
         self.asking.try_send(pb::WatchRequest { kind: Some(kind) }).map_err(|error| match error {
             mpsc::error::TrySendError::Full(_) => WatchError::Busy,

@@ -36,6 +36,8 @@ pub(super) const MAX_SCOPE: usize = 10_000;
 enum End {
     /// The watcher went.
     Gone,
+    /// The watcher is started anew: it lives as long as its lease.
+    Restarts,
     /// We end it, and say why.
     Ours(Status),
 }
@@ -74,8 +76,10 @@ async fn serve(
         },
         Err(status) => return End::Ours(status),
     };
-    if let (End::Gone, Some(watcher)) = (&end, watcher) {
-        watcher.lost(core);
+    match (&end, watcher) {
+        (End::Gone, Some(watcher)) => watcher.lost(core),
+        (End::Restarts, Some(watcher)) => watcher.renew(core),
+        _ => {}
     }
     end
 }
@@ -91,9 +95,14 @@ impl Alive {
     fn new(core: &Core, watcher: pb::Watcher) -> Self {
         // 0 stands for no stream.
         let stream = rand::random::<u64>().max(1);
-        let (node, incarnation) = (watcher.node.clone(), watcher.incarnation);
+        let alive = Self { watcher, stream };
+        alive.renew(core);
+        alive
+    }
+
+    fn renew(&self, core: &Core) {
+        let (node, incarnation, stream) = (self.watcher.node.clone(), self.watcher.incarnation, self.stream);
         core.pulse(Pulse::Renew(pb::Renewal { node, incarnation, stream, agent: String::new() }, None));
-        Self { watcher, stream }
     }
 
     /// The watcher ended it while this member stays up.
@@ -208,6 +217,7 @@ impl Feed {
             }
             Some(Asked::AddServices(names)) => self.rescope(&names, true).await,
             Some(Asked::RemoveServices(names)) => self.rescope(&names, false).await,
+            Some(Asked::Restart(_)) => Err(End::Restarts),
             Some(Asked::Hello(_)) => Err(End::Ours(Status::invalid_argument("a watch has one hello"))),
             // A newer watcher asks for what this build does not have; it sees no answer and does without.
             None => Ok(()),

@@ -38,7 +38,7 @@ fn check(id: &str, status: Status) -> Arc<Check> {
 }
 
 fn rows(instances: Vec<Arc<Instance>>, checks: Vec<Arc<Check>>) -> LocalRows {
-    LocalRows { generation: 0, draining: false, instances, checks }
+    LocalRows { instances, checks, ..LocalRows::default() }
 }
 
 #[test]
