@@ -111,6 +111,8 @@ pub struct App {
     leaving: CancellationToken,
     restarting: CancellationToken,
     replica: Option<Arc<Replica>>,
+    /// Kept until all is written.
+    data: Option<Arc<DataDirectory>>,
     left: Option<watch::Receiver<bool>>,
     closing: CancellationToken,
     ending: CancellationToken,
@@ -160,6 +162,7 @@ impl App {
             leaving: CancellationToken::new(),
             restarting: CancellationToken::new(),
             replica: None,
+            data: None,
             left: None,
             closing: CancellationToken::new(),
             ending: CancellationToken::new(),
@@ -193,6 +196,8 @@ impl App {
         if tokio::time::timeout(CLOSING, self.supervisor.ended()).await.is_err() {
             tracing::warn!("some tasks did not end in time");
         }
+        // Nobody writes any more.
+        drop(self.data);
     }
 
     /// Instances drain, then the node goes.
@@ -216,7 +221,9 @@ impl App {
         if let Some(replica) = &self.replica
             && tokio::time::timeout(PARTING, replica.parted()).await.is_err()
         {
-            tracing::warn!("the registry was not told of the restart: without a start within its grace the node is lost");
+            tracing::warn!(
+                "the registry was not told of the restart: without a start within its grace the node is lost"
+            );
         }
     }
 
@@ -280,8 +287,7 @@ impl App {
             width: replica_width(config),
             restarting: self.restarting.clone(),
         };
-        let (replica, replica_task) = Replica::open(replica_config, client.clone(), now)?;
-        self.supervisor.spawn("replica", replica_task.run(self.closing.clone()));
+        let replica = self.start_replica(replica_config, &client, data_dir.join("members.json"))?;
 
         let scripts = config.checks.scripts;
         let local_config = crate::local::LocalConfig { node: node.name.clone(), data_dir: Some(data_dir), scripts };
@@ -311,7 +317,7 @@ impl App {
             leaving: self.leaving.clone(),
             removals: removals.clone(),
             problems,
-            data,
+            data: data.clone(),
         };
         let ports = Ports {
             source: replica.clone(),
@@ -330,8 +336,22 @@ impl App {
         };
         self.start_http(config, sockets.http, ports)?;
         self.start_upkeep(metrics);
-        (self.local, self.replica) = (Some(local), Some(replica));
+        (self.local, self.replica, self.data) = (Some(local), Some(replica), Some(data));
         Ok(())
+    }
+
+    fn start_replica(
+        &mut self,
+        config: ReplicaConfig,
+        client: &Arc<Client>,
+        members: PathBuf,
+    ) -> Result<Arc<Replica>, DiskError> {
+        let (replica, task) = Replica::open(config, client.clone(), now)?;
+        crate::members::recall(client, &replica, &members);
+        let learning = crate::members::follow(client.clone(), replica.clone(), members, self.closing.clone());
+        self.supervisor.spawn("members", learning);
+        self.supervisor.spawn("replica", task.run(self.closing.clone()));
+        Ok(replica)
     }
 
     fn start_definitions(

@@ -490,6 +490,10 @@ mod tests {
             ("[node]\naddress = \"0.0.0.0\"", "node.address = 0.0.0.0: give an IP address"),
             ("[registry]\nmembers = [\"one\"]", "registry.members = one: write it as host:port"),
             ("[registry]\nlease_ttl = \"soon\"", "soon"),
+            (
+                "[agent]\nstop_timeout = \"5s\"\ndrain_time = \"5s\"",
+                "agent.drain_time = 5s: agent.stop_timeout, 5s, ends a stop",
+            ),
             ("[agent]\nreplica = \"some\"", "unknown variant `some`, expected `scope` or `all`"),
             ("[agent]\nreplica_services = 0", "agent.replica_services = 0: give 1 to 10000"),
             ("[agent]\nreplica_idle = \"1s\"", "agent.replica_idle = 1s: at least 10s"),

@@ -144,6 +144,20 @@ mod tests {
     }
 
     #[test]
+    fn a_directory_is_one_agents_and_must_be_writable() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("agent");
+        let held = DataDirectory::lock(&path).unwrap();
+        let error = DataDirectory::lock(&path).unwrap_err().to_string();
+        assert!(error.contains("another agent runs on") && error.contains("node.data_dir"), "{error}");
+        held.check().unwrap();
+        fs::remove_dir_all(&path).unwrap();
+        assert!(held.check().unwrap_err().to_string().contains("cannot use"));
+        drop(held);
+        DataDirectory::lock(&path).unwrap();
+    }
+
+    #[test]
     fn a_damaged_file_is_an_error_that_names_it() {
         let directory = tempfile::tempdir().unwrap();
         fs::write(directory.path().join(FILE), b"{").unwrap();

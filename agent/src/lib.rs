@@ -22,6 +22,7 @@ pub mod definition;
 pub mod definitions;
 pub mod identity;
 pub mod local;
+mod members;
 mod metrics;
 mod ports;
 pub mod replica;

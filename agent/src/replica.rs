@@ -32,8 +32,8 @@ mod scope;
 mod stream;
 
 pub use disk::DiskError;
-pub(crate) use scope::Width;
 use own::{Laid, Moved, Overlay};
+pub(crate) use scope::Width;
 use scope::{Growth, Holds, Uses};
 
 /// How long a reader waits for its barrier: an election at default timeouts is ridden out, an outage is not.
@@ -166,7 +166,8 @@ impl Replica {
         let (shown, parted) = (watch::Sender::new(0), watch::Sender::new(false));
         let uses = Uses::new(Instant::now());
         uses.follow(working.scope(), Instant::now());
-        let shared = Arc::new(Shared { view, overlay, shown, parted, waiters: Arc::default(), uses, holds: Holds::default() });
+        let shared =
+            Arc::new(Shared { view, overlay, shown, parted, waiters: Arc::default(), uses, holds: Holds::default() });
         let (barriers, requests) = mpsc::channel(BARRIER_QUEUE);
         let (grow, wanted) = mpsc::channel(scope::MAX_HOLDS);
         let wide = Semaphore::new(MAX_WIDE_READS);

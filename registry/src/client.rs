@@ -90,6 +90,11 @@ impl Client {
         Self { connections: Arc::new(Connections::new(config)), writes: Arc::default() }
     }
 
+    /// Looks for the registry at these members too, besides the configured ones: it named them itself.
+    pub fn learn(&self, members: Vec<String>) {
+        self.connections.learn(members);
+    }
+
     /// Where the next write goes, as far as that is known.
     #[cfg(test)]
     pub(crate) async fn writes_to(&self) -> Option<std::net::SocketAddr> {

@@ -133,8 +133,8 @@ impl Store {
         fs::create_dir_all(store.services())?;
         fs::create_dir_all(store.checks())?;
         let saved = Saved {
-            services: read_all(&store.services(), MAX_SERVICES, |text: ServiceText| text.validate("service")),
-            checks: read_all(&store.checks(), MAX_CHECKS, validate_check),
+            services: read_all(&store.services(), MAX_SERVICES, |text: ServiceText| text.validate("service"))?,
+            checks: read_all(&store.checks(), MAX_CHECKS, validate_check)?,
             files: read::<Vec<SavedFileService>>(&store.files())
                 .into_iter()
                 .flatten()
@@ -249,9 +249,10 @@ fn read_all<T: DeserializeOwned, D>(
     directory: &Path,
     most: usize,
     validate: impl Fn(T) -> Result<D, InvalidDefinition>,
-) -> Vec<D> {
-    let Ok(entries) = fs::read_dir(directory) else { return Vec::new() };
-    let mut paths: Vec<_> = entries.filter_map(|entry| Some(entry.ok()?.path())).collect();
+) -> io::Result<Vec<D>> {
+    // What cannot be listed is not empty: a push without it would deregister all of it.
+    let entries = fs::read_dir(directory)?;
+    let mut paths = entries.map(|entry| Ok(entry?.path())).collect::<io::Result<Vec<PathBuf>>>()?;
     paths.retain(|path| path.extension().is_some_and(|extension| extension == "json"));
     paths.sort();
     if paths.len() > most {
@@ -265,7 +266,7 @@ fn read_all<T: DeserializeOwned, D>(
             None => {}
         }
     }
-    found
+    Ok(found)
 }
 
 /// The content of a file, if it is there and whole.

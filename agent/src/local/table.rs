@@ -7,8 +7,8 @@ use tokio::{task::AbortHandle, time::Instant};
 
 use super::store::{SavedMaintenance, SavedResult};
 use super::{
-    LocalCheck, LocalError, LocalListing, LocalRows, Sources, LocalService, NODE_MAINTENANCE_CHECK, NOT_RUN_YET, Source,
-    TtlUpdate,
+    LocalCheck, LocalError, LocalListing, LocalRows, LocalService, NODE_MAINTENANCE_CHECK, NOT_RUN_YET, Source,
+    Sources, TtlUpdate,
 };
 use crate::checks::{Outcome, Report, damping::FlapDamper, threshold::Threshold, ttl::TtlDeadline};
 use crate::definition::{CheckDefinition, Probe, ServiceDefinition, is_reserved};

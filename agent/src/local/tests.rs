@@ -89,6 +89,21 @@ async fn serve(answer: &'static str) -> String {
 }
 
 #[tokio::test]
+async fn rows_say_how_much_was_read() {
+    let agent = Agent::start(None);
+    agent.handle.register_service(service("api", vec![]), false).await.unwrap();
+    assert_eq!(agent.handle.rows().sources, Sources::Reading);
+    agent.handle.set_last_file_services(vec![]).await.unwrap();
+    assert_eq!(agent.handle.rows().sources, Sources::Part);
+    let before = agent.handle.rows().generation;
+    agent.handle.set_file_services(vec![]).await.unwrap();
+    let rows = agent.handle.rows();
+    assert_eq!(rows.sources, Sources::Whole);
+    assert!(rows.generation > before, "the push waits for it");
+    agent.stop().await;
+}
+
+#[tokio::test]
 async fn http_answers_become_statuses() {
     let agent = Agent::start(None);
     let cases = [

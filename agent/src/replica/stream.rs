@@ -50,7 +50,9 @@ impl ReplicaTask {
         };
         let (mut live, mut splices, mut parting, mut heard) = (false, false, false, Instant::now());
         loop {
-            if live && let Err(reason) = self.ask(&sender, splices) {
+            if (live || parting)
+                && let Err(reason) = self.ask(&sender, splices)
+            {
                 return ended(reason, live);
             }
             tokio::select! {
@@ -95,13 +97,7 @@ impl ReplicaTask {
                     }
                 }
                 () = self.barriers.rested() => {}
-                () = self.config.restarting.cancelled(), if !parting => {
-                    parting = true;
-                    // The member ends the stream when it has heard it.
-                    if let Err(error) = sender.restart() {
-                        return ended(error.to_string(), live);
-                    }
-                }
+                () = self.config.restarting.cancelled(), if !parting => parting = true,
                 _ = ticks.evict.tick() => {
                     if live && splices && let Err(reason) = self.evict(&sender) {
                         return ended(reason, live);
@@ -118,6 +114,10 @@ impl ReplicaTask {
 
     /// Sends the barriers and changes of Scope that readers wait for.
     fn ask(&mut self, sender: &WatchSender, splices: bool) -> Result<(), String> {
+        if self.config.restarting.is_cancelled() {
+            // The member ends the stream when it has heard it.
+            return sender.restart().map_err(|error| error.to_string());
+        }
         while let Some((id, consistency)) = self.barriers.next(Instant::now()) {
             sender.barrier(id, consistency).map_err(|error| error.to_string())?;
         }

@@ -63,6 +63,8 @@ impl Connection {
 #[derive(Debug)]
 pub(super) struct Connections {
     pub(super) config: ClientConfig,
+    /// Members that the registry named, besides the configured ones.
+    learned: std::sync::Mutex<Vec<String>>,
     state: Mutex<State>,
     traffic: std::sync::Mutex<Traffic>,
 }
@@ -99,7 +101,12 @@ impl State {
 
 impl Connections {
     pub(super) fn new(config: ClientConfig) -> Self {
-        Self { config, state: Mutex::default(), traffic: Default::default() }
+        Self { config, learned: Default::default(), state: Mutex::default(), traffic: Default::default() }
+    }
+
+    /// Takes these in the place of what was learnt before.
+    pub(super) fn learn(&self, members: Vec<String>) {
+        *self.learned.lock().unwrap_or_else(PoisonError::into_inner) = members;
     }
 
     /// The connection, or a new one to some member: one round over all of them, in random order.
@@ -209,7 +216,9 @@ impl Connections {
             return Err(ConnectError::NoMembers);
         }
         let (mut addresses, mut reasons) = (BTreeSet::new(), Vec::new());
-        for member in &self.config.members {
+        let learned = self.learned.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let members: BTreeSet<&String> = self.config.members.iter().chain(&learned).collect();
+        for member in members {
             match timeout(self.config.connect_timeout, lookup_host(member)).await {
                 Ok(Ok(found)) => addresses.extend(found),
                 Ok(Err(error)) => reasons.push(format!("{member}: {error}")),

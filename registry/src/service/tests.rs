@@ -630,6 +630,25 @@ async fn a_broken_watch_loses_its_node_within_the_grace_and_another_one_saves_it
 }
 
 #[tokio::test]
+async fn a_watch_that_ends_for_a_restart_leaves_the_lease_as_it_is() {
+    let registry = TestRegistry::start(1).await;
+    let client = registry.client([0]);
+    client.submit(push("a", 1, &[])).await.unwrap();
+    client.submit(push("b", 1, &[])).await.unwrap();
+    let catalog = &registry.members[0].catalog;
+    let watch = |node| client.watch(Hello { watcher: Some((Name::lookup(node), 1)), ..all() });
+    let (sender, mut events) = watch("a").await.unwrap();
+    let other = watch("b").await.unwrap();
+    sender.restart().unwrap();
+    while futures_util::StreamExt::next(&mut events).await.is_some() {}
+    drop((sender, events, other));
+    // What broke after it is noticed, and it is not.
+    eventually(catalog, |snapshot| liveness(snapshot, "b") == Some(Health::Critical)).await;
+    assert_eq!(liveness(&catalog.snapshot.borrow(), "a"), Some(Health::Passing));
+    eventually(catalog, |snapshot| liveness(snapshot, "a") == Some(Health::Critical)).await;
+}
+
+#[tokio::test]
 async fn an_entry_is_told_apart_by_the_kinds_that_the_watcher_knows() {
     let registry = TestRegistry::start(1).await;
     let mut raw = peers::client(plaintext()(&registry.members[0].address).unwrap());
