@@ -365,7 +365,12 @@ impl App {
         let leaving = self.leaving.clone();
         let closing = self.closing.clone();
         self.supervisor.spawn("definitions", async move {
-            match crate::definitions::follow(directory, local, problems, seat, leaving).await {
+            let following = crate::definitions::follow(directory, local, problems, seat, leaving);
+            let ended = tokio::select! {
+                ended = following => ended,
+                () = closing.cancelled() => return,
+            };
+            match ended {
                 Ok(()) => closing.cancelled().await,
                 Err(error) => tracing::error!(%error, "following the services directory ended"),
             }

@@ -95,8 +95,10 @@ async fn an_agent_that_stops_for_a_restart_stays_registered() -> Result<()> {
         let (_cluster, mut agent, other) = stage(settings, 1).await?;
         let (before, consumer) = (created(&other).await?, Consumer::start(&other));
         for pause in PAUSES {
+            let stopping = Instant::now();
             agent.process.signal(signal)?;
             agent.process.wait_ended()?;
+            ensure!(stopping.elapsed() < Duration::from_secs(2), "the stop took {:?}", stopping.elapsed());
             sleep(Duration::from_millis(pause)).await;
             agent.restart()?;
             agent.ready().await?;
