@@ -1,6 +1,7 @@
 //! What follows from a Command: a pure function of the catalog and the proposal.
 
 use std::{
+    cell::OnceCell,
     collections::{BTreeMap, BTreeSet},
     sync::Arc,
 };
@@ -140,7 +141,7 @@ fn decide_deregister(snapshot: &Snapshot, removal: &Removal) -> Result<Vec<Chang
             Some(found) if alive && found.instance.value.origin == Origin::Agent => refuse(format!("instance {id}")),
             Some(_) => Ok(vec![Change::DeleteInstance { node: node.clone(), id: id.clone() }]),
         },
-        Removal::Check { id, .. } => match all_checks(entry).find(|check| check.id == *id) {
+        Removal::Check { id, .. } => match entry.all_checks().map(|row| &*row.value).find(|check| check.id == *id) {
             None => Ok(Vec::new()),
             Some(found) if alive && found.origin != Origin::Catalog => refuse(format!("check {id}")),
             Some(_) => Ok(vec![Change::DeleteCheck { node: node.clone(), id: id.clone() }]),
@@ -150,11 +151,6 @@ fn decide_deregister(snapshot: &Snapshot, removal: &Removal) -> Result<Vec<Chang
 
 fn delete_node(snapshot: &Snapshot, node: &Name) -> Vec<Change> {
     if snapshot.find_node(node).is_some() { vec![Change::DeleteNode(node.clone())] } else { Vec::new() }
-}
-
-fn all_checks(entry: &NodeEntry) -> impl Iterator<Item = &Check> {
-    let instances = entry.instances.iter().flat_map(|instance| &instance.checks);
-    entry.checks.iter().chain(instances).map(|row| &*row.value)
 }
 
 /// The check that carries a node's liveness, in the words of the v1 dialect.
@@ -182,13 +178,16 @@ struct Draft<'a> {
     node: Option<Change>,
     instances: BTreeMap<InstanceId, Change>,
     checks: BTreeMap<CheckId, Change>,
+    /// The checks that are there, once one was asked for by its id alone.
+    checks_by_id: OnceCell<BTreeMap<&'a str, &'a Check>>,
 }
 
 impl<'a> Draft<'a> {
     fn new(snapshot: &'a Snapshot, name: &'a Name, origin: Origin) -> Self {
         let entry = snapshot.find_node(name);
         let format = snapshot.format;
-        Self { name, origin, format, entry, node: None, instances: BTreeMap::new(), checks: BTreeMap::new() }
+        let (instances, checks, checks_by_id) = (BTreeMap::new(), BTreeMap::new(), OnceCell::new());
+        Self { name, origin, format, entry, node: None, instances, checks, checks_by_id }
     }
 
     fn agent_is_absent(&self) -> bool {
@@ -226,7 +225,7 @@ impl<'a> Draft<'a> {
     }
 
     fn put_check(&mut self, check: Check) {
-        if self.found_check(&check.id).is_some_and(|old| *old == check) {
+        if self.found_check_near(&check).is_some_and(|old| *old == check) {
             self.checks.remove(&check.id);
         } else {
             self.checks.insert(check.id.clone(), Change::PutCheck(Arc::new(check)));
@@ -245,7 +244,14 @@ impl<'a> Draft<'a> {
     }
 
     fn found_check(&self, id: &str) -> Option<&Check> {
-        all_checks(self.entry?).find(|check| &*check.id == id)
+        let entry = self.entry?;
+        let index = || entry.all_checks().map(|row| (&*row.value.id, &*row.value)).collect();
+        self.checks_by_id.get_or_init(index).get(id).copied()
+    }
+
+    /// The check of that id where the given one stands: one that stands elsewhere is another row in any case.
+    fn found_check_near(&self, check: &Check) -> Option<&Check> {
+        Some(&self.entry?.find_check_at(check.instance.as_ref(), &check.id)?.value)
     }
 
     fn refuse_agents_rows(&self, instances: &[Instance], checks: &[Check]) -> Result<(), Rejection> {
@@ -288,7 +294,7 @@ impl<'a> Draft<'a> {
             entry.instances.iter().map(|e| e.instance.value.id.clone()).filter(|id| !named.contains(id)).collect();
         let named: BTreeSet<&CheckId> = checks.iter().map(|check| &check.id).collect();
         let gone_checks: Vec<CheckId> =
-            all_checks(entry).map(|check| check.id.clone()).filter(|id| !named.contains(id)).collect();
+            entry.all_checks().map(|check| check.value.id.clone()).filter(|id| !named.contains(id)).collect();
         self.remove_own(&gone, &gone_checks);
     }
 

@@ -7,7 +7,8 @@ use std::{
 
 use crate::{
     Change, Check, DirectoryRow, Entry, Instance, InstanceEntry, Instances, Name, Node, NodeEntry, Row, Scope,
-    ServiceSlot, Snapshot, Text, Topic, rows::put_check,
+    ServiceSlot, Snapshot, Text, Topic,
+    rows::{find_check, put_check},
 };
 
 impl Snapshot {
@@ -16,10 +17,19 @@ impl Snapshot {
     pub fn fold(&mut self, entry: &Entry) -> Vec<Topic> {
         self.advance(entry.index, entry.at);
         let topics = BTreeSet::from([Topic::Index]);
-        let mut fold = Fold { snapshot: self, index: entry.index, topics, tags_before: BTreeMap::new() };
+        let mut fold = Fold {
+            snapshot: self,
+            index: entry.index,
+            topics,
+            tags_before: BTreeMap::new(),
+            tags_moved: BTreeSet::new(),
+            nodes_moved: BTreeSet::new(),
+            places: None,
+        };
         for change in &entry.changes {
             fold.change(change);
         }
+        fold.touch_services_of_moved_nodes();
         fold.close_services();
         fold.topics.into_iter().collect()
     }
@@ -31,7 +41,16 @@ struct Fold<'a> {
     topics: BTreeSet<Topic>,
     /// The tags that each edited service had before the entry; `None` for one that did not exist.
     tags_before: BTreeMap<Name, Option<Arc<[Text]>>>,
+    /// Services to which a tag came or from which one went: their union is made once, when the entry ends.
+    tags_moved: BTreeSet<Name>,
+    /// Nodes of which something was said that holds for each service on them.
+    nodes_moved: BTreeSet<Name>,
+    /// Where each check of one node stands: looked up again and again when an entry brings many.
+    places: Option<(Name, Places)>,
 }
+
+/// For each check the instance that it speaks for; `None` for the whole node.
+type Places = BTreeMap<Text, Option<Text>>;
 
 impl Fold<'_> {
     fn change(&mut self, change: &Change) {
@@ -66,11 +85,12 @@ impl Fold<'_> {
         self.snapshot.nodes.insert(name.clone(), Arc::new(entry));
         self.touch_nodes_table();
         self.touch_node(name);
-        self.touch_services_on(name);
+        self.nodes_moved.insert(name.clone());
     }
 
     fn delete_node(&mut self, name: &Name) {
         let Some(entry) = self.snapshot.nodes.get(name).cloned() else { return };
+        self.places = None;
         for instance in &entry.instances {
             self.leave_service(instance);
         }
@@ -109,6 +129,7 @@ impl Fold<'_> {
             return;
         };
         self.leave_service(&old);
+        self.places = None;
         self.snapshot.instance_count -= 1;
         if let Some(entry) = self.snapshot.nodes.get_mut(node) {
             Arc::make_mut(entry).instances.remove(node, id);
@@ -121,23 +142,42 @@ impl Fold<'_> {
 
     fn put_check(&mut self, check: &Arc<Check>) {
         let Some(node) = self.snapshot.nodes.get(&check.node) else { return };
-        let old = find_check(node, &check.id);
-        let (stays, moves): (Option<_>, Option<_>) = match old {
-            Some((place, row)) if place == check.instance => (Some(row), None),
-            moved => (None, moved),
-        };
+        // Most are where they were: only one that is new or moved is looked for on the whole node.
+        let stays = node.find_check_at(check.instance.as_ref(), &check.id).cloned();
         // Speaking for something else it is a new row: a replica may not have held the old one.
         let row = self.row(stays.as_ref(), check);
-        if moves.is_some() {
+        if stays.is_none() {
             self.delete_check(&check.node, &check.id);
         }
         self.edit_checks(&check.node, check.instance.as_ref(), |checks| put_check(checks, row));
+        if let Some((node, places)) = &mut self.places
+            && *node == check.node
+        {
+            places.insert(check.id.clone(), check.instance.clone());
+        }
     }
 
     fn delete_check(&mut self, node: &Name, id: &str) {
-        let Some(entry) = self.snapshot.nodes.get(node) else { return };
-        let Some((place, _)) = find_check(entry, id) else { return };
-        self.edit_checks(node, place.as_ref(), |checks| checks.retain(|check| &*check.value.id != id));
+        let Some(place) = self.find_place(node, id) else { return };
+        self.edit_checks(node, place.as_ref(), |checks| {
+            if let Ok(at) = find_check(checks, id) {
+                checks.remove(at);
+            }
+        });
+        if let Some((_, places)) = &mut self.places {
+            places.remove(id);
+        }
+    }
+
+    /// What a check of the node speaks for; `None` when there is no such check. The first look in an entry goes through
+    /// all checks of the node, the others do not.
+    fn find_place(&mut self, node: &Name, id: &str) -> Option<Option<Text>> {
+        let entry = self.snapshot.nodes.get(node)?;
+        if self.places.as_ref().is_none_or(|(known, _)| known != node) {
+            let places = entry.all_checks().map(|row| (row.value.id.clone(), row.value.instance.clone()));
+            self.places = Some((node.clone(), places.collect()));
+        }
+        self.places.as_ref()?.1.get(id).cloned()
     }
 
     /// Edits the checks of a node, or of one of its instances, and touches all that shows them.
@@ -146,7 +186,7 @@ impl Fold<'_> {
         match instance {
             None => {
                 edit(&mut Arc::make_mut(entry).checks);
-                self.touch_services_on(node);
+                self.nodes_moved.insert(node.clone());
             }
             Some(id) => {
                 let Some(old) = entry.find_instance(id) else { return };
@@ -181,7 +221,7 @@ impl Fold<'_> {
         let slot = Arc::make_mut(self.snapshot.services.entry(service.clone()).or_insert_with(new));
         slot.set.get_or_insert_default();
         if slot.put(entry) {
-            slot.unite_tags();
+            self.tags_moved.insert(service.clone());
         }
         slot.index = self.index;
         self.touch_service_topics(service);
@@ -194,7 +234,7 @@ impl Fold<'_> {
         let slot = self.snapshot.services.get_mut(service).filter(|slot| slot.set.is_some());
         let Some(slot) = slot.map(Arc::make_mut) else { return };
         if slot.remove(entry) {
-            slot.unite_tags();
+            self.tags_moved.insert(service.clone());
         }
         slot.index = self.index;
         self.touch_service_topics(service);
@@ -217,6 +257,11 @@ impl Fold<'_> {
     /// Drops services that the entry left without instances, and touches the table of names and tags for what the
     /// whole entry did: a replica that hears of a service through the Directory alone sees no more than that.
     fn close_services(&mut self) {
+        for service in std::mem::take(&mut self.tags_moved) {
+            if let Some(slot) = self.snapshot.services.get_mut(&service) {
+                Arc::make_mut(slot).unite_tags();
+            }
+        }
         for (service, before) in std::mem::take(&mut self.tags_before) {
             if self.snapshot.services.get(&service).is_some_and(|slot| slot.is_extinct()) {
                 self.snapshot.services.remove(&service);
@@ -234,6 +279,13 @@ impl Fold<'_> {
     fn row<T: PartialEq>(&self, old: Option<&Row<T>>, value: &Arc<T>) -> Row<T> {
         let created = old.map_or(self.index, |old| old.created);
         Row { created, modified: self.index, value: value.clone() }
+    }
+
+    /// Once for each node when the entry ends: a push may bring thousands of rows for a node with thousands of others.
+    fn touch_services_of_moved_nodes(&mut self) {
+        for node in std::mem::take(&mut self.nodes_moved) {
+            self.touch_services_on(&node);
+        }
     }
 
     /// Whatever is said of a node is said of each service on it.
@@ -279,11 +331,4 @@ impl Fold<'_> {
         }
         self.topics.insert(Topic::Checks);
     }
-}
-
-/// A check of the node by id: the instance it stands at, and its row.
-fn find_check(node: &NodeEntry, id: &str) -> Option<(Option<Text>, Row<Check>)> {
-    let instances = node.instances.iter().flat_map(|entry| &entry.checks);
-    let row = node.checks.iter().chain(instances).find(|check| &*check.value.id == id)?;
-    Some((row.value.instance.clone(), row.clone()))
 }

@@ -229,9 +229,14 @@ impl SnapshotBuilder {
     }
 }
 
+/// Where a check stands in the order of ids, or would.
+pub(crate) fn find_check(checks: &[Row<Check>], id: &str) -> Result<usize, usize> {
+    checks.binary_search_by(|other| (*other.value.id).cmp(id))
+}
+
 /// Puts a check at its place in the order of ids.
 pub(crate) fn put_check(checks: &mut Vec<Row<Check>>, row: Row<Check>) {
-    match checks.binary_search_by(|other| other.value.id.cmp(&row.value.id)) {
+    match find_check(checks, &row.value.id) {
         Ok(at) => checks[at] = row,
         Err(at) => checks.insert(at, row),
     }

@@ -6,7 +6,7 @@ use imbl::OrdMap;
 
 use crate::{
     Check, ClusterId, FIRST_FORMAT, Instance, Instances, NODE_LIVENESS_CHECK, Name, Node, Origin, Scope, ServiceSet,
-    ServiceSlot, Timestamp, Writer,
+    ServiceSlot, Text, Timestamp, Writer, rows::find_check,
 };
 
 /// A row with the log indexes that made it and changed it last.
@@ -53,6 +53,20 @@ impl NodeEntry {
     /// The instance of that id.
     pub fn find_instance(&self, id: &str) -> Option<&Arc<InstanceEntry>> {
         self.instances.find(&self.node.value.name, id)
+    }
+
+    /// The node's own checks and those of its instances.
+    pub(crate) fn all_checks(&self) -> impl Iterator<Item = &Row<Check>> {
+        self.checks.iter().chain(self.instances.iter().flat_map(|instance| &instance.checks))
+    }
+
+    /// The check of that id among those that speak for the instance, or for the whole node.
+    pub(crate) fn find_check_at(&self, instance: Option<&Text>, id: &str) -> Option<&Row<Check>> {
+        let checks = match instance {
+            None => &self.checks,
+            Some(instance) => &self.find_instance(instance)?.checks,
+        };
+        checks.get(find_check(checks, id).ok()?)
     }
 }
 

@@ -9,6 +9,7 @@ mod brakes;
 mod connection;
 mod members;
 mod read;
+mod size;
 mod watch;
 mod write;
 
@@ -22,6 +23,7 @@ pub use backup::TakeError;
 pub use brakes::{HeldExpiry, HeldNode, SharedTrait};
 pub use connection::ConnectError;
 pub use members::{MemberHealth, RegistryStatus};
+pub use size::{check_bytes, instance_bytes};
 pub use watch::{Hello, WatchError, WatchEvent, WatchSender, WatchStream};
 
 use crate::proto::registry as pb;

@@ -11,6 +11,7 @@ use prost::Message;
 
 use crate::{
     convert::ConvertError,
+    limits::MAX_ROW_BYTES,
     proto::{catalog as pb, registry as pb_registry},
 };
 
@@ -19,9 +20,8 @@ const MAGIC: [u8; 8] = *b"MUSTERSN";
 const SCOPE_MAGIC: [u8; 8] = *b"MUSTERSC";
 /// Raised when the frame changes; rows change by adding fields.
 const VERSION: u32 = 1;
-/// The largest row. A row is one node, instance or check, which a write could not exceed either; a length above this is
-/// damage, and is not allocated for.
-const MAX_ROW: u32 = 4 * 1024 * 1024;
+/// A length above this is damage.
+const MAX_ROW: u32 = MAX_ROW_BYTES as u32;
 
 /// Why bytes are not a Snapshot. The remedy is always a fresh copy from the registry.
 #[derive(Debug, thiserror::Error)]
@@ -110,8 +110,7 @@ pub fn decode_snapshot(from: &mut dyn Read, scope: Scope) -> Result<Snapshot, Sn
         if length > MAX_ROW {
             return Err(SnapshotError::Length { row, length });
         }
-        buffer.resize(length as usize, 0);
-        input.fill(&mut buffer)?;
+        input.take(length, &mut buffer)?;
         let decoded =
             pb::SnapshotRow::decode(buffer.as_slice()).map_err(|source| SnapshotError::Row { row, source })?;
         builder.push(SnapshotRow::try_from(decoded).map_err(|source| SnapshotError::Convert { row, source })?);
@@ -150,8 +149,8 @@ pub fn decode_replica(from: &mut dyn Read) -> Result<Snapshot, SnapshotError> {
     if length > MAX_ROW {
         return Err(SnapshotError::Length { row: 0, length });
     }
-    let mut scope = vec![0; length as usize];
-    from.read_exact(&mut scope)?;
+    let mut scope = Vec::new();
+    (&mut *from).take(u64::from(length)).read_to_end(&mut scope)?;
     from.read_exact(&mut word)?;
     let (found, expected) = (crc32fast::hash(&scope), u32::from_le_bytes(word));
     if found != expected {
@@ -178,6 +177,17 @@ impl Summed<&mut dyn Write> {
 impl Summed<&mut dyn Read> {
     fn fill(&mut self, bytes: &mut [u8]) -> io::Result<()> {
         self.inner.read_exact(bytes)?;
+        self.sum.update(bytes);
+        Ok(())
+    }
+
+    /// Reads so many bytes. Room is made for what comes, and not for what a damaged length claims.
+    fn take(&mut self, length: u32, bytes: &mut Vec<u8>) -> io::Result<()> {
+        bytes.clear();
+        (&mut *self.inner).take(u64::from(length)).read_to_end(bytes)?;
+        if bytes.len() < length as usize {
+            return Err(io::ErrorKind::UnexpectedEof.into());
+        }
         self.sum.update(bytes);
         Ok(())
     }

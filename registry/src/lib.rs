@@ -25,6 +25,7 @@ mod convert;
 pub mod fuzzing;
 mod leader;
 mod leases;
+mod limits;
 mod log;
 mod machine;
 mod proto;
@@ -44,6 +45,7 @@ pub use leases::{
     LeaseConfig,
     brake::{Decision, MassExpiry},
 };
+pub use limits::MAX_COMMAND_BYTES;
 pub use machine::Fault;
 pub use recover::{RecoveryError, Survivor, recover};
 pub use registry::{Registry, RegistryConfig, StartError, StopReason};

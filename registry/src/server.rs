@@ -24,8 +24,9 @@ use tonic::{
 };
 
 use crate::{
+    limits::{MAX_ANSWER_BYTES, MAX_MESSAGE_BYTES},
     proto::registry::registry_server::RegistryServer,
-    service::{Core, MAX_MESSAGE_BYTES, RegistryService},
+    service::{Core, RegistryService},
 };
 
 /// How often a silent connection is probed, and how long an answer may take: an agent whose host vanished without a word
@@ -42,7 +43,7 @@ const LOGGED_ERRORS: u32 = 50;
 /// The service of a member, to be served beside others.
 pub(crate) fn routes(core: Arc<Core>) -> Routes {
     let service = RegistryServer::new(RegistryService(core));
-    Routes::new(service.max_decoding_message_size(MAX_MESSAGE_BYTES).max_encoding_message_size(MAX_MESSAGE_BYTES))
+    Routes::new(service.max_decoding_message_size(MAX_MESSAGE_BYTES).max_encoding_message_size(MAX_ANSWER_BYTES))
 }
 
 /// Serves until it is stopped; open streams are ended by their own tasks.

@@ -9,6 +9,7 @@ mod meters;
 pub(crate) mod peers;
 pub(crate) mod reads;
 pub(crate) mod renewals;
+mod tags;
 pub(crate) mod write;
 
 use std::{
@@ -45,8 +46,6 @@ use peers::Peers;
 use renewals::{Pulse, Signs};
 use write::MAX_BATCH;
 
-/// The largest message: a Command at its largest and the frame around it.
-pub(crate) const MAX_MESSAGE_BYTES: usize = 4 * 1024 * 1024;
 /// Events ready for a watcher that is not reading; the rest waits in the ring.
 const WATCH_QUEUE: usize = 64;
 /// Pieces of an answer ready for a reader.
@@ -75,6 +74,7 @@ pub(crate) struct Core {
     reads: Arc<Semaphore>,
     meters: Meters,
     stamped: AtomicU64,
+    tags: tags::TagRoom,
 }
 
 /// What the tasks of a member receive from.
@@ -115,6 +115,7 @@ impl Core {
             reads,
             meters,
             stamped,
+            tags: tags::TagRoom::default(),
         };
         let queues = Queues {
             pulses: pulses_receiver,

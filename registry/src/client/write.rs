@@ -18,6 +18,7 @@ use super::{
     connection::{Backoff, Connection, Connections},
 };
 use crate::{
+    limits::MAX_COMMAND_BYTES,
     proto::{
         catalog,
         registry::{self as pb, write_reply::Outcome},
@@ -51,6 +52,13 @@ impl Client {
         // A push carries its order: repeated, it does nothing, or what a later one did.
         let repeatable = matches!(command, Command::Sync(_));
         let encoded = Bytes::from(catalog::Command::from(&command).encode_to_vec());
+        if encoded.len() > MAX_COMMAND_BYTES {
+            // A member would refuse it too, or not even read it.
+            let bytes = encoded.len();
+            return Err(SubmitError::Refused(format!(
+                "the command has {bytes} bytes, over {MAX_COMMAND_BYTES}: shorten outputs and metadata, or register in parts"
+            )));
+        }
         let (mut backoff, mut maybe_proposed) = (Backoff::default(), false);
         for attempt in 1_u32.. {
             let now = Instant::now();

@@ -10,12 +10,14 @@ use openraft::storage::{IOFlushed, LogState, RaftLogReader, RaftLogStorage};
 use openraft::{OptionalSend, RaftTypeConfig};
 use tokio::sync::oneshot;
 
-use super::{Entry, LogId, Types, Vote, wire};
+use super::network::MESSAGE_BYTES;
+use super::{Entry, LogId, MAX_PAYLOAD_BYTES, Types, Vote, wire};
 use crate::store::{Engine, Fault, Flusher};
 
 /// Most payload bytes of one append to a follower: far below the message limit, and short enough that one batch does
 /// not hold up the next heartbeat on a slow link.
 const READ_BYTES: usize = 1024 * 1024;
+const _: () = assert!(READ_BYTES + MAX_PAYLOAD_BYTES < MESSAGE_BYTES, "a batch that ends with the largest entry fits");
 /// Entries this close to the end are in the engine's cache; older ones may need the disk, which is no place for a
 /// thread of the runtime.
 const CACHED_TAIL: u64 = 4096;

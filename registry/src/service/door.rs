@@ -2,8 +2,8 @@
 
 use muster_catalog::{Check, Command, Instance, Name, NameError, Proxy, Removal, Traffic};
 
-/// The largest Command in its encoded form: an entry is copied to every member and every watcher.
-pub(crate) const MAX_COMMAND_BYTES: usize = 2 * 1024 * 1024;
+use crate::limits::MAX_COMMAND_BYTES;
+
 /// The longest id of an instance or a check.
 const MAX_ID: usize = 512;
 

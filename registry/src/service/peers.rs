@@ -9,8 +9,11 @@ use std::{
 
 use tonic::{ConnectError, Status, transport::Channel};
 
-use super::MAX_MESSAGE_BYTES;
-use crate::{proto::registry::registry_client::RegistryClient, raft::Dial};
+use crate::{
+    limits::{MAX_ANSWER_BYTES, MAX_MESSAGE_BYTES},
+    proto::registry::registry_client::RegistryClient,
+    raft::Dial,
+};
 
 /// Connections kept; a registry has few members, and addresses that changed are not kept for ever.
 const MAX_CONNECTIONS: usize = 16;
@@ -46,7 +49,7 @@ impl Peers {
 /// A client over a connection, with this room's limits.
 pub(crate) fn client(channel: Channel) -> RegistryClient<Channel> {
     RegistryClient::new(channel)
-        .max_decoding_message_size(MAX_MESSAGE_BYTES)
+        .max_decoding_message_size(MAX_ANSWER_BYTES)
         .max_encoding_message_size(MAX_MESSAGE_BYTES)
 }
 

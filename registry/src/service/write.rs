@@ -8,12 +8,17 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::future::join_all;
-use muster_catalog::{Command, Name, Proposal, strip_command};
+use muster_catalog::{Command, Name, Proposal, Snapshot, strip_command};
 use prost::Message;
 use tokio::time::{Instant, sleep_until};
 use tonic::Code;
 
-use super::{Core, door, peers::surely_not_sent, renewals::Pulse};
+use super::{
+    Core, door,
+    peers::surely_not_sent,
+    renewals::Pulse,
+    tags::{Reserved, TagRoom},
+};
 use crate::{
     log::Outcome,
     machine::{Answer, encode_proposal},
@@ -39,6 +44,8 @@ struct Admitted {
     payload: Bytes,
     /// The agent that lives, as its push shows.
     alive: Option<(Name, u64)>,
+    /// Held until the outcome is known.
+    _tags: Option<Reserved>,
 }
 
 impl Core {
@@ -104,8 +111,8 @@ impl Core {
 
     /// Proposes. The error says why nothing was.
     async fn lead(&self, commands: &[Bytes]) -> Result<Vec<Reply>, String> {
-        let (at, format) = (self.stamp().0, self.catalog.snapshot.borrow().format());
-        let mut admitted: Vec<_> = commands.iter().map(|command| admit(format, at, command)).collect();
+        let (at, snapshot) = (self.stamp().0, self.catalog.snapshot.borrow().clone());
+        let mut admitted: Vec<_> = commands.iter().map(|command| admit(&snapshot, &self.tags, at, command)).collect();
         let payloads: Vec<Bytes> =
             admitted.iter_mut().flatten().map(|write| std::mem::take(&mut write.payload)).collect();
         let proposed = if payloads.is_empty() { Vec::new() } else { self.log.propose_many(payloads).await };
@@ -115,7 +122,7 @@ impl Core {
         }
         let mut proposed = proposed.into_iter();
         let replies = admitted.into_iter().map(|write| {
-            let Admitted { alive, .. } = match write {
+            let Admitted { alive, _tags, .. } = match write {
                 Ok(admitted) => admitted,
                 Err(refused) => return Reply::Refused(refused),
             };
@@ -187,7 +194,7 @@ impl Core {
 }
 
 /// Reads a Command from outside and makes a proposal of it; the error says why it is refused.
-fn admit(format: u32, at_milliseconds: u64, encoded: &Bytes) -> Result<Admitted, String> {
+fn admit(snapshot: &Snapshot, tags: &TagRoom, at_milliseconds: u64, encoded: &Bytes) -> Result<Admitted, String> {
     let command = catalog::Command::decode(encoded.clone()).map_err(|error| error.to_string())?;
     let proposal = catalog::Proposal { at_milliseconds, command: Some(command), restore: None };
     // Written anew, and not logged as it came: fields that this build does not know go no further, or members of a
@@ -197,15 +204,16 @@ fn admit(format: u32, at_milliseconds: u64, encoded: &Bytes) -> Result<Admitted,
     let mut command = Command::try_from(command).map_err(|error| error.to_string())?;
     door::check(&command, encoded.len()).map_err(|error| error.to_string())?;
     // A writer of a newer build than some member: what that one cannot hold stays outside.
-    if strip_command(format, &mut command) {
+    if strip_command(snapshot.format(), &mut command) {
         let command = Some((&command).into());
         payload = catalog::Proposal { at_milliseconds, command, restore: None }.encode_to_vec().into();
     }
+    let reserved = tags.reserve(snapshot, &command)?;
     let alive = match command {
         Command::Sync(sync) => Some((sync.node.name, sync.writer.incarnation)),
         _ => None,
     };
-    Ok(Admitted { payload, alive })
+    Ok(Admitted { payload, alive, _tags: reserved })
 }
 
 fn committed(index: u64, answer: Answer) -> Reply {
@@ -219,7 +227,7 @@ fn committed(index: u64, answer: Answer) -> Reply {
 
 #[cfg(test)]
 mod tests {
-    use muster_catalog::{FIRST_FORMAT, FORMAT, Traffic};
+    use muster_catalog::{Change, Entry, FIRST_FORMAT, FORMAT, Timestamp, Traffic};
 
     use super::*;
     use crate::service::tests::push;
@@ -232,7 +240,9 @@ mod tests {
         let newer = Command::Sync(sync);
         let encoded = Bytes::from(catalog::Command::from(&newer).encode_to_vec());
         let logged = |format| {
-            let payload = admit(format, 1, &encoded).unwrap().payload;
+            let mut snapshot = Snapshot::default();
+            snapshot.fold(&Entry { index: 1, at: Timestamp(1), changes: vec![Change::SetFormat(format)] });
+            let payload = admit(&snapshot, &TagRoom::default(), 1, &encoded).unwrap().payload;
             let logged = catalog::Proposal::decode(payload).unwrap().command.unwrap();
             Command::try_from(logged).unwrap()
         };

@@ -5,10 +5,7 @@ use std::iter::Peekable;
 use muster_catalog::{Name, Snapshot, SnapshotRow, Wide};
 use prost::Message;
 
-use crate::proto::catalog as pb;
-
-/// Rows sent in one message, by their bytes.
-const PIECE_BYTES: usize = 64 * 1024;
+use crate::{limits::PIECE_BYTES, proto::catalog as pb};
 
 /// Rows on their way, piece by piece. There is always at least one piece, if an empty one.
 pub(super) struct Pieces<'a> {

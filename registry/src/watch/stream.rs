@@ -8,6 +8,7 @@ use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
 use futures_util::{Stream, StreamExt};
 use muster_catalog::{ClusterId, Entry, Name, Scope, Snapshot, project_changes, project_snapshot};
+use prost::Message;
 use tokio::{
     sync::{mpsc, watch},
     time::{MissedTickBehavior, interval, timeout},
@@ -17,7 +18,11 @@ use tonic::Status;
 use super::{barriers::Barriers, rescope::Rescopes, ring::Record, rows::Pieces};
 use crate::{
     convert::{KNOWN_EVENTS, change_kind},
-    proto::registry::{self as pb, watch_event::Kind, watch_request::Kind as Asked},
+    limits::MAX_EVENT_BYTES,
+    proto::{
+        catalog as pb_catalog,
+        registry::{self as pb, watch_event::Kind, watch_request::Kind as Asked},
+    },
     service::{Core, reads::policy, renewals::Pulse},
 };
 
@@ -30,7 +35,7 @@ pub(super) const STALL: Duration = Duration::from_secs(30);
 /// Entries taken from the ring at once.
 const PUMP: usize = 256;
 /// Services in a Scope; wider ones ask for all.
-pub(super) const MAX_SCOPE: usize = 10_000;
+pub(crate) const MAX_SCOPE: usize = 10_000;
 
 /// Why a stream ends.
 enum End {
@@ -287,7 +292,8 @@ impl Feed {
             // The ring may be ahead of what is published.
             let records = records.into_iter().take_while(|record| record.entry.index <= snapshot.index());
             for record in records {
-                sent = self.entry(&record).await?;
+                let Some(was_sent) = self.entry(&record).await? else { return self.load(snapshot).await };
+                sent = was_sent;
                 self.cursor = Some(record.entry.index);
             }
             if !full || self.cursor >= Some(snapshot.index()) {
@@ -302,16 +308,20 @@ impl Feed {
         Ok(())
     }
 
-    /// Sends an entry, unless nothing of it is for this watcher.
-    async fn entry(&mut self, record: &Record) -> Result<bool, End> {
+    /// Sends an entry, unless nothing of it is for this watcher. `None` when it is too large for one message.
+    async fn entry(&mut self, record: &Record) -> Result<Option<bool>, End> {
         let Record { entry, footprint, .. } = record;
         let mut changes = project_changes(&self.scope, entry, footprint);
         changes.retain(|change| self.known.contains(&change_kind(change)));
         if changes.is_empty() {
-            return Ok(false);
+            return Ok(Some(false));
         }
-        self.send(Kind::Entry((&Entry { index: entry.index, at: entry.at, changes }).into())).await?;
-        Ok(true)
+        let event = pb_catalog::Entry::from(&Entry { index: entry.index, at: entry.at, changes });
+        if event.encoded_len() > MAX_EVENT_BYTES {
+            return Ok(None);
+        }
+        self.send(Kind::Entry(event)).await?;
+        Ok(Some(true))
     }
 
     /// Sends rows: all, or for one that holds its Scope up to the cursor those that it lacks.
