@@ -25,6 +25,7 @@ pub mod local;
 mod metrics;
 mod ports;
 pub mod replica;
+mod resolver;
 pub mod supervisor;
 mod sync;
 

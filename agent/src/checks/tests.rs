@@ -22,6 +22,8 @@ enum Manner {
     Answer(&'static [u8]),
     /// Answers without being asked.
     Greet(&'static [u8]),
+    /// Reads once, answers, and closes.
+    AnswerAndClose(&'static [u8]),
     Close,
     Hang,
     Flood,
@@ -36,6 +38,12 @@ async fn converse<S: AsyncReadExt + AsyncWriteExt + Unpin>(mut stream: S, manner
         Manner::Answer(answer) => {
             let _ = stream.read(&mut asked).await;
             let _ = stream.write_all(answer).await;
+        }
+        Manner::AnswerAndClose(answer) => {
+            let _ = stream.read(&mut asked).await;
+            let _ = stream.write_all(answer).await;
+            let _ = stream.shutdown().await;
+            return;
         }
         Manner::Flood => while stream.write_all(&[b'x'; 4096]).await.is_ok() {},
     }
@@ -85,7 +93,7 @@ async fn run_with(text: &CheckText, tools: &Tools) -> Outcome {
     let definition = text.validate("check", "c", "c", None).unwrap();
     let back = CheckText::from(&definition).validate("check", "", "", None).unwrap();
     assert_eq!(back, definition, "the written form gives it back");
-    probe(&definition, tools).await
+    probe(&definition, tools, &mut script::Past::default()).await
 }
 
 async fn run_once(text: &CheckText) -> Outcome {
@@ -134,6 +142,7 @@ async fn checks_do_not_go_to_metadata_addresses() {
     let mut all = kinds("169.254.169.254:80");
     all.push(CheckText { tcp: Some("[::ffff:169.254.169.254]:80".into()), ..text() });
     all.push(CheckText { udp: Some("169.254.1.1:53".into()), ..text() });
+    // A URL knows this spelling of 169.254.169.254.
     all.push(CheckText { http: Some("http://2852039166/latest/meta-data".into()), ..text() });
     let answer = b"HTTP/1.1 302 Found\r\nLocation: http://169.254.169.254/latest\r\nContent-Length: 0\r\n\r\n";
     let url = Some(format!("http://{}/", serve(Manner::Answer(answer)).await));
@@ -158,6 +167,32 @@ async fn redirects_are_followed_and_carry_no_headers_away() {
     let circle = b"HTTP/1.1 307 Temporary Redirect\r\nLocation: /\r\nContent-Length: 0\r\n\r\n";
     let http = Some(format!("http://{}/", serve(Manner::Answer(circle)).await));
     expect(&run_once(&CheckText { http, ..direct }).await, Status::Critical, "more than 5 times");
+}
+
+#[tokio::test]
+async fn the_status_decides_whatever_becomes_of_the_rest() {
+    let check =
+        |target: String| CheckText { http: Some(format!("http://{target}/")), timeout: Some("1s".into()), ..text() };
+    let short = serve(Manner::AnswerAndClose(b"HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\nshort")).await;
+    expect(&run_once(&check(short)).await, Status::Passing, "short (the body broke off");
+    let bad = serve(Manner::AnswerAndClose(b"HTTP/1.1 503 Gone\r\nContent-Length: 100\r\n\r\nshort")).await;
+    expect(&run_once(&check(bad)).await, Status::Critical, "503");
+    let endless = serve(Manner::Answer(b"HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\nmore")).await;
+    expect(&run_once(&check(endless)).await, Status::Passing, "more (the body did not end in time)");
+    let many: String = (0..1000).map(|index| format!("X-{index}: 1\r\n")).collect();
+    let many = format!("HTTP/1.1 200 OK\r\n{many}Content-Length: 4\r\n\r\nfine");
+    let many = serve(Manner::Answer(Box::leak(many.into_bytes().into_boxed_slice()))).await;
+    expect(&run_once(&check(many)).await, Status::Passing, "fine");
+    let echo = serve_echo().await.to_string();
+    for (method, part) in [("POST", "content-length: 0"), ("PUT", "content-length: 0"), ("PATCH", "content-length: 0")]
+    {
+        let check = CheckText { method: Some(method.into()), ..check(echo.clone()) };
+        expect(&run_once(&check).await, Status::Passing, part);
+        let full = CheckText { body: Some("ping".into()), ..check };
+        expect(&run_once(&full).await, Status::Passing, "content-length: 4");
+    }
+    let get = run_once(&check(echo)).await;
+    assert!(!get.output.contains("content-length"), "{get:?}");
 }
 
 /// Answers with the head of the request.
