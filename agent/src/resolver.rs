@@ -11,7 +11,7 @@
 use std::{
     collections::HashMap,
     fs,
-    net::{IpAddr, Ipv4Addr, Ipv6Addr},
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
     path::{Path, PathBuf},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::{Duration, SystemTime},
@@ -27,6 +27,7 @@ use hickory_resolver::{
     },
     system_conf::parse_resolv_conf,
 };
+use muster_registry::Resolve;
 use tokio::{
     sync::{Semaphore, watch},
     time::{Instant, timeout},
@@ -100,6 +101,23 @@ impl Resolver {
             places: Semaphore::new(MAX_ASKED),
             ask_within,
         }))
+    }
+
+    /// The same for the registry: the names of its members.
+    pub(crate) fn for_members(&self) -> Resolve {
+        let resolver = self.clone();
+        Resolve::by(move |target| {
+            let resolver = resolver.clone();
+            async move { resolver.resolve_target(&target).await }
+        })
+    }
+
+    /// The addresses of `host:port`.
+    pub(crate) async fn resolve_target(&self, target: &str) -> Result<Vec<SocketAddr>, String> {
+        let (host, port) = target.rsplit_once(':').ok_or("it names no port")?;
+        let port = port.parse().map_err(|_| format!("{port:?} is no port"))?;
+        let found = self.resolve(host).await.map_err(|why| format!("{host} cannot be resolved: {why}"))?;
+        Ok(found.iter().map(|ip| SocketAddr::new(*ip, port)).collect())
     }
 
     /// The addresses of a host name or IP address, at least one.

@@ -24,7 +24,7 @@ pub use connection::ConnectError;
 pub use members::{MemberHealth, RegistryStatus};
 pub use watch::{Hello, WatchError, WatchEvent, WatchSender, WatchStream};
 
-use crate::proto::registry as pb;
+use crate::{proto::registry as pb, resolve::Resolve};
 use connection::{Connection, Connections};
 
 /// Where the registry is and how long to wait for it.
@@ -38,6 +38,8 @@ pub struct ClientConfig {
     pub request_timeout: Duration,
     /// For one write with all its attempts: rides out an election, which takes about a second.
     pub write_deadline: Duration,
+    /// How the names of members become addresses.
+    pub resolve: Resolve,
 }
 
 impl ClientConfig {
@@ -48,6 +50,7 @@ impl ClientConfig {
             connect_timeout: Duration::from_secs(1),
             request_timeout: Duration::from_secs(3),
             write_deadline: Duration::from_secs(10),
+            resolve: Resolve::default(),
         }
     }
 }

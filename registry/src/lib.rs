@@ -31,6 +31,7 @@ mod proto;
 pub mod raft;
 mod recover;
 mod registry;
+mod resolve;
 mod server;
 mod service;
 pub mod store;
@@ -47,3 +48,4 @@ pub use leases::{
 pub use machine::Fault;
 pub use recover::{RecoveryError, Survivor, recover};
 pub use registry::{Registry, RegistryConfig, StartError, StopReason};
+pub use resolve::Resolve;

@@ -23,10 +23,7 @@ pub(super) async fn resolve(
     allow_link_local: bool,
     resolver: &Resolver,
 ) -> Result<Vec<SocketAddr>, String> {
-    let (host, port) = target.rsplit_once(':').ok_or("it names no port")?;
-    let port = port.parse().map_err(|_| format!("{port:?} is no port"))?;
-    let found = resolver.resolve(host).await.map_err(|why| format!("{host} cannot be resolved: {why}"))?;
-    let found = found.iter().map(|ip| SocketAddr::new(*ip, port)).collect();
+    let found = resolver.resolve_target(target).await?;
     let mut good = interleave(admit(found, allow_link_local)?);
     good.truncate(MAX_ADDRESSES);
     Ok(good)

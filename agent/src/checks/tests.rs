@@ -355,6 +355,52 @@ async fn tls_with_own_roots_and_names() {
     expect(&run_with(&turned, &tools).await, Status::Passing, "TCP+TLS");
 }
 
+/// What no verifier here can read; openssl is asked, as rustls shows none of it.
+#[tokio::test]
+async fn skip_verify_takes_any_certificate() {
+    let directory = tempfile::tempdir().unwrap();
+    let openssl = |line: &str| {
+        let mut command = std::process::Command::new("openssl");
+        command.args(line.split(' ')).current_dir(directory.path()).stdin(Stdio::null());
+        command.stdout(Stdio::null()).stderr(Stdio::null());
+        command
+    };
+    if openssl("version").status().is_err() {
+        assert!(std::env::var_os("CI").is_none(), "openssl is missing");
+        return;
+    }
+    for line in [
+        "req -newkey rsa:2048 -nodes -keyout v1.key -out v1.csr -subj /CN=x",
+        "x509 -req -in v1.csr -signkey v1.key -out v1.pem -days 9",
+        "req -x509 -newkey rsa:1024 -nodes -keyout short.key -out short.pem -days 9 -subj /CN=x",
+        "req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-521 -nodes -keyout curve.key -out curve.pem -days 9 -subj /CN=x",
+    ] {
+        assert!(openssl(line).status().unwrap().success(), "openssl {line}");
+    }
+    let tools = tools();
+    for name in ["v1", "short", "curve"] {
+        for version in ["-tls1_2", "-tls1_3"] {
+            let target = nobody();
+            let line = format!(
+                "s_server -accept {target} -cert {name}.pem -key {name}.key -cipher DEFAULT@SECLEVEL=0 {version} -www -quiet"
+            );
+            let mut server = openssl(&line).spawn().unwrap();
+            let check = CheckText { http: Some(format!("https://{target}/")), tls_skip_verify: Some(true), ..text() };
+            let mut outcome = run_with(&check, &tools).await;
+            while outcome.output.contains("refused") {
+                tokio::time::sleep(Duration::from_millis(10)).await;
+                outcome = run_with(&check, &tools).await;
+            }
+            let verified = CheckText { tls_skip_verify: None, ca_file: None, ..check };
+            let strict = run_with(&verified, &tools).await;
+            server.kill().unwrap();
+            server.wait().unwrap();
+            expect(&outcome, Status::Passing, "200 OK");
+            assert_eq!(strict.status, Status::Critical, "{name} {version}: {strict:?}");
+        }
+    }
+}
+
 #[tokio::test]
 async fn another_service_on_the_port_fails() {
     let issuer = Issuer::new();
