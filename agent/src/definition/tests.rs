@@ -83,7 +83,7 @@ fn a_target_that_can_never_work_is_refused_with_the_remedy() {
     for (bad, part) in [
         ("tcp://a:1", "leave out the scheme"),
         ("fd99::1", "\\\"[fd99::1]:5432\\\""),
-        ("fd99::1:80:", "stands in brackets"),
+        ("fd99::zz:80", "stands in brackets"),
         ("[fd99::1", "write host:port"),
         ("[fd99::1]", "write host:port"),
         ("[a]:1", "no IPv6 address"),

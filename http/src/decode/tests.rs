@@ -5,7 +5,7 @@ use serde_json::{Map, Value};
 use super::*;
 
 /// Keys that the decoders know, and a few that they do not.
-const KEYS: [&str; 58] = [
+const KEYS: [&str; 59] = [
     "Name",
     "name",
     "ID",
