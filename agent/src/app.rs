@@ -8,7 +8,7 @@ use muster_http::{Http, HttpHandle, Ports};
 use muster_registry::{
     LeaseConfig, Registry, RegistryConfig, StopReason,
     client::{Client, ClientConfig},
-    raft::{ConsensusConfig, Leadership, Removed},
+    raft::{self, ConsensusConfig, Leadership, Removed},
 };
 use muster_xds::Xds;
 use tokio::{
@@ -25,6 +25,7 @@ use crate::{
     metrics::Metrics,
     ports::{AgentPort, BrakesPort, MemberReadiness, OperatorPort, ReadinessPort},
     replica::{DiskError, Replica, ReplicaConfig},
+    resolver::Resolver,
     supervisor::{Died, Supervisor},
     sync::{LeaseTask, Pusher, SyncStatus, SyncTask},
 };
@@ -240,6 +241,7 @@ impl App {
             log_engine: config.registry.log_engine.into(),
             election_timeout_min: config.registry.election_timeout_min.0,
             election_timeout_max: config.registry.election_timeout_max.0,
+            dial: raft::plaintext_by(Resolver::default().for_members()),
             ..ConsensusConfig::new(name.to_string(), advertise, config.node.data_dir.join("registry"))
         };
         let leases = LeaseConfig {
@@ -278,6 +280,7 @@ impl App {
         let mut client_config = ClientConfig::new(members);
         // A renewal unacknowledged for a third of the lease goes to another member.
         client_config.request_timeout = client_config.request_timeout.min(config.registry.lease_ttl.0 / 3);
+        client_config.resolve = Resolver::default().for_members();
         let client = Arc::new(Client::new(client_config));
         let replica_config = ReplicaConfig {
             node: node.name.clone(),

@@ -29,13 +29,14 @@ use std::{error::Error, sync::Arc, time::Duration};
 
 use muster_catalog::{CheckId, Status, Text};
 use tokio::{
-    sync::{Semaphore, mpsc, watch},
+    sync::{mpsc, watch},
     time::Instant,
 };
 
 use crate::{
     definition::{CheckDefinition, Probe, SocketProbe, Talk},
     local::LocalRows,
+    resolver::Resolver,
 };
 use schedule::Schedule;
 pub(crate) use script::Scripts;
@@ -66,22 +67,25 @@ impl Outcome {
     }
 }
 
-/// Scripts that run at one time: more of them belong to a host that is overloaded already.
-const MAX_SCRIPTS: usize = 16;
-
 /// What all checks of the agent share.
 #[derive(Debug)]
 pub(crate) struct Tools {
     tls: tls::TlsTrust,
     bus: systemd::Bus,
+    resolver: Resolver,
     scripts: Scripts,
-    script_turns: Semaphore,
+    places: script::Places,
 }
 
 impl Tools {
     pub(crate) fn new(scripts: Scripts) -> Self {
-        let (tls, bus) = (tls::TlsTrust::default(), systemd::Bus::default());
-        Self { tls, bus, scripts, script_turns: Semaphore::new(MAX_SCRIPTS) }
+        let (tls, bus, resolver) = (tls::TlsTrust::default(), systemd::Bus::default(), Resolver::default());
+        Self { tls, bus, resolver, scripts, places: script::Places::default() }
+    }
+
+    /// Takes leave of processes that scripts left behind, where nobody else does: see [`script::Places::reap_orphans`].
+    pub(crate) fn reap_orphans(&self) {
+        self.places.reap_orphans();
     }
 }
 
@@ -110,10 +114,11 @@ pub(crate) async fn run(
         return alias::follow(check, service.clone(), run, rows, reports).await;
     }
     drop(rows);
+    let mut past = script::Past::default();
     loop {
         tokio::time::sleep_until(schedule.next()).await;
         let started = Instant::now();
-        let outcome = probe(&definition, &tools).await;
+        let outcome = probe(&definition, &tools, &mut past).await;
         count(definition.probe.kind(), outcome.status, started.elapsed());
         schedule.advance(Instant::now());
         if reports.send(Report { check: check.clone(), run, outcome }).await.is_err() {
@@ -123,13 +128,13 @@ pub(crate) async fn run(
 }
 
 /// One probe, in at most the check's timeout; an overrun is an outcome like any other.
-async fn probe(definition: &CheckDefinition, tools: &Tools) -> Outcome {
+async fn probe(definition: &CheckDefinition, tools: &Tools, past: &mut script::Past) -> Outcome {
     let probe = async {
         match &definition.probe {
-            Probe::Http(probe) => http::probe(probe, tools).await,
+            Probe::Http(probe) => http::probe(probe, definition.timeout, tools).await,
             Probe::Socket(probe) => talk(probe, tools).await,
             Probe::Systemd { unit } => systemd::probe(unit, &tools.bus).await,
-            Probe::Script { args } => script::probe(args, definition.timeout, tools).await,
+            Probe::Script { args } => script::probe(args, definition.timeout, tools, past).await,
             Probe::Ttl { .. } | Probe::Alias { .. } => Outcome::critical("it is told its status and does not probe"),
         }
     };
@@ -149,7 +154,7 @@ async fn probe(definition: &CheckDefinition, tools: &Tools) -> Outcome {
 async fn talk(probe: &SocketProbe, tools: &Tools) -> Outcome {
     match &probe.talk {
         Talk::Tcp => tcp::probe(probe, tools).await,
-        Talk::Udp { send, expect } => udp::probe(&probe.target, send, expect, probe.allow_link_local).await,
+        Talk::Udp { send, expect } => udp::probe(&probe.target, send, expect, probe.allow_link_local, tools).await,
         Talk::Grpc { service } => grpc::probe(probe, service, tools).await,
         Talk::H2Ping => h2ping::probe(probe, tools).await,
         Talk::Redis => redis::probe(probe, tools).await,

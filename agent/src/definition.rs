@@ -24,7 +24,8 @@ use muster_catalog::{
 pub(crate) use check::is_reserved;
 pub use check::{DEFAULT_FALL, DEFAULT_INTERVAL, DEFAULT_RISE, DEFAULT_SCRIPT_TIMEOUT, DEFAULT_TIMEOUT};
 pub use duration::{format_duration, parse_duration};
-pub use file::{FileError, MAX_SERVICES_PER_FILE, parse, read};
+pub(crate) use file::open_regular;
+pub use file::{FileError, MAX_SERVICES_PER_FILE, parse, read, read_regular};
 pub use mesh::{OutlierText, ProxyText, TrafficText, UpstreamText};
 pub use probe::{ExpectedIdentity, HttpProbe, Probe, SocketProbe, Talk, TlsOptions};
 pub use written::{AddressText, CheckText, IdentityText, LocalityText, ServiceText, WeightsText};

@@ -5,32 +5,35 @@
 //! [`SETTLE`], so half-written files and editors that replace a file by way of its absence do no harm. A file that
 //! cannot be taken up keeps its last good services; a service leaves only when its file, seen whole, no longer has it,
 //! and many leave at once only past the [`brake`]. All of that holds over a restart: what was in force is kept.
+//!
+//! An entry of the directory harms itself alone: what is no regular file, cannot be opened or does not answer ([`disk`])
+//! is a problem of its own, and what is beyond a limit is left out, never what is in force already.
 
 pub mod brake;
+mod disk;
 #[cfg(test)]
 mod tests;
 
 use std::{
-    collections::BTreeMap,
-    fs, io,
-    os::unix::fs::MetadataExt,
+    collections::{BTreeMap, BTreeSet},
+    io,
     path::{Path, PathBuf},
     sync::Arc,
     time::Duration,
 };
 
 use brake::{RemovalBrake, RemovalHold};
+use disk::{Disk, Fingerprint, Look, Reading};
 use muster_catalog::{CheckId, InstanceId};
 use muster_registry::Decision;
 use notify::{RecommendedWatcher, RecursiveMode, Watcher};
 use tokio::{
     sync::{mpsc, oneshot, watch},
-    task::spawn_blocking,
     time::Instant,
 };
 use tokio_util::sync::CancellationToken;
 
-use crate::definition::{self, ServiceDefinition};
+use crate::definition::ServiceDefinition;
 use crate::local::{FileService, LocalError, LocalHandle};
 
 /// How long a file must stand still before it is read: an editor or a copy writes faster than this.
@@ -48,16 +51,6 @@ const MAX_SERVICES: usize = 4096;
 /// A definition that was not taken up, for people and for the API: file, line, key, value, remedy.
 pub type Problem = String;
 
-/// What tells a changed file from an unchanged one without reading it.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-struct Fingerprint {
-    length: u64,
-    inode: u64,
-    modified: (i64, i64),
-    /// Also moves when only the permissions change, so that a file made readable is read.
-    changed: (i64, i64),
-}
-
 /// A file of the directory.
 #[derive(Debug)]
 struct KnownFile {
@@ -69,6 +62,8 @@ struct KnownFile {
     read: Option<Fingerprint>,
     good: Vec<Arc<ServiceDefinition>>,
     problem: Option<Problem>,
+    /// Why it cannot be looked at or read, and since when.
+    failing: Option<(Instant, String)>,
 }
 
 /// The files of one directory and what they define.
@@ -76,8 +71,13 @@ struct KnownFile {
 pub struct Definitions {
     directory: PathBuf,
     settle: Duration,
+    disk: Disk,
     files: BTreeMap<PathBuf, KnownFile>,
+    /// The services of the last scan: a limit is for those that come after them.
+    in_force: BTreeSet<InstanceId>,
     directory_problem: Option<Problem>,
+    /// Whether the last scan listed the directory.
+    listed: bool,
     /// Already logged, so that each is logged once.
     logged: Vec<Problem>,
 }
@@ -98,8 +98,16 @@ pub struct Scan {
 impl Definitions {
     /// A directory that has not been scanned yet.
     pub fn new(directory: impl Into<PathBuf>) -> Self {
-        let (files, logged) = (BTreeMap::new(), Vec::new());
-        Self { directory: directory.into(), settle: Duration::ZERO, files, directory_problem: None, logged }
+        Self {
+            directory: directory.into(),
+            settle: Duration::ZERO,
+            disk: Disk::default(),
+            files: BTreeMap::new(),
+            in_force: BTreeSet::new(),
+            directory_problem: None,
+            listed: false,
+            logged: Vec::new(),
+        }
     }
 
     /// The same, with what was in force when the agent last ran.
@@ -108,36 +116,32 @@ impl Definitions {
         for FileService { definition, path } in last {
             let file = definitions.files.entry(path.to_path_buf());
             file.or_insert_with(|| KnownFile::of_an_earlier_start(path)).good.push(definition.clone());
+            definitions.in_force.insert(definition.id.clone());
         }
         definitions
     }
 
-    /// Looks at every file and reads those that changed. The first scan takes files as they are. Blocks.
+    /// Looks at every file and reads those that changed. The first scan takes files as they are. Blocks, for as long as
+    /// the file system takes to answer or is found not to.
     pub fn scan(&mut self, now: Instant) -> Scan {
-        let listing = list(&self.directory);
+        let found = self.disk.list(&self.directory);
+        self.listed = found.is_ok();
         // One that is not there holds none, and what was in force goes past the brake.
-        let unread = listing.as_ref().is_err_and(|error| error.kind() != io::ErrorKind::NotFound);
-        match listing {
-            Ok((found, problem)) => {
-                self.directory_problem = problem;
-                self.note(found, now);
-            }
+        let unread = found.as_ref().is_err_and(|error| !error.absent);
+        self.directory_problem = match found {
+            Ok(found) => self.look_at(found, now),
             // An incomplete view removes nothing.
-            Err(error) => {
-                let directory = self.directory.display();
-                let remedy = "the services known so far stay; make it readable for the agent's user";
-                self.directory_problem = Some(format!("{directory}: cannot be listed: {error}; {remedy}"));
-            }
-        }
+            Err(error) => Some(format!("{}: {}", self.directory.display(), error.why)),
+        };
         let settle = self.settle;
         let vanishing = self.files.values().any(|file| file.seen.is_none() && now - file.seen_at < settle);
         let patience = if vanishing { settle.max(VANISHED_TOGETHER) } else { settle };
         self.files.retain(|_, file| file.seen.is_some() || now - file.seen_at < patience);
-        self.files.values_mut().for_each(|file| file.refresh(now, settle));
+        self.read_changed(now, settle);
         self.settle = SETTLE;
-        let unsettled = self.files.values().any(|file| file.seen != file.read);
-        let (services, problems) = self.merge();
-        metrics::gauge!("muster_agent_definition_errors").set(problems.len() as f64);
+        let unsettled = self.files.values().any(|file| file.is_unsettled(now, settle));
+        let (services, problems) = self.merge(now, settle);
+        self.in_force = services.iter().map(|service| service.definition.id.clone()).collect();
         for problem in problems.iter().filter(|problem| !self.logged.contains(problem)) {
             tracing::error!(%problem, "a definition is not taken up");
         }
@@ -145,27 +149,54 @@ impl Definitions {
         Scan { services, problems, unsettled, unread }
     }
 
-    fn note(&mut self, mut found: BTreeMap<PathBuf, Fingerprint>, now: Instant) {
+    /// Takes note of how the files look; those that are known come before new ones where there are too many.
+    fn look_at(&mut self, found: Vec<PathBuf>, now: Instant) -> Option<Problem> {
+        let (mut taken, new): (Vec<_>, Vec<_>) = found.into_iter().partition(|path| self.files.contains_key(path));
+        let room = MAX_FILES.saturating_sub(taken.len());
+        let over = new.len().saturating_sub(room);
+        taken.extend(new.into_iter().take(room));
+        let mut looks = self.disk.look(taken);
         for (path, file) in &mut self.files {
-            let seen = found.remove(path);
-            if file.seen != seen {
-                (file.seen, file.seen_at) = (seen, now);
+            file.note(looks.remove(path).unwrap_or(Look::Nothing), now);
+        }
+        for (path, look) in looks {
+            let mut file = KnownFile::new(&path, None, now);
+            file.note(look, now);
+            if file.seen.is_some() {
+                self.files.insert(path, file);
             }
         }
-        for (path, seen) in found {
-            let file = KnownFile::new(&path, Some(seen), now);
-            self.files.insert(path, file);
+        (over > 0).then(|| {
+            let directory = self.directory.display();
+            format!(
+                "{directory}: {over} files beyond the first {MAX_FILES} are left out: put several services into one"
+            )
+        })
+    }
+
+    /// Reads the files that changed and have stood still since.
+    fn read_changed(&mut self, now: Instant, settle: Duration) {
+        let due: Vec<_> =
+            self.files.iter().filter(|(_, file)| file.is_due(now, settle)).map(|(path, _)| path.clone()).collect();
+        let readings = self.disk.read(due.clone());
+        let silence = self.disk.silence();
+        for (path, reading) in due.iter().zip(readings) {
+            let Some(file) = self.files.get_mut(path) else { continue };
+            match reading {
+                Some(reading) => file.take(reading),
+                None => file.failing = Some((now, silence.clone())),
+            }
         }
     }
 
     /// All services of all files. Of two with one id, or with checks of one id, the first by file name wins.
-    fn merge(&self) -> (Vec<FileService>, Vec<Problem>) {
+    fn merge(&self, now: Instant, settle: Duration) -> (Vec<FileService>, Vec<Problem>) {
         let mut problems: Vec<_> = self.directory_problem.iter().cloned().collect();
         let mut services: Vec<FileService> = Vec::new();
         let mut owners: BTreeMap<InstanceId, Arc<Path>> = BTreeMap::new();
         let mut check_owners: BTreeMap<CheckId, Arc<Path>> = BTreeMap::new();
         for file in self.files.values() {
-            problems.extend(file.problem.clone());
+            problems.extend(file.find_problem(now, settle));
             let path = file.path.display();
             for definition in &file.good {
                 let taken = owners.get(&definition.id).map(|owner| ("service", &definition.id, owner)).or_else(|| {
@@ -179,22 +210,40 @@ impl Definitions {
                     ));
                     continue;
                 }
-                if services.len() >= MAX_SERVICES {
-                    problems.push(format!("{path}: service {:?} is beyond {MAX_SERVICES} services", definition.id));
-                    break;
-                }
                 owners.insert(definition.id.clone(), file.path.clone());
                 check_owners.extend(definition.checks.iter().map(|check| (check.id.clone(), file.path.clone())));
                 services.push(FileService { definition: definition.clone(), path: file.path.clone() });
             }
         }
+        self.leave_out(&mut services, &mut problems);
         (services, problems)
+    }
+
+    /// Leaves out what is beyond [`MAX_SERVICES`]: the last by file name of those that are not in force.
+    fn leave_out(&self, services: &mut Vec<FileService>, problems: &mut Vec<Problem>) {
+        let mut over = services.len().saturating_sub(MAX_SERVICES);
+        let mut left_out = |service: &FileService| {
+            let out = over > 0 && !self.in_force.contains(&service.definition.id);
+            if out {
+                over -= 1;
+                let (path, id) = (service.path.display(), &service.definition.id);
+                problems.push(format!(
+                    "{path}: service {id:?} is beyond {MAX_SERVICES} services of one host: remove some first"
+                ));
+            }
+            out
+        };
+        let mut kept: Vec<_> = services.drain(..).rev().filter(|service| !left_out(service)).collect();
+        kept.reverse();
+        // All that is left was in force, and a limit that became smaller with a new build holds all the same.
+        kept.truncate(MAX_SERVICES);
+        *services = kept;
     }
 }
 
 impl KnownFile {
     fn new(path: &Path, seen: Option<Fingerprint>, seen_at: Instant) -> Self {
-        Self { path: Arc::from(path), seen, seen_at, read: None, good: Vec::new(), problem: None }
+        Self { path: Arc::from(path), seen, seen_at, read: None, good: Vec::new(), problem: None, failing: None }
     }
 
     /// Seen and read as no file is: whatever is there now is another one, and until it is known it is there.
@@ -203,14 +252,44 @@ impl KnownFile {
         Self { read: seen.clone(), ..Self::new(path, seen, Instant::now()) }
     }
 
-    /// Reads the file if it changed and has stood still since.
-    fn refresh(&mut self, now: Instant, settle: Duration) {
-        if self.seen.is_none() || self.seen == self.read || now - self.seen_at < settle {
-            return;
+    /// Takes note of what stands under its name now.
+    fn note(&mut self, look: Look, now: Instant) {
+        let seen = match look {
+            Look::File(seen) => Some(seen),
+            Look::Nothing => None,
+            Look::Bad(why) => {
+                let since = self.failing.take().map_or(now, |(since, _)| since);
+                self.failing = Some((since, why));
+                // It is there, and nobody can say that it changed.
+                if self.seen.is_none() {
+                    (self.seen, self.read) = (Some(Fingerprint::default()), Some(Fingerprint::default()));
+                }
+                return;
+            }
+        };
+        self.failing = None;
+        if self.seen != seen {
+            (self.seen, self.seen_at) = (seen, now);
         }
-        let outcome = definition::read(&self.path);
-        if fingerprint(&self.path).ok() != self.seen {
-            return; // It changed while it was read: the next scan sees that.
+    }
+
+    /// Whether it is to be read: it changed and has stood still since.
+    fn is_due(&self, now: Instant, settle: Duration) -> bool {
+        let changed = self.seen.is_some() && self.seen != self.read;
+        changed && self.failing.is_none() && now - self.seen_at >= settle
+    }
+
+    fn is_unsettled(&self, now: Instant, settle: Duration) -> bool {
+        match &self.failing {
+            Some((since, _)) => now - *since < settle,
+            None => self.seen != self.read,
+        }
+    }
+
+    /// Takes up what was read, unless it changed meanwhile: the next scan sees that.
+    fn take(&mut self, (outcome, look): Reading) {
+        if self.seen.clone().map(Look::File) != Some(look) {
+            return;
         }
         self.read.clone_from(&self.seen);
         match outcome {
@@ -219,47 +298,18 @@ impl KnownFile {
                 self.good = services.into_iter().map(Arc::new).collect();
                 self.problem = None;
             }
-            Err(error) if self.good.is_empty() => self.problem = Some(error.to_string()),
-            Err(error) => self.problem = Some(format!("{error} (its last good definition stays in force)")),
+            Err(error) => self.problem = Some(error.to_string()),
         }
     }
-}
 
-type Listing = (BTreeMap<PathBuf, Fingerprint>, Option<Problem>);
-
-/// The definition files of a directory: `*.toml`, not hidden. A directory that does not exist holds none.
-fn list(directory: &Path) -> io::Result<Listing> {
-    let mut files = BTreeMap::new();
-    for entry in fs::read_dir(directory)? {
-        let path = entry?.path();
-        let hidden = path.file_name().is_none_or(|name| name.as_encoded_bytes().starts_with(b"."));
-        if hidden || path.extension().is_none_or(|extension| extension != "toml") {
-            continue;
-        }
-        match fingerprint(&path) {
-            Ok(seen) => drop(files.insert(path, seen)),
-            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-            Err(error) => return Err(error),
-        }
+    /// What is wrong with it. A failure that has just begun may be a link in the middle of being replaced.
+    fn find_problem(&self, now: Instant, settle: Duration) -> Option<Problem> {
+        let failing = self.failing.as_ref().filter(|(since, _)| now - *since >= settle);
+        let failing = failing.map(|(_, why)| format!("{}: {why}", self.path.display()));
+        let problem = failing.or_else(|| self.problem.clone())?;
+        let kept = if self.good.is_empty() { "" } else { " (its last good definition stays in force)" };
+        Some(format!("{problem}{kept}"))
     }
-    let over = files.len().saturating_sub(MAX_FILES);
-    let problem = (over > 0).then(|| {
-        format!(
-            "{}: {over} files beyond the first {MAX_FILES} are left out: put several services into one",
-            directory.display()
-        )
-    });
-    Ok((files.into_iter().take(MAX_FILES).collect(), problem))
-}
-
-fn fingerprint(path: &Path) -> io::Result<Fingerprint> {
-    let meta = fs::metadata(path)?;
-    Ok(Fingerprint {
-        length: meta.len(),
-        inode: meta.ino(),
-        modified: (meta.mtime(), meta.mtime_nsec()),
-        changed: (meta.ctime(), meta.ctime_nsec()),
-    })
 }
 
 /// An operator's decision on its way to the task that follows the directory. The answer is how many services it was
@@ -315,50 +365,50 @@ impl RemovalSeat {
 }
 
 /// Keeps LocalState at what the directory says and the brake lets through, until told to stop. Problems are shown on
-/// `problems`.
+/// `problems`. An error means that the directory cannot be looked at any more.
 pub async fn follow(
     directory: PathBuf,
     local: LocalHandle,
     problems: watch::Sender<Arc<Vec<Problem>>>,
     mut seat: RemovalSeat,
     shutdown: CancellationToken,
-) -> Result<(), tokio::task::JoinError> {
+) -> io::Result<()> {
     let (poke, mut pokes) = mpsc::channel(1);
-    let mut watcher = None;
-    let mut definitions = Definitions::resume(&directory, seat.brake.in_force());
+    let mut look = Lookout { definitions: Definitions::resume(&directory, seat.brake.in_force()), watcher: None, poke };
     let mut taken_up: Option<(Vec<FileService>, bool)> = None;
+    let mut refused: Vec<Problem> = Vec::new();
     loop {
-        if watcher.is_none() {
-            watcher = watch_directory(&directory, poke.clone());
-        }
-        let scanning = spawn_blocking(move || (definitions.scan(Instant::now()), definitions));
-        let (scan, scanned) = scanning.await?;
-        definitions = scanned;
-        problems.send_if_modified(|shown| {
-            let changed = **shown != scan.problems;
-            if changed {
-                *shown = Arc::new(scan.problems.clone());
-            }
-            changed
-        });
-        let (services, unread) = (seat.judge(scan.services), scan.unread);
+        let scan;
+        (scan, look) = tokio::select! {
+            () = shutdown.cancelled() => return Ok(()),
+            scanned = look.scan() => scanned?,
+        };
+        let wanted = (seat.judge(scan.services), scan.unread);
         let mut wait = if scan.unsettled { SETTLE } else { seat.remaining().unwrap_or(RESCAN_EVERY).min(RESCAN_EVERY) };
-        let wanted = (services, unread);
         if taken_up.as_ref() != Some(&wanted) {
             let services = wanted.0.clone();
-            let outcome = match unread {
+            let outcome = match wanted.1 {
                 true => local.set_last_file_services(services).await,
                 false => local.set_file_services(services).await,
             };
-            match outcome {
-                Ok(()) => taken_up = Some(wanted),
-                Err(LocalError::Stopping) => return Ok(()),
-                Err(error) => {
-                    tracing::error!(%error, "definitions are not all taken up: tried again");
-                    wait = RESCAN_EVERY;
+            let now_refused = match outcome {
+                Ok(()) => {
+                    taken_up = Some(wanted);
+                    Vec::new()
                 }
+                Err(LocalError::Stopping) => return Ok(()),
+                Err(LocalError::NotTakenUp(reasons)) => reasons,
+                Err(error) => vec![format!("{}: {error}", directory.display())],
+            };
+            for problem in now_refused.iter().filter(|problem| !refused.contains(problem)) {
+                tracing::error!(%problem, "a definition is not taken up: tried again");
+            }
+            refused = now_refused;
+            if !refused.is_empty() {
+                wait = wait.min(RESCAN_EVERY);
             }
         }
+        show(&problems, scan.problems.into_iter().chain(refused.iter().cloned()).collect());
         tokio::select! {
             () = shutdown.cancelled() => return Ok(()),
             Some(()) = pokes.recv() => {}
@@ -368,6 +418,43 @@ pub async fn follow(
             }
             () = tokio::time::sleep(wait) => {}
         }
+    }
+}
+
+fn show(problems: &watch::Sender<Arc<Vec<Problem>>>, found: Vec<Problem>) {
+    metrics::gauge!("muster_agent_definition_errors").set(found.len() as f64);
+    problems.send_if_modified(|shown| {
+        let changed = **shown != found;
+        if changed {
+            *shown = Arc::new(found);
+        }
+        changed
+    });
+}
+
+/// The directory and the system's reports of changes in it.
+struct Lookout {
+    definitions: Definitions,
+    watcher: Option<RecommendedWatcher>,
+    poke: mpsc::Sender<()>,
+}
+
+impl Lookout {
+    /// Scans on a thread of its own: the runtime's threads are for what cannot hang, and a stop waits for them.
+    async fn scan(mut self) -> io::Result<(Scan, Self)> {
+        let (answer, scanned) = oneshot::channel();
+        std::thread::Builder::new().name("muster-scan".into()).spawn(move || {
+            let mut scan = self.definitions.scan(Instant::now());
+            // A directory that was just listed answers, so to watch it does not hang.
+            if self.watcher.is_none() && self.definitions.listed {
+                self.watcher = watch_directory(&self.definitions.directory, self.poke.clone());
+                // What changed before it was watched is seen soon.
+                scan.unsettled |= self.watcher.is_some();
+            }
+            // Whoever asked may have stopped.
+            let _ = answer.send((scan, self));
+        })?;
+        scanned.await.map_err(|_| io::Error::other("the thread that scans the services directory ended by itself"))
     }
 }
 

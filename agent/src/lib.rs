@@ -26,6 +26,7 @@ mod members;
 mod metrics;
 mod ports;
 pub mod replica;
+mod resolver;
 pub mod supervisor;
 mod sync;
 

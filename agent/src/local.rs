@@ -161,6 +161,9 @@ pub enum LocalError {
     /// It cannot be as asked.
     #[error("{0}")]
     Invalid(String),
+    /// Some definitions of files cannot stand beside what is there; all others are taken up.
+    #[error("{}", .0.join("; "))]
+    NotTakenUp(Vec<String>),
     /// It could not be kept on disk, so it was not taken up.
     #[error("cannot keep the registration on disk: {0}; make room or repair the directory, then repeat it")]
     Storage(String),

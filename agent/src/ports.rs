@@ -127,7 +127,7 @@ fn refused(error: LocalError) -> HttpError {
     match error {
         LocalError::UnknownService(_) | LocalError::UnknownCheck(_) => HttpError::NotFound(text),
         LocalError::OwnedByFile { .. } => HttpError::OwnedByFile(text),
-        LocalError::Invalid(_) => HttpError::Invalid(text),
+        LocalError::Invalid(_) | LocalError::NotTakenUp(_) => HttpError::Invalid(text),
         LocalError::Storage(_) | LocalError::Stopping => HttpError::Storage(text),
     }
 }
@@ -200,7 +200,10 @@ fn check_definition(check: HttpCheck, node: &Identity) -> Result<CheckDefinition
             warn_after: (check.failures_before_warning < check.fall).then_some(check.failures_before_warning),
         },
     };
-    let flaps = (!matches!(probe, Probe::Alias { .. })).then(FlapRules::default);
+    let flaps = match check.flap_damping {
+        None => probe.default_flaps(),
+        Some(damped) => damped.then(FlapRules::default),
+    };
     let definition = CheckDefinition {
         flaps,
         id: check.id,

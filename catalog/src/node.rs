@@ -47,9 +47,11 @@ pub enum Address {
 }
 
 impl Address {
-    /// Reads an IP address or host name; `None` for empty text, spaces, ports or unspecified addresses.
+    /// Reads an IP address or host name; `None` for empty text, spaces, ports or unspecified addresses. An IPv4 address
+    /// written as IPv6 (`::ffff:10.0.0.1`) is the IPv4 address: that is what clients can ask for.
     pub fn parse(text: &str) -> Option<Self> {
         if let Ok(ip) = text.parse::<IpAddr>() {
+            let ip = ip.to_canonical();
             return (!ip.is_unspecified()).then_some(Self::Ip(ip));
         }
         let host = text.strip_suffix('.').unwrap_or(text);
@@ -58,7 +60,9 @@ impl Address {
                 && label.len() <= 63
                 && label.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-' || b == b'_')
         };
-        (host.len() <= 253 && host.split('.').all(label_ok)).then(|| Self::Host(Text::from(host)))
+        // No top-level domain is a number: `10.0.0.256` is a slip of the pen, and no name that anybody can resolve.
+        let number = host.rsplit('.').next().is_some_and(|last| last.bytes().all(|b| b.is_ascii_digit()));
+        (host.len() <= 253 && !number && host.split('.').all(label_ok)).then(|| Self::Host(Text::from(host)))
     }
 
     /// The IP address, if it is one.
@@ -75,6 +79,31 @@ impl fmt::Display for Address {
         match self {
             Self::Ip(ip) => ip.fmt(f),
             Self::Host(host) => f.write_str(host),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_meant_as_an_address_is_one_or_is_refused() {
+        for (text, expected) in [
+            ("10.0.0.1", Some("10.0.0.1")),
+            ("::ffff:10.0.0.1", Some("10.0.0.1")),
+            ("2001:db8::1", Some("2001:db8::1")),
+            ("db-1.internal.", Some("db-1.internal")),
+            ("1and1.example", Some("1and1.example")),
+            ("10.0.0.256", None),
+            ("10.0.0", None),
+            ("::ffff:0.0.0.0", None),
+            ("0.0.0.0", None),
+            ("a b", None),
+            ("", None),
+        ] {
+            let found = Address::parse(text).map(|address| address.to_string());
+            assert_eq!(found.as_deref(), expected, "{text:?}");
         }
     }
 }

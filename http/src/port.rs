@@ -110,6 +110,8 @@ pub struct CheckDefinition {
     pub fall: u32,
     /// Failures in a row that make it warning; at least 1 and at most `fall`.
     pub failures_before_warning: u32,
+    /// Whether recoveries are held back while it flaps; the agent's default when absent. Never set for an alias.
+    pub flap_damping: Option<bool>,
     /// How long it may be critical before its instance is deregistered.
     pub deregister_critical_after: Option<Duration>,
     /// How many bytes of output are kept, where the client asks for fewer than the agent keeps.

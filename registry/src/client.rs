@@ -26,7 +26,7 @@ pub use members::{MemberHealth, RegistryStatus};
 pub use size::{check_bytes, instance_bytes};
 pub use watch::{Hello, WatchError, WatchEvent, WatchSender, WatchStream};
 
-use crate::proto::registry as pb;
+use crate::{proto::registry as pb, resolve::Resolve};
 use connection::{Connection, Connections};
 
 /// Where the registry is and how long to wait for it.
@@ -40,6 +40,8 @@ pub struct ClientConfig {
     pub request_timeout: Duration,
     /// For one write with all its attempts: rides out an election, which takes about a second.
     pub write_deadline: Duration,
+    /// How the names of members become addresses.
+    pub resolve: Resolve,
 }
 
 impl ClientConfig {
@@ -50,6 +52,7 @@ impl ClientConfig {
             connect_timeout: Duration::from_secs(1),
             request_timeout: Duration::from_secs(3),
             write_deadline: Duration::from_secs(10),
+            resolve: Resolve::default(),
         }
     }
 }

@@ -18,13 +18,14 @@ const ROOMS: [&str; 4] = ["muster-registry", "muster-dns", "muster-xds", "muster
 /// What the pure room is built from: values, never I/O, a clock, chance, a runtime or a wire format.
 const CATALOG_MAY_USE: [&str; 4] = ["equivalent", "event-listener", "imbl", "thiserror"];
 /// Who may know a wire or a store: a room that imports another's has taken over its work.
-const OWNERS: [(&str, &[&str], &str); 11] = [
+const OWNERS: [(&str, &[&str], &str); 12] = [
     ("openraft", &["muster-registry"], "consensus is the registry's"),
     ("raft-log", &["muster-registry"], "the log on disk is the registry's"),
     ("tonic", &["muster-registry", "muster-xds", AGENT], "gRPC is the registry's and xDS'"),
     ("envoy-types", &["muster-xds"], "Envoy's words stay in xds/"),
     ("hickory-server", &["muster-dns"], "the DNS wire is dns/'"),
     ("hickory-proto", &["muster-dns"], "the DNS wire is dns/'"),
+    ("hickory-resolver", &[AGENT], "names are resolved by the agent, which hands its way to the others"),
     ("axum", &["muster-http"], "HTTP is served by http/"),
     ("h2", &[AGENT], "only a check speaks bare HTTP/2"),
     ("zbus", &[AGENT], "systemd is the agent's"),

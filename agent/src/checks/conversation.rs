@@ -9,14 +9,14 @@ use crate::definition::SocketProbe;
 pub(super) trait Line: AsyncRead + AsyncWrite + Send + Unpin {}
 impl<T: AsyncRead + AsyncWrite + Send + Unpin> Line for T {}
 
-/// Connects to `host:port`, trying every address that the host has, and shakes hands if there are terms.
+/// Connects to `host:port`, by whichever address of the host accepts first, and shakes hands if there are terms.
 pub(super) async fn open(
     target: &str,
     allow_link_local: bool,
     terms: Option<Terms<'_>>,
     tools: &Tools,
 ) -> Result<Box<dyn Line>, String> {
-    let addresses = guard::resolve(target, allow_link_local).await?;
+    let addresses = guard::resolve(target, allow_link_local, &tools.resolver).await?;
     let stream = guard::connect(&addresses).await.map_err(|error| error.to_string())?;
     // A failure would only make the exchange slower.
     let _ = stream.set_nodelay(true);

@@ -1,5 +1,7 @@
 //! The HTTP probe: 2xx is good, 429 half good, all else bad. Each probe has its own connection.
 
+use std::time::Duration;
+
 use bytes::Bytes;
 use http_body_util::{BodyExt, Full};
 use hyper::{
@@ -11,6 +13,7 @@ use hyper::{
 use hyper_util::rt::TokioIo;
 use muster_catalog::Status;
 use reqwest::Url;
+use tokio::time::{Instant, timeout_at};
 
 use super::{
     MAX_OUTPUT, Outcome, Tools,
@@ -24,6 +27,11 @@ use crate::definition::{ExpectedIdentity, HttpProbe};
 const MAX_REDIRECTS: usize = 5;
 /// For the head of an answer; a longer one is a fault of its own.
 const MAX_HEAD: usize = 64 * 1024;
+/// Lines in it: no fewer than fit, so that the size alone decides.
+const MAX_HEADERS: usize = 4096;
+
+/// The part of the timeout that reading a body may reach into.
+const BODY_SHARE: f64 = 0.9;
 
 /// What came of a request.
 struct Answer {
@@ -41,21 +49,23 @@ struct Asking {
     with_body: bool,
 }
 
-/// Asks the URL, follows redirects if told to, and reads at most as much of the answer as is shown.
-pub(super) async fn probe(probe: &HttpProbe, tools: &Tools) -> Outcome {
+/// Asks the URL, follows redirects if told to, and reads at most as much of the answer as is shown. The status decides,
+/// whatever becomes of the body: one that does not end is given up in time for the status to count.
+pub(super) async fn probe(probe: &HttpProbe, timeout: Duration, tools: &Tools) -> Outcome {
     let (method, url) = (&probe.method, &probe.url);
-    match ask_through(probe, tools).await {
+    let read_until = Instant::now() + timeout.mul_f64(BODY_SHARE);
+    match ask_through(probe, read_until, tools).await {
         Ok(answer) => judge(probe, &answer),
         Err(why) => Outcome::critical(&format!("HTTP {method} {url}: {why}")),
     }
 }
 
-async fn ask_through(probe: &HttpProbe, tools: &Tools) -> Result<Answer, String> {
+async fn ask_through(probe: &HttpProbe, read_until: Instant, tools: &Tools) -> Result<Answer, String> {
     let url = Url::parse(&probe.url).map_err(|error| format!("it is no URL: {error}"))?;
     let method = Method::from_bytes(probe.method.as_bytes()).map_err(|_| "the method cannot be sent")?;
     let mut asking = Asking { url, method, own: true, with_body: !probe.body.is_empty() };
     for _ in 0..=MAX_REDIRECTS {
-        let answer = ask(probe, &asking, tools).await?;
+        let answer = ask(probe, &asking, read_until, tools).await?;
         match find_redirect(probe, &asking, &answer)? {
             None => return Ok(answer),
             Some(next) => asking = next,
@@ -77,7 +87,7 @@ fn find_redirect(probe: &HttpProbe, asked: &Asking, answer: &Answer) -> Result<O
     Ok(Some(Asking { url, method, own, with_body: asked.with_body && !anew && own }))
 }
 
-async fn ask(probe: &HttpProbe, asking: &Asking, tools: &Tools) -> Result<Answer, String> {
+async fn ask(probe: &HttpProbe, asking: &Asking, read_until: Instant, tools: &Tools) -> Result<Answer, String> {
     let url = &asking.url;
     let host = url.host_str().ok_or("the URL has no host")?;
     let (terms, port) = match url.scheme() {
@@ -96,11 +106,12 @@ async fn ask(probe: &HttpProbe, asking: &Asking, tools: &Tools) -> Result<Answer
         other => return Err(format!("it leads to {other}, which is not HTTP")),
     };
     let line = conversation::open(&format!("{host}:{port}"), probe.allow_link_local, terms, tools).await?;
-    let shaken = http1::Builder::new().max_buf_size(MAX_HEAD).handshake(TokioIo::new(line)).await;
+    let shaken =
+        http1::Builder::new().max_buf_size(MAX_HEAD).max_headers(MAX_HEADERS).handshake(TokioIo::new(line)).await;
     let (mut sender, connection) = shaken.map_err(|error| with_causes(&error))?;
     let exchange = async {
         let response = sender.send_request(request(probe, asking, host)?).await.map_err(|error| with_causes(&error))?;
-        read(response).await
+        Ok(read(response, read_until).await)
     };
     tokio::pin!(exchange);
     tokio::select! {
@@ -119,6 +130,11 @@ fn request(probe: &HttpProbe, asking: &Asking, host: &str) -> Result<Request<Ful
     headers.insert(header::HOST, given);
     headers.insert(header::ACCEPT, HeaderValue::from_static("text/plain, text/*, */*"));
     headers.insert(header::USER_AGENT, HeaderValue::from_static("muster-check"));
+    // RFC 9110 §8.6; strict servers answer 411 without it.
+    let expects_body = [Method::POST, Method::PUT, Method::PATCH].contains(&asking.method);
+    if expects_body && !asking.with_body {
+        headers.insert(header::CONTENT_LENGTH, HeaderValue::from_static("0"));
+    }
     for (name, value) in probe.headers.iter().filter(|_| asking.own) {
         let fault = || format!("header {name} cannot be sent");
         let value = HeaderValue::from_str(value).map_err(|_| fault())?;
@@ -131,22 +147,25 @@ fn request(probe: &HttpProbe, asking: &Asking, host: &str) -> Result<Request<Ful
     Ok(request)
 }
 
-async fn read(response: Response<Incoming>) -> Result<Answer, String> {
+async fn read(response: Response<Incoming>, until: Instant) -> Answer {
     let (head, mut incoming) = response.into_parts();
     let mut body = Vec::new();
     while body.len() < MAX_OUTPUT {
-        match incoming.frame().await {
-            Some(Ok(frame)) => {
+        let why = match timeout_at(until, incoming.frame()).await {
+            Ok(Some(Ok(frame))) => {
                 let chunk = frame.into_data().unwrap_or_default();
                 body.extend_from_slice(&chunk[..chunk.len().min(MAX_OUTPUT - body.len())]);
+                continue;
             }
-            None => break,
-            Some(Err(error)) => {
-                return Err(format!("{} and then the body broke off: {}", head.status, with_causes(&error)));
-            }
-        }
+            Ok(None) => break,
+            Ok(Some(Err(error))) => format!(" (the body broke off: {})", with_causes(&error)),
+            Err(_) => " (the body did not end in time)".to_owned(),
+        };
+        body.truncate(MAX_OUTPUT - why.len().min(MAX_OUTPUT));
+        body.extend_from_slice(why.as_bytes());
+        break;
     }
-    Ok(Answer { status: head.status, headers: head.headers, body })
+    Answer { status: head.status, headers: head.headers, body }
 }
 
 fn judge(probe: &HttpProbe, answer: &Answer) -> Outcome {

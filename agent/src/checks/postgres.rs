@@ -50,7 +50,7 @@ async fn open(probe: &SocketProbe, tools: &Tools) -> Result<Box<dyn Line>, Strin
     let Some(terms) = conversation::terms(probe, None) else {
         return conversation::open_for(probe, None, tools).await;
     };
-    let addresses = guard::resolve(&probe.target, probe.allow_link_local).await?;
+    let addresses = guard::resolve(&probe.target, probe.allow_link_local, &tools.resolver).await?;
     let mut stream = guard::connect(&addresses).await.map_err(|error| error.to_string())?;
     stream.write_all(&SSL_REQUEST).await.map_err(|error| broken(&error))?;
     match read_exactly::<1>(&mut stream).await? {

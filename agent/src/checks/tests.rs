@@ -22,6 +22,8 @@ enum Manner {
     Answer(&'static [u8]),
     /// Answers without being asked.
     Greet(&'static [u8]),
+    /// Reads once, answers, and closes.
+    AnswerAndClose(&'static [u8]),
     Close,
     Hang,
     Flood,
@@ -36,6 +38,12 @@ async fn converse<S: AsyncReadExt + AsyncWriteExt + Unpin>(mut stream: S, manner
         Manner::Answer(answer) => {
             let _ = stream.read(&mut asked).await;
             let _ = stream.write_all(answer).await;
+        }
+        Manner::AnswerAndClose(answer) => {
+            let _ = stream.read(&mut asked).await;
+            let _ = stream.write_all(answer).await;
+            let _ = stream.shutdown().await;
+            return;
         }
         Manner::Flood => while stream.write_all(&[b'x'; 4096]).await.is_ok() {},
     }
@@ -85,7 +93,7 @@ async fn run_with(text: &CheckText, tools: &Tools) -> Outcome {
     let definition = text.validate("check", "c", "c", None).unwrap();
     let back = CheckText::from(&definition).validate("check", "", "", None).unwrap();
     assert_eq!(back, definition, "the written form gives it back");
-    probe(&definition, tools).await
+    probe(&definition, tools, &mut script::Past::default()).await
 }
 
 async fn run_once(text: &CheckText) -> Outcome {
@@ -134,6 +142,7 @@ async fn checks_do_not_go_to_metadata_addresses() {
     let mut all = kinds("169.254.169.254:80");
     all.push(CheckText { tcp: Some("[::ffff:169.254.169.254]:80".into()), ..text() });
     all.push(CheckText { udp: Some("169.254.1.1:53".into()), ..text() });
+    // A URL knows this spelling of 169.254.169.254.
     all.push(CheckText { http: Some("http://2852039166/latest/meta-data".into()), ..text() });
     let answer = b"HTTP/1.1 302 Found\r\nLocation: http://169.254.169.254/latest\r\nContent-Length: 0\r\n\r\n";
     let url = Some(format!("http://{}/", serve(Manner::Answer(answer)).await));
@@ -158,6 +167,32 @@ async fn redirects_are_followed_and_carry_no_headers_away() {
     let circle = b"HTTP/1.1 307 Temporary Redirect\r\nLocation: /\r\nContent-Length: 0\r\n\r\n";
     let http = Some(format!("http://{}/", serve(Manner::Answer(circle)).await));
     expect(&run_once(&CheckText { http, ..direct }).await, Status::Critical, "more than 5 times");
+}
+
+#[tokio::test]
+async fn the_status_decides_whatever_becomes_of_the_rest() {
+    let check =
+        |target: String| CheckText { http: Some(format!("http://{target}/")), timeout: Some("1s".into()), ..text() };
+    let short = serve(Manner::AnswerAndClose(b"HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\nshort")).await;
+    expect(&run_once(&check(short)).await, Status::Passing, "short (the body broke off");
+    let bad = serve(Manner::AnswerAndClose(b"HTTP/1.1 503 Gone\r\nContent-Length: 100\r\n\r\nshort")).await;
+    expect(&run_once(&check(bad)).await, Status::Critical, "503");
+    let endless = serve(Manner::Answer(b"HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\nmore")).await;
+    expect(&run_once(&check(endless)).await, Status::Passing, "more (the body did not end in time)");
+    let many: String = (0..1000).map(|index| format!("X-{index}: 1\r\n")).collect();
+    let many = format!("HTTP/1.1 200 OK\r\n{many}Content-Length: 4\r\n\r\nfine");
+    let many = serve(Manner::Answer(Box::leak(many.into_bytes().into_boxed_slice()))).await;
+    expect(&run_once(&check(many)).await, Status::Passing, "fine");
+    let echo = serve_echo().await.to_string();
+    for (method, part) in [("POST", "content-length: 0"), ("PUT", "content-length: 0"), ("PATCH", "content-length: 0")]
+    {
+        let check = CheckText { method: Some(method.into()), ..check(echo.clone()) };
+        expect(&run_once(&check).await, Status::Passing, part);
+        let full = CheckText { body: Some("ping".into()), ..check };
+        expect(&run_once(&full).await, Status::Passing, "content-length: 4");
+    }
+    let get = run_once(&check(echo)).await;
+    assert!(!get.output.contains("content-length"), "{get:?}");
 }
 
 /// Answers with the head of the request.
@@ -318,6 +353,54 @@ async fn tls_with_own_roots_and_names() {
     std::fs::File::open(theirs.ca_file().unwrap()).unwrap().set_modified(std::time::SystemTime::UNIX_EPOCH).unwrap();
     let turned = CheckText { ca_file: theirs.ca_file(), ..named(&tcp, "web.internal") };
     expect(&run_with(&turned, &tools).await, Status::Passing, "TCP+TLS");
+}
+
+/// What no verifier here can read; openssl is asked, as rustls shows none of it.
+#[tokio::test]
+async fn skip_verify_takes_any_certificate() {
+    let directory = tempfile::tempdir().unwrap();
+    let openssl = |line: &str| {
+        let mut command = std::process::Command::new("openssl");
+        command.args(line.split(' ')).current_dir(directory.path()).stdin(Stdio::null());
+        command.stdout(Stdio::null()).stderr(Stdio::null());
+        command
+    };
+    if openssl("version").status().is_err() {
+        assert!(std::env::var_os("CI").is_none(), "openssl is missing");
+        return;
+    }
+    for line in [
+        "req -newkey rsa:2048 -nodes -keyout v1.key -out v1.csr -subj /CN=x",
+        "x509 -req -in v1.csr -signkey v1.key -out v1.pem -days 9",
+        "req -x509 -newkey rsa:1024 -nodes -keyout short.key -out short.pem -days 9 -subj /CN=x",
+        "req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-521 -nodes -keyout curve.key -out curve.pem -days 9 -subj /CN=x",
+    ] {
+        assert!(openssl(line).status().unwrap().success(), "openssl {line}");
+    }
+    let tools = tools();
+    // In TLS 1.2 the curve of a certificate has to be one that keys are exchanged on.
+    let both: &[&str] = &["-tls1_2", "-tls1_3"];
+    for (name, versions) in [("v1", both), ("short", both), ("curve", &["-tls1_3"])] {
+        for version in versions {
+            let target = nobody();
+            let line = format!(
+                "s_server -accept {target} -cert {name}.pem -key {name}.key -cipher DEFAULT@SECLEVEL=0 {version} -www -quiet"
+            );
+            let mut server = openssl(&line).spawn().unwrap();
+            let check = CheckText { http: Some(format!("https://{target}/")), tls_skip_verify: Some(true), ..text() };
+            let mut outcome = run_with(&check, &tools).await;
+            while outcome.output.contains("refused") {
+                tokio::time::sleep(Duration::from_millis(10)).await;
+                outcome = run_with(&check, &tools).await;
+            }
+            let verified = CheckText { tls_skip_verify: None, ca_file: None, ..check };
+            let strict = run_with(&verified, &tools).await;
+            server.kill().unwrap();
+            server.wait().unwrap();
+            expect(&outcome, Status::Passing, "200 OK");
+            assert_eq!(strict.status, Status::Critical, "{name} {version}: {strict:?}");
+        }
+    }
 }
 
 #[tokio::test]

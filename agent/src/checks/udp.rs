@@ -4,14 +4,14 @@ use std::{io, net::SocketAddr};
 
 use tokio::net::UdpSocket;
 
-use super::{Outcome, conversation::printable, guard};
+use super::{Outcome, Tools, conversation::printable, guard};
 
 /// The largest answer that is looked at.
 const MAX_ANSWER: usize = 4096;
 
-/// Sends to each address in turn until one answers or none is left that refused.
-pub(super) async fn probe(target: &str, send: &str, expect: &str, allow_link_local: bool) -> Outcome {
-    match exchange(target, send, allow_link_local).await {
+/// Sends to one address after the other until one answers or all have refused.
+pub(super) async fn probe(target: &str, send: &str, expect: &str, allow_link_local: bool, tools: &Tools) -> Outcome {
+    match exchange(target, send, allow_link_local, tools).await {
         Err(why) => Outcome::critical(&format!("UDP {target}: {why}")),
         Ok(answer) if holds(&answer, expect.as_bytes()) => {
             Outcome::passing(&format!("UDP {target}: answered with {} bytes: {}", answer.len(), printable(&answer)))
@@ -20,15 +20,9 @@ pub(super) async fn probe(target: &str, send: &str, expect: &str, allow_link_loc
     }
 }
 
-async fn exchange(target: &str, send: &str, allow_link_local: bool) -> Result<Vec<u8>, String> {
-    let mut why = "it has no address".to_owned();
-    for address in guard::resolve(target, allow_link_local).await? {
-        match ask(address, send.as_bytes()).await {
-            Ok(answer) => return Ok(answer),
-            Err(error) => why = error.to_string(),
-        }
-    }
-    Err(why)
+async fn exchange(target: &str, send: &str, allow_link_local: bool, tools: &Tools) -> Result<Vec<u8>, String> {
+    let addresses = guard::resolve(target, allow_link_local, &tools.resolver).await?;
+    guard::race(&addresses, |address| ask(address, send.as_bytes())).await.map_err(|error| error.to_string())
 }
 
 async fn ask(address: SocketAddr, send: &[u8]) -> io::Result<Vec<u8>> {

@@ -11,6 +11,9 @@ use crate::{
     config::{Config, LogConfig, LogFormat, Seconds, Unregistered},
 };
 
+/// How long a stop waits for blocking work that is still under way.
+const BLOCKED_WITHIN: std::time::Duration = std::time::Duration::from_secs(2);
+
 pub(super) fn dev(args: DevArgs) -> Outcome {
     // Thrown away with the guard, unless the operator named a place.
     let (data, guard) = match &args.data {
@@ -68,7 +71,7 @@ fn run(
     config.validate().map_err(|error| Failure::Usage(error.to_string()))?;
     log(&config.log)?;
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().map_err(Failure::failed)?;
-    runtime.block_on(async {
+    let outcome = runtime.block_on(async {
         let mut interrupt = signal(SignalKind::interrupt()).map_err(Failure::failed)?;
         let mut terminate = signal(SignalKind::terminate()).map_err(Failure::failed)?;
         let mut restart = signal(SignalKind::user_defined1()).map_err(Failure::failed)?;
@@ -100,7 +103,10 @@ fn run(
                 Ok(())
             }
         }
-    })
+    });
+    // All that has to be on disk is there: what still blocks waits for a file system that does not answer.
+    runtime.shutdown_timeout(BLOCKED_WITHIN);
+    outcome
 }
 
 fn as_json(bound: &Bound) -> serde_json::Value {

@@ -17,8 +17,10 @@ pub(super) fn validate(paths: &[PathBuf], config: Option<&Path>) -> Outcome {
         }
     }
     for path in paths {
+        // What an operator names may be a pipe; in a directory a pipe is a mistake, and would wait for ever.
+        let read = if path.is_dir() { definition::read_regular } else { definition::read };
         for file in files(path)? {
-            match definition::read(&file) {
+            match read(&file) {
                 Ok(services) => {
                     let names: Vec<&str> = services.iter().map(|service| service.name.as_str()).collect();
                     say(&format!("{}: defines {}", file.display(), names.join(", ")))?;
@@ -37,7 +39,11 @@ fn files(path: &Path) -> Result<Vec<PathBuf>, Failure> {
     }
     let entries = std::fs::read_dir(path).map_err(|error| Failure::Usage(format!("{}: {error}", path.display())))?;
     let mut files: Vec<PathBuf> = entries.filter_map(|entry| Some(entry.ok()?.path())).collect();
-    files.retain(|file| file.extension().is_some_and(|extension| extension == "toml"));
+    // The same as the agent takes up.
+    let hidden = |file: &Path| file.file_name().is_none_or(|name| name.as_encoded_bytes().starts_with(b"."));
+    files.retain(|file| {
+        file.extension().is_some_and(|extension| extension == "toml") && !hidden(file) && !file.is_dir()
+    });
     files.sort();
     Ok(files)
 }

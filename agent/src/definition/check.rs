@@ -134,6 +134,7 @@ impl CheckText {
         })
     }
 
+    /// What is told its status knows it: a TTL check is damped only where its definition asks for it.
     fn flaps(&self, at: &str) -> Result<Option<FlapRules>, Invalid> {
         let details = [
             ("flap_failures", self.flap_failures.is_some()),
@@ -147,6 +148,10 @@ impl CheckText {
         }
         if self.flap_damping == Some(false) {
             refuse(at, &details, "flap_damping is false")?;
+            return Ok(None);
+        }
+        let asked = self.flap_damping.is_some() || details.iter().any(|(_, written)| *written);
+        if self.ttl.is_some() && !asked {
             return Ok(None);
         }
         let defaults = FlapRules::default();
@@ -174,8 +179,8 @@ impl CheckText {
     pub(super) fn write_flaps(&mut self, definition: &CheckDefinition) {
         match definition.flaps {
             _ if self.follows() => {}
-            None => self.flap_damping = Some(false),
-            Some(rules) if rules == FlapRules::default() => {}
+            None => self.flap_damping = self.ttl.is_none().then_some(false),
+            Some(rules) if rules == FlapRules::default() => self.flap_damping = self.ttl.is_some().then_some(true),
             Some(FlapRules { falls, half_life, max_hold }) => {
                 self.flap_failures = Some(falls);
                 self.flap_half_life = Some(super::format_duration(half_life));

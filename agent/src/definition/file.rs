@@ -1,7 +1,15 @@
 //! A file of definitions: TOML around the written form, and errors with their line.
 
-use std::{fmt, fs::File, io::Read, ops::Range, path::Path, path::PathBuf};
+use std::{
+    fmt,
+    fs::{File, OpenOptions},
+    io::{self, Read},
+    ops::Range,
+    os::unix::fs::OpenOptionsExt,
+    path::{Path, PathBuf},
+};
 
+use rustix::fs::OFlags;
 use serde::Deserialize;
 use toml::de::{DeTable, DeValue};
 
@@ -42,11 +50,38 @@ impl fmt::Display for FileError {
 
 impl std::error::Error for FileError {}
 
-/// Reads and parses a file. Blocks.
+impl FileError {
+    fn of(path: &Path, message: String) -> Self {
+        Self { path: path.to_owned(), line: None, message }
+    }
+}
+
+/// Reads and parses a file that an operator named, whatever it is: a pipe will do. Blocks.
 pub fn read(path: &Path) -> Result<Vec<ServiceDefinition>, FileError> {
-    let fail = |message: String| FileError { path: path.to_owned(), line: None, message };
+    let file = File::open(path).map_err(|error| FileError::of(path, format!("cannot be opened: {error}")))?;
+    read_from(path, file)
+}
+
+/// Reads and parses a file of a services directory: a regular one, or it is refused. Opening it never waits for
+/// somebody at its other end.
+pub fn read_regular(path: &Path) -> Result<Vec<ServiceDefinition>, FileError> {
+    let file = open_regular(path).map_err(|error| FileError::of(path, format!("cannot be opened: {error}")))?;
+    read_from(path, file)
+}
+
+/// Opens a regular file and nothing else: to open a FIFO waits for a writer, and to open a device may do anything.
+pub(crate) fn open_regular(path: &Path) -> io::Result<File> {
+    let flags = (OFlags::NONBLOCK | OFlags::NOCTTY).bits().cast_signed();
+    let file = OpenOptions::new().read(true).custom_flags(flags).open(path)?;
+    if !file.metadata()?.is_file() {
+        return Err(io::Error::new(io::ErrorKind::InvalidInput, "it is no regular file"));
+    }
+    Ok(file)
+}
+
+fn read_from(path: &Path, file: File) -> Result<Vec<ServiceDefinition>, FileError> {
+    let fail = |message: String| FileError::of(path, message);
     let mut text = String::new();
-    let file = File::open(path).map_err(|error| fail(format!("cannot be opened: {error}")))?;
     file.take(MAX_FILE_BYTES + 1)
         .read_to_string(&mut text)
         .map_err(|error| fail(format!("cannot be read as UTF-8 text: {error}")))?;

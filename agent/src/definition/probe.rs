@@ -7,7 +7,7 @@ use std::{collections::BTreeMap, time::Duration};
 
 use muster_catalog::{InstanceId, Text};
 
-use super::CheckDefinition;
+use super::{CheckDefinition, FlapRules};
 
 /// What a check does.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -167,6 +167,11 @@ impl Probe {
             Self::Systemd { unit } => unit.clone(),
             Self::Ttl { .. } => Text::default(),
         }
+    }
+
+    /// How flapping is damped unless its definition says: what probes is, what is told its status is believed.
+    pub fn default_flaps(&self) -> Option<FlapRules> {
+        (!self.is_told()).then(FlapRules::default)
     }
 
     /// Whether it follows events instead of probing at an interval.

@@ -72,6 +72,34 @@ fn the_written_form_of_a_definition_gives_it_back() {
 }
 
 #[test]
+fn a_target_that_can_never_work_is_refused_with_the_remedy() {
+    let parse =
+        |target: &str| parse_text(&format!("[service]\nname = \"web\"\n[[service.checks]]\ntcp = \"{target}\"\n"));
+    for good in
+        ["127.0.0.1:1", "localhost:80", "[::1]:80", "[fd99::1]:65535", "db_1.internal:5432", "db.internal.:5432"]
+    {
+        assert!(parse(good).is_ok(), "{good}: {:?}", parse(good));
+    }
+    for (bad, part) in [
+        ("tcp://a:1", "leave out the scheme"),
+        ("fd99::1", "\\\"[fd99::1]:5432\\\""),
+        ("fd99::zz:80", "stands in brackets"),
+        ("[fd99::1", "write host:port"),
+        ("[fd99::1]", "write host:port"),
+        ("[a]:1", "no IPv6 address"),
+        ("10.0.0.256:80", "neither a host name nor an IP address"),
+        ("a b:1", "neither a host name"),
+        ("a:0", "1 to 65535"),
+        ("a:http", "1 to 65535"),
+        (":80", "write host:port"),
+        ("a", "write host:port"),
+    ] {
+        let error = parse(bad).unwrap_err().to_string().replace('"', "\\\"");
+        assert!(error.contains("is no target") && error.contains(part), "{bad}: {error}");
+    }
+}
+
+#[test]
 fn flap_damping_is_on_unless_said_otherwise_and_survives_the_written_form() {
     let rules = |falls, half_life, max_hold| {
         let (half_life, max_hold) = (Duration::from_secs(half_life), Duration::from_secs(max_hold));
@@ -79,7 +107,11 @@ fn flap_damping_is_on_unless_said_otherwise_and_survives_the_written_form() {
     };
     for (check, expected) in [
         ("tcp = \"localhost:80\"", rules(3, 120, 300)),
+        // What is told its status is believed, unless asked otherwise.
+        ("ttl = \"10s\"", None),
+        ("ttl = \"10s\"\nflap_damping = false", None),
         ("ttl = \"10s\"\nflap_damping = true", rules(3, 120, 300)),
+        ("ttl = \"10s\"\nflap_failures = 5", rules(5, 120, 300)),
         ("tcp = \"localhost:80\"\nflap_damping = false", None),
         ("tcp = \"localhost:80\"\nflap_failures = 5\nflap_half_life = \"1h\"", rules(5, 3600, 7200)),
         ("tcp = \"localhost:80\"\nflap_max_hold = \"1h\"", rules(3, 120, 3600)),

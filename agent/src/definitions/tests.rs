@@ -94,8 +94,99 @@ fn a_directory_that_cannot_be_listed_removes_nothing() {
     for step in 1..4 {
         let scan = definitions.scan(start + SETTLE * step);
         assert_eq!(ids(&scan), ["a"]);
-        assert!(scan.problems[0].contains("cannot be listed"), "{:?}", scan.problems);
+        assert!(scan.problems[0].contains("it does not exist; the services known so far stay"), "{:?}", scan.problems);
     }
+}
+
+/// One entry of every kind that can be no definition, beside two that are.
+#[test]
+fn an_entry_that_is_no_file_harms_itself_alone() {
+    let directory = TempDir::new().unwrap();
+    let path = |name: &str| directory.path().join(name);
+    put(&directory, "a.toml", &service("a"));
+    let (mut definitions, start) = (Definitions::new(directory.path()), Instant::now());
+    assert_eq!(ids(&definitions.scan(start)), ["a"]);
+
+    assert!(std::process::Command::new("mkfifo").arg(path("fifo.toml")).status().unwrap().success());
+    std::os::unix::fs::symlink("loop.toml", path("loop.toml")).unwrap();
+    std::os::unix::fs::symlink("/nonexistent/x", path("dangling.toml")).unwrap();
+    std::os::unix::fs::symlink("/dev/zero", path("endless.toml")).unwrap();
+    fs::create_dir(path("folder.toml")).unwrap();
+    let not_utf8: std::ffi::OsString = std::os::unix::ffi::OsStringExt::from_vec(b"n\xff.toml".to_vec());
+    fs::write(path("").join(not_utf8), service("nameless")).unwrap();
+    fs::write(path("huge.toml"), "#".repeat(2 << 20)).unwrap();
+    put(&directory, "z.toml", &service("z"));
+    assert!(definitions.scan(start).unsettled);
+    let scan = definitions.scan(start + SETTLE);
+    assert_eq!((ids(&scan), scan.unsettled), (vec!["a".to_owned(), "z".to_owned()], false));
+    let expected = [
+        ("dangling.toml", "a link to a file that does not exist"),
+        ("endless.toml", "a device"),
+        ("fifo.toml", "a FIFO"),
+        ("huge.toml", "longer than 1048576 bytes"),
+        ("loop.toml", "cannot be opened"),
+        ("n\u{fffd}.toml", "not UTF-8"),
+    ];
+    assert_eq!(scan.problems.len(), expected.len(), "{:#?}", scan.problems);
+    for (problem, (file, part)) in scan.problems.iter().zip(expected) {
+        assert!(problem.contains(file) && problem.contains(part), "{problem}");
+    }
+
+    // What was good before stays, and is taken up again when it is a file once more.
+    fs::remove_file(path("a.toml")).unwrap();
+    std::os::unix::fs::symlink("a.toml", path("a.toml")).unwrap();
+    definitions.scan(start + SETTLE * 2);
+    let scan = definitions.scan(start + SETTLE * 20);
+    assert_eq!(ids(&scan), ["a", "z"]);
+    assert!(scan.problems[0].contains("a.toml") && scan.problems[0].contains("last good"), "{:?}", scan.problems);
+    fs::remove_file(path("a.toml")).unwrap();
+    put(&directory, "a.toml", &service("better"));
+    definitions.scan(start + SETTLE * 21);
+    assert_eq!(ids(&definitions.scan(start + SETTLE * 22)), ["better", "z"]);
+}
+
+#[test]
+fn a_limit_leaves_out_what_is_new_and_never_what_is_in_force() {
+    let directory = TempDir::new().unwrap();
+    (0..MAX_FILES).for_each(|index| {
+        fs::write(directory.path().join(format!("s{index:04}.toml")), service(&format!("s{index}"))).unwrap()
+    });
+    let (mut definitions, start) = (Definitions::new(directory.path()), Instant::now());
+    let before = definitions.scan(start);
+    assert_eq!((before.services.len(), before.problems.len()), (MAX_FILES, 0));
+    put(&directory, "a-new.toml", &service("new"));
+    for definitions in [&mut definitions, &mut Definitions::resume(directory.path(), &before.services)] {
+        definitions.scan(start + SETTLE);
+        let scan = definitions.scan(start + SETTLE * 2);
+        assert_eq!(scan.services, before.services);
+        assert!(scan.problems.len() == 1 && scan.problems[0].contains("1 files beyond"), "{:?}", scan.problems);
+    }
+    // Room is made.
+    fs::remove_file(directory.path().join("s0000.toml")).unwrap();
+    for step in [10, 20, 30] {
+        definitions.scan(start + SETTLE * step);
+    }
+    let scan = definitions.scan(start + SETTLE * 40);
+    assert_eq!((ids(&scan)[0].as_str(), scan.services.len(), scan.problems.len()), ("new", MAX_FILES, 0));
+}
+
+#[test]
+fn the_limit_of_services_leaves_out_what_is_new() {
+    let directory = TempDir::new().unwrap();
+    let file = |from: usize, count: usize| -> String {
+        (from..from + count).map(|id| format!("[[services]]\nname = \"s{id}\"\n")).collect()
+    };
+    for part in 0..16 {
+        put(&directory, &format!("m{part:02}.toml"), &file(part * 256, 256));
+    }
+    let (mut definitions, start) = (Definitions::new(directory.path()), Instant::now());
+    let before = definitions.scan(start);
+    assert_eq!((before.services.len(), before.problems.len()), (MAX_SERVICES, 0));
+    put(&directory, "a-new.toml", &file(9000, 2));
+    definitions.scan(start);
+    let scan = definitions.scan(start + SETTLE);
+    assert_eq!((scan.services == before.services, scan.problems.len()), (true, 2), "{:?}", scan.problems);
+    assert!(scan.problems.iter().all(|problem| problem.contains("a-new.toml") && problem.contains("beyond 4096")));
 }
 
 #[test]

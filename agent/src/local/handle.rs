@@ -87,7 +87,8 @@ impl LocalHandle {
         self.ask(Request::SetNodeMaintenance(reason)).await
     }
 
-    /// Puts these services in place of all that came from files before.
+    /// Puts these services in place of all that came from files before. [`LocalError::NotTakenUp`] names those that
+    /// cannot stand beside what the API registered; they keep what they had before, and all others are taken up.
     pub async fn set_file_services(&self, services: Vec<FileService>) -> Result<(), LocalError> {
         self.ask(Request::SetFileServices(services, Sources::Whole)).await
     }

@@ -29,6 +29,8 @@ const MAX_LETTERS: usize = 256;
 const MAX_REPORTS: usize = 256;
 /// Status changes within this time are saved together.
 const SAVE_SOON: Duration = Duration::from_secs(1);
+/// How often the first process of a container takes leave of processes that were left to it.
+const REAP_EVERY: Duration = Duration::from_secs(2);
 /// How old saved results may grow while nothing changes: well below the age at which they are no longer believed.
 const SAVE_EVERY: Duration = Duration::from_secs(60);
 
@@ -104,6 +106,8 @@ impl LocalState {
 
     /// Runs until told to stop; saves the results then. An error must end the process.
     pub async fn run(mut self, shutdown: CancellationToken) -> Result<(), LocalFailure> {
+        let is_first_process = std::process::id() == 1;
+        let mut reaping = tokio::time::interval(REAP_EVERY);
         loop {
             self.publish();
             let deadline = self.table.next_deadline();
@@ -114,6 +118,7 @@ impl LocalState {
                 Some(ended) = self.tasks.join_next_with_id(), if !self.tasks.is_empty() => self.review(ended)?,
                 () = sleep_until(deadline) => self.pass_time().await,
                 () = tokio::time::sleep_until(self.save_at) => self.save_results().await,
+                _ = reaping.tick(), if is_first_process => self.tools.reap_orphans(),
             }
         }
         self.tasks.shutdown().await;
@@ -272,10 +277,16 @@ impl LocalState {
             }
         }
         self.keep_files(&services).await;
+        let mut refused = Vec::new();
         for FileService { definition, path } in services {
+            let shown = path.display().to_string();
             let source = Source::File(path);
             let earlier = self.table.find_service(&definition.id);
             if earlier.is_some_and(|(earlier, by)| *earlier == definition && *by == source) {
+                continue;
+            }
+            if let Err(why) = self.table.admit_file_checks(&definition) {
+                refused.push(format!("{shown}: {why}"));
                 continue;
             }
             if earlier.is_some_and(|(_, by)| *by == Source::Api) {
@@ -285,7 +296,7 @@ impl LocalState {
             self.yield_check_ids(&definition).await?;
             self.table.put_service(definition, source, now());
         }
-        Ok(())
+        if refused.is_empty() { Ok(()) } else { Err(LocalError::NotTakenUp(refused)) }
     }
 
     /// The files have them still: one that cannot be kept is taken up all the same.
@@ -300,7 +311,7 @@ impl LocalState {
         }
     }
 
-    /// Files win: API checks that have an id which a file's service needs are removed.
+    /// Files win: the API's checks of this very service that have an id which the file needs are removed.
     async fn yield_check_ids(&mut self, definition: &ServiceDefinition) -> Result<(), LocalError> {
         for check in &definition.checks {
             let taken = self.table.find_check(&check.id).is_some_and(|(_, source, _)| *source == Source::Api);

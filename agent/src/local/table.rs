@@ -137,12 +137,23 @@ impl Table {
             }
             let taken = self.checks.get(&check.id).filter(|slot| slot.definition.instance != check.instance);
             if let Some(slot) = taken {
-                let owner = slot.definition.instance.as_deref().unwrap_or("the node");
-                let message = format!("check id {:?} belongs to {owner:?} already: give this one its own", check.id);
-                return Err(LocalError::Invalid(message));
+                return Err(taken_check(&check.id, slot));
             }
         }
         Ok(())
+    }
+
+    /// Why a service of a file may not be taken up, if so: with one of its checks it would take that of another service
+    /// of the API, or of the node, which would then stand unwatched and pass.
+    pub(super) fn admit_file_checks(&self, definition: &ServiceDefinition) -> Result<(), LocalError> {
+        let taken = definition.checks.iter().find_map(|check| {
+            let slot = self.checks.get(&check.id)?;
+            (slot.source == Source::Api && slot.definition.instance != check.instance).then_some((check, slot))
+        });
+        match taken {
+            None => Ok(()),
+            Some((check, slot)) => Err(taken_check(&check.id, slot)),
+        }
     }
 
     /// Why a check of the API may not be taken up, if so.
@@ -153,7 +164,11 @@ impl Table {
             return Err(LocalError::UnknownService(id.clone()));
         }
         match self.checks.get(&definition.id) {
-            Some(slot) => refuse_file("check", &definition.id, &slot.source),
+            Some(slot) => {
+                refuse_file("check", &definition.id, &slot.source)?;
+                let same = slot.definition.instance == definition.instance;
+                if same { Ok(()) } else { Err(taken_check(&definition.id, slot)) }
+            }
             None if is_reserved(&definition.id) => Err(reserved(&definition.id)),
             None if self.checks.len() >= MAX_CHECKS => {
                 Err(LocalError::Invalid(format!("this node has {MAX_CHECKS} checks already: deregister some")))
@@ -544,6 +559,17 @@ impl CheckSlot {
 
 fn reserved(id: &Text) -> LocalError {
     LocalError::Invalid(format!("check id {id:?} is kept for the node's own state: give the check another"))
+}
+
+fn taken_check(id: &CheckId, slot: &CheckSlot) -> LocalError {
+    let owner = slot.definition.instance.as_deref().map_or("the node".to_owned(), |owner| format!("service {owner:?}"));
+    let by = match &slot.source {
+        Source::Api => "registered by the API".to_owned(),
+        Source::File(path) => format!("defined in {}", path.display()),
+    };
+    LocalError::Invalid(format!(
+        "check id {id:?} belongs to {owner} already, {by}: give this one an id of its own, or remove that one first"
+    ))
 }
 
 pub(super) fn refuse_file(what: &'static str, id: &Text, source: &Source) -> Result<(), LocalError> {

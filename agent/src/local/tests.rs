@@ -300,6 +300,46 @@ async fn files_win_over_the_api() {
 }
 
 #[tokio::test]
+async fn a_check_of_another_service_is_not_taken_over() {
+    let directory = TempDir::new().unwrap();
+    let agent = Agent::start(Some(&directory));
+    let named = |id: &str| CheckText { id: Some(id.into()), ..ttl("1h") };
+    agent.handle.register_service(service("api", vec![named("c1")]), false).await.unwrap();
+    let node_check = named("c2").validate("check", "", "", None).unwrap();
+    agent.handle.register_check(node_check).await.unwrap();
+    let path: Arc<Path> = Arc::from(Path::new("/d/f.toml"));
+    let file = |id: &str, check: &str| FileService {
+        definition: Arc::new(service(id, vec![named(check)])),
+        path: path.clone(),
+    };
+    let files = vec![file("f", "c1"), file("g", "c2"), file("h", "c3")];
+    let LocalError::NotTakenUp(reasons) = agent.handle.set_file_services(files.clone()).await.unwrap_err() else {
+        panic!("another refusal")
+    };
+    assert_eq!(reasons.len(), 2);
+    for (reason, parts) in reasons.iter().zip([["/d/f.toml", "\"c1\"", "\"api\""], ["/d/f.toml", "\"c2\"", "the node"]])
+    {
+        assert!(parts.iter().all(|part| reason.contains(part)) && reason.contains("an id of its own"), "{reason}");
+    }
+    let has = |rows: &LocalRows, check: &str, owner: Option<&str>| {
+        rows.checks.iter().any(|row| &*row.id == check && row.instance.as_deref() == owner)
+    };
+    let rows = agent.handle.rows();
+    assert!(has(&rows, "c1", Some("api")) && has(&rows, "c2", None) && has(&rows, "c3", Some("h")), "{rows:?}");
+    assert_eq!(rows.instances.len(), 2, "api and h");
+    // Nor by the API: a check does not move from one service to another.
+    let moved = named("c1").validate("check", "", "", Some("h".into())).unwrap();
+    let why = agent.handle.register_check(moved).await.unwrap_err().to_string();
+    assert!(why.contains("belongs to service \"api\" already, registered by the API"), "{why}");
+    // It is taken up once the id is free.
+    agent.handle.deregister_service("api").await.unwrap();
+    agent.handle.deregister_check("c2").await.unwrap();
+    agent.handle.set_file_services(files).await.unwrap();
+    assert_eq!(agent.handle.rows().instances.len(), 3);
+    agent.stop().await;
+}
+
+#[tokio::test]
 async fn checks_of_the_api_come_and_go() {
     let agent = Agent::start(None);
     let extra = ttl("1h").validate("check", "extra", "extra", Some("web".into())).unwrap();

@@ -5,7 +5,7 @@ use std::time::Duration;
 use muster_catalog::{InstanceId, Status, Text};
 
 use super::{DecodeError, object::Object, probe};
-use crate::port::CheckDefinition;
+use crate::port::{CheckDefinition, Probe};
 
 /// The shortest critical time after which an instance is deregistered, as in the dialect: a restart is no death.
 const MIN_DEREGISTER_AFTER: Duration = Duration::from_secs(60);
@@ -102,6 +102,10 @@ fn read_check(
     let output_limit = object.number("OutputMaxSize", u32::MAX)?.filter(|limit| *limit > 0);
     let (rise, fall, failures_before_warning) = read_thresholds(object)?;
     let (probe, interval, timeout) = probe::read_probe(object)?;
+    let flap_damping = object.find_flag("FlapDamping")?;
+    if flap_damping.is_some() && matches!(probe, Probe::Alias { .. }) {
+        return Err(object.broken("FlapDamping", "is not for an alias: what it follows is damped; leave it out"));
+    }
     Ok(CheckDefinition {
         id,
         name,
@@ -114,6 +118,7 @@ fn read_check(
         rise,
         fall,
         failures_before_warning,
+        flap_damping,
         deregister_critical_after: deregister_critical_after.map(|after| after.max(MIN_DEREGISTER_AFTER)),
         output_limit,
     })

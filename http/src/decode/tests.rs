@@ -5,7 +5,7 @@ use serde_json::{Map, Value};
 use super::*;
 
 /// Keys that the decoders know, and a few that they do not.
-const KEYS: [&str; 58] = [
+const KEYS: [&str; 59] = [
     "Name",
     "name",
     "ID",
@@ -35,6 +35,7 @@ const KEYS: [&str; 58] = [
     "service_id",
     "CheckID",
     "SuccessBeforePassing",
+    "FlapDamping",
     "FailuresBeforeWarning",
     "DeregisterCriticalServiceAfter",
     "OutputMaxSize",
@@ -139,4 +140,20 @@ fn ports_are_one_or_several_with_one_default() {
             (given, expected) => panic!("{body}: {given:?}, not {expected:?}"),
         }
     }
+}
+
+#[test]
+fn flap_damping_is_the_clients_to_say() {
+    let decode = |fields: &str| super::check::decode_check(format!(r#"{{"Name": "c", {fields}}}"#).as_bytes());
+    for (fields, expected) in [
+        (r#""TTL": "10s""#, None),
+        (r#""TTL": "10s", "FlapDamping": false"#, Some(false)),
+        (r#""TTL": "10s", "FlapDamping": true"#, Some(true)),
+        (r#""HTTP": "http://a/", "Interval": "10s", "FlapDamping": false"#, Some(false)),
+        (r#""AliasNode": "n1""#, None),
+    ] {
+        assert_eq!(decode(fields).unwrap().flap_damping, expected, "{fields}");
+    }
+    let why = decode(r#""AliasNode": "n1", "FlapDamping": true"#).unwrap_err().to_string();
+    assert!(why.contains("FlapDamping") && why.contains("leave it out"), "{why}");
 }

@@ -9,7 +9,6 @@ use std::{
 
 use rand::{Rng, seq::SliceRandom};
 use tokio::{
-    net::lookup_host,
     sync::Mutex,
     time::{Instant, sleep, timeout},
 };
@@ -219,7 +218,7 @@ impl Connections {
         let learned = self.learned.lock().unwrap_or_else(PoisonError::into_inner).clone();
         let members: BTreeSet<&String> = self.config.members.iter().chain(&learned).collect();
         for member in members {
-            match timeout(self.config.connect_timeout, lookup_host(member)).await {
+            match timeout(self.config.connect_timeout, self.config.resolve.resolve(member)).await {
                 Ok(Ok(found)) => addresses.extend(found),
                 Ok(Err(error)) => reasons.push(format!("{member}: {error}")),
                 Err(_) => reasons.push(format!("{member}: no answer in time")),
@@ -232,9 +231,8 @@ impl Connections {
     }
 
     async fn connect_to_name(&self, name: &str) -> Result<(SocketAddr, Channel), String> {
-        let found = timeout(self.config.connect_timeout, lookup_host(name)).await;
-        let mut found = found.map_err(|_| "no address in time".to_owned())?.map_err(|error| error.to_string())?;
-        let address = found.next().ok_or("no address")?;
+        let found = timeout(self.config.connect_timeout, self.config.resolve.resolve(name)).await;
+        let address = *found.map_err(|_| "no address in time".to_owned())??.first().ok_or("no address")?;
         Ok((address, self.connect(address).await?))
     }
 

@@ -40,7 +40,7 @@ pub use consensus::{Consensus, MAX_PAYLOAD_BYTES, ProposeError, Proposed, ReadEr
 pub use leadership::Leadership;
 pub use machine::{Committed, Freeze, Machine};
 pub use membership::{Contact, Contacts, Greeting};
-pub use network::{Dial, endpoint, plaintext};
+pub use network::{Dial, endpoint, plaintext, plaintext_by};
 pub(crate) use recover::recover;
 pub use recover::{RecoverError, Recovered};
 pub use service::LogService;

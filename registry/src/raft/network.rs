@@ -2,12 +2,13 @@
 
 use std::collections::HashMap;
 use std::future::Future;
-use std::io::Read;
+use std::io::{self, Read};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::{Stream, StreamExt};
+use hyper_util::rt::TokioIo;
 use openraft::OptionalSend;
 use openraft::base::{BoxFuture, BoxStream};
 use openraft::errors::{RPCError, ReplicationClosed, StreamingError, Unreachable};
@@ -16,6 +17,7 @@ use openraft::raft::{
     AppendEntriesRequest, AppendEntriesResponse, SnapshotResponse, StreamAppendError, StreamAppendResult,
     TransferLeaderError, TransferLeaderRequest, TransferLeaderResponse, VoteRequest, VoteResponse,
 };
+use tokio::net::TcpStream;
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::Status;
@@ -24,6 +26,7 @@ use tonic::transport::{Channel, Endpoint};
 use super::wire::proto::raft_client::RaftClient;
 use super::wire::{self, proto};
 use super::{Peer, RaftSnapshot, SnapshotFile, Types, Vote};
+use crate::resolve::Resolve;
 
 /// Largest message between members: one batch of entries (1 MiB) or one entry of the largest size, with room.
 pub(crate) const MESSAGE_BYTES: usize = 16 * 1024 * 1024;
@@ -52,6 +55,33 @@ pub type Dial = Arc<dyn Fn(&str) -> Result<Channel, tonic::transport::Error> + S
 /// Plaintext over TCP. The name is resolved anew at every connection, by the system's resolver.
 pub fn plaintext() -> Dial {
     Arc::new(|address| Ok(endpoint(format!("http://{address}"))?.connect_lazy()))
+}
+
+/// Plaintext over TCP, with a way of one's own to resolve the name, anew at every connection.
+pub fn plaintext_by(resolve: Resolve) -> Dial {
+    Arc::new(move |address| {
+        let (resolve, target) = (resolve.clone(), address.to_owned());
+        let connector = tower::service_fn(move |_| {
+            let (resolve, target) = (resolve.clone(), target.clone());
+            async move { connect(&resolve, &target).await.map(TokioIo::new) }
+        });
+        Ok(endpoint(format!("http://{address}"))?.connect_with_connector_lazy(connector))
+    })
+}
+
+/// Tries each address in turn; the error is the last one's. The endpoint's timeout is for all of them.
+async fn connect(resolve: &Resolve, target: &str) -> io::Result<TcpStream> {
+    let mut last = io::Error::from(io::ErrorKind::AddrNotAvailable);
+    for address in resolve.resolve(target).await.map_err(io::Error::other)? {
+        match TcpStream::connect(address).await {
+            Ok(stream) => {
+                stream.set_nodelay(true)?;
+                return Ok(stream);
+            }
+            Err(error) => last = error,
+        }
+    }
+    Err(last)
 }
 
 /// An endpoint with this module's timeouts and windows, for a [`Dial`] of one's own.

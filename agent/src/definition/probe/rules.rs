@@ -1,8 +1,11 @@
 //! The rules for what a check does: exactly one probe, and only the keys that go with it.
 
-use std::collections::BTreeMap;
+use std::{
+    collections::BTreeMap,
+    net::{IpAddr, Ipv6Addr},
+};
 
-use muster_catalog::Text;
+use muster_catalog::{Address, Text};
 use reqwest::{
     Method, Url,
     header::{HeaderName, HeaderValue},
@@ -277,13 +280,37 @@ fn identity(at: &str, written: &IdentityText) -> Result<ExpectedIdentity, Invali
 
 fn validate_target(at: &str, written: &str, target: &str) -> Result<(), Invalid> {
     validate_text(at, written, MAX_URL)?;
-    let split = target.rsplit_once(':').filter(|(host, _)| !host.is_empty());
-    let port = split.and_then(|(_, port)| port.parse::<u16>().ok()).filter(|port| *port != 0);
-    if port.is_none() {
-        let message = format!("{:?} is no target: write host:port, for example \"127.0.0.1:5432\"", shorten(written));
-        return Err(Invalid::new(at, message));
+    let refuse = |why: &str| {
+        Err(Invalid::new(at, format!("{:?} is no target: {why}, for example \"127.0.0.1:5432\"", shorten(written))))
+    };
+    if let Some((_, rest)) = target.split_once("://") {
+        let rest = shorten(rest);
+        return refuse(&format!("leave out the scheme and write host:port ({rest:?})"));
     }
-    Ok(())
+    if target.parse::<Ipv6Addr>().is_ok() {
+        return refuse(&format!(
+            "an IPv6 address stands in brackets before its port (\"[{target}]:5432\"); write host:port"
+        ));
+    }
+    let Some((host, port)) = target.rsplit_once(':').filter(|(host, _)| !host.is_empty()) else {
+        return refuse("write host:port");
+    };
+    if !port.parse::<u16>().is_ok_and(|port| port != 0) {
+        return refuse("a port is 1 to 65535; write host:port");
+    }
+    match host.strip_prefix('[').map(|inner| inner.strip_suffix(']').unwrap_or_default()) {
+        Some(inner) if inner.parse::<Ipv6Addr>().is_err() => {
+            refuse("in the brackets stands no IPv6 address; write host:port")
+        }
+        Some(_) => Ok(()),
+        None if host.contains(':') => {
+            refuse("an IPv6 address stands in brackets (\"[2001:db8::1]:5432\"); write host:port")
+        }
+        None if Address::parse(host).is_none() && host.parse::<IpAddr>().is_err() => {
+            refuse("its host is neither a host name nor an IP address; write host:port")
+        }
+        None => Ok(()),
+    }
 }
 
 fn unit(at: &str, name: &str) -> Result<Text, Invalid> {
