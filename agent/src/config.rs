@@ -230,11 +230,14 @@ pub struct HttpConfig {
     pub listen: SocketAddr,
     /// How many connections there may be; each blocking read holds one. Default 20000.
     pub max_connections: usize,
+    /// Names that clients may call the agent by in `Host`, beside IP addresses, `localhost`, the node's name and names
+    /// in the DNS zones; one that begins with a dot stands for all names below it. Default none.
+    pub allowed_hosts: Vec<String>,
 }
 
 impl Default for HttpConfig {
     fn default() -> Self {
-        Self { listen: loopback(8500), max_connections: 20_000 }
+        Self { listen: loopback(8500), max_connections: 20_000, allowed_hosts: Vec::new() }
     }
 }
 

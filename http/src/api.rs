@@ -6,13 +6,19 @@ use std::{
 };
 
 use axum::{
-    body::Bytes,
+    body::{Bytes, HttpBody as _},
     extract::{FromRequest, Request},
 };
+use http_body_util::BodyExt as _;
 use muster_catalog::{Command, View};
 use tokio_util::sync::CancellationToken;
 
-use crate::{error::HttpError, made::Made, server::Ports};
+use crate::{
+    budget::{ANSWER_BYTES, BODY_BYTES, Budget, UNCOUNTED},
+    error::HttpError,
+    made::Made,
+    server::Ports,
+};
 
 /// What every handler shares.
 pub(crate) struct Api {
@@ -23,6 +29,10 @@ pub(crate) struct Api {
     pub(crate) shutdown: CancellationToken,
     /// Answers made once for all parked reads that ask the same.
     pub(crate) made: Arc<Made>,
+    /// Answers on their way.
+    pub(crate) answers: Arc<Budget>,
+    /// Bodies on their way.
+    bodies: Arc<Budget>,
     written: Mutex<WrittenIndex>,
 }
 
@@ -43,7 +53,8 @@ struct WrittenIndex {
 
 impl Api {
     pub(crate) fn new(ports: Ports, datacenter: String, limits: Limits, shutdown: CancellationToken) -> Self {
-        Self { ports, datacenter, limits, shutdown, made: Arc::default(), written: Mutex::default() }
+        let (answers, bodies) = (Budget::new(ANSWER_BYTES), Budget::new(BODY_BYTES));
+        Self { ports, datacenter, limits, shutdown, made: Arc::default(), answers, bodies, written: Mutex::default() }
     }
 
     /// Refuses another datacenter than ours; none, or an empty one, is ours.
@@ -53,6 +64,11 @@ impl Api {
             Some(asked) if asked.eq_ignore_ascii_case(&self.datacenter) => Ok(()),
             Some(asked) => Err(HttpError::NoPath { asked: asked.to_owned(), own: self.datacenter.clone() }),
         }
+    }
+
+    /// Waits until answers may be made.
+    pub(crate) async fn await_room(&self) -> Result<(), HttpError> {
+        if self.answers.has_room().await { Ok(()) } else { Err(HttpError::Crowded("answers")) }
     }
 
     /// Submits a write and keeps its index for the reads that follow.
@@ -84,18 +100,32 @@ impl FromRequest<Arc<Api>> for Body {
 
     async fn from_request(request: Request, api: &Arc<Api>) -> Result<Self, HttpError> {
         let Limits { max_body, body_timeout } = api.limits;
-        let read = axum::body::to_bytes(request.into_body(), max_body);
-        match tokio::time::timeout(body_timeout, read).await {
-            Err(_) => Err(HttpError::Slow(body_timeout.as_secs())),
-            Ok(Ok(bytes)) => Ok(Self(bytes)),
-            Ok(Err(error)) => {
-                use std::error::Error as _;
-                let too_large = error.source().is_some_and(|e| e.is::<http_body_util::LengthLimitError>());
-                if too_large {
-                    return Err(HttpError::TooLarge { limit: max_body });
-                }
-                Err(HttpError::BadRequest(format!("Request body broke off: {error}")))
-            }
+        let body = request.into_body();
+        if body.size_hint().lower() > max_body as u64 {
+            return Err(HttpError::TooLarge { limit: max_body });
         }
+        let read = tokio::time::timeout(body_timeout, receive(body, max_body, &api.bodies)).await;
+        read.unwrap_or(Err(HttpError::Slow(body_timeout.as_secs()))).map(Self)
     }
+}
+
+/// Reads a body, whose bytes are counted as they come.
+async fn receive(mut body: axum::body::Body, max_body: usize, bodies: &Arc<Budget>) -> Result<Bytes, HttpError> {
+    let (mut text, mut held) = (Vec::new(), bodies.hold());
+    while let Some(frame) = body.frame().await {
+        let frame = frame.map_err(|error| HttpError::BadRequest(format!("Request body broke off: {error}")))?;
+        let Ok(data) = frame.into_data() else { continue };
+        if text.len() + data.len() > max_body {
+            return Err(HttpError::TooLarge { limit: max_body });
+        }
+        // The first bytes come in always, so that small writes go on while others fill the room.
+        if text.len() + data.len() > UNCOUNTED {
+            if !bodies.has_room().await {
+                return Err(HttpError::Crowded("request bodies"));
+            }
+            held.grow(data.len());
+        }
+        text.extend_from_slice(&data);
+    }
+    Ok(held.own(text))
 }

@@ -8,7 +8,7 @@ use axum::{
 };
 use muster_catalog::{Instance, Node, port::Consistency};
 
-use crate::{api::Api, connection::ParkedMark, duration, error::HttpError, made::Question};
+use crate::{api::Api, budget::Budget, connection::ParkedMark, duration, error::HttpError, made::Question};
 
 /// How long a blocking read waits when the client does not say, as in the dialect.
 const DEFAULT_WAIT: Duration = Duration::from_secs(300);
@@ -50,6 +50,8 @@ pub(crate) struct Ask {
     pub(crate) question: Question,
     /// Where the read says that it parks.
     pub(crate) parked: Option<ParkedMark>,
+    /// What answers are counted by; none where nothing is served.
+    pub(crate) answers: Option<Arc<Budget>>,
 }
 
 impl FromRequestParts<Arc<Api>> for Ask {
@@ -60,6 +62,8 @@ impl FromRequestParts<Arc<Api>> for Ask {
             .map_err(|error| HttpError::BadRequest(format!("Invalid query string: {}", error.body_text())))?;
         let mut ask = Self::new(parts.uri.path().to_owned(), pairs)?;
         ask.parked = parts.extensions.remove();
+        api.await_room().await?;
+        ask.answers = Some(api.answers.clone());
         api.check_datacenter(ask.find("datacenter").or_else(|| ask.find("dc")))?;
         Ok(ask)
     }
@@ -80,6 +84,7 @@ impl Ask {
             pretty: false,
             question: (path, pairs),
             parked: None,
+            answers: None,
         };
         if let Some((name, what)) = UNSUPPORTED.iter().find(|(name, _)| ask.has(name)) {
             return Err(HttpError::BadRequest(format!("?{name}: {what} are not supported yet; leave it out")));

@@ -35,11 +35,12 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 use tower::ServiceExt as _;
 
-use self::mark::Flag;
 pub(crate) use self::mark::ParkedMark;
+use self::{mark::Flag, pace::Pace};
 
 mod head;
 mod mark;
+mod pace;
 
 /// hyper's buffers grow no larger: larger bodies come in pieces.
 const CONNECTION_BUFFER: usize = 16 * 1024;
@@ -51,6 +52,8 @@ pub(crate) struct Times {
     pub(crate) head: Duration,
     /// How long a stop waits for an answer that is on its way.
     pub(crate) drain: Duration,
+    /// How long a client may take nothing of its answer.
+    pub(crate) stall: Duration,
 }
 
 /// Answers what is asked on a connection until it ends.
@@ -90,7 +93,7 @@ async fn finish(stream: &mut TcpStream, response: Response<Body>, times: Times, 
     let last = shutdown.is_cancelled();
     let written = tokio::select! {
         biased;
-        written = write(stream, response, last) => written,
+        written = write(stream, response, last, times.stall) => written,
         () = drained(shutdown, times.drain) => return false,
     };
     if let Err(error) = &written {
@@ -113,7 +116,8 @@ async fn serve(
     shutdown: &CancellationToken,
 ) -> Option<Parked> {
     let desk = Arc::new(Desk::default());
-    let line = Line { stream: TokioIo::new(stream), unread, unflushed: desk.unflushed.clone() };
+    let unflushed = desk.unflushed.clone();
+    let line = Line { stream: TokioIo::new(stream), unread, unflushed, stall: times.stall, pace: None };
     let service = service_fn(|request| desk.take(router.clone(), request));
     let mut connection = http1::Builder::new()
         .timer(TokioTimer::new())
@@ -182,11 +186,21 @@ impl Parked {
     }
 }
 
-async fn write(stream: &mut TcpStream, response: Response<Body>, last: bool) -> io::Result<()> {
+async fn write(stream: &mut TcpStream, response: Response<Body>, last: bool, stall: Duration) -> io::Result<()> {
     let (parts, body) = response.into_parts();
     let body = body.collect().await.map_err(io::Error::other)?.to_bytes();
     let head = head::encode(&parts, body.len(), last, std::time::SystemTime::now());
-    stream.write_all_buf(&mut Bytes::from(head).chain(body)).await?;
+    let (mut left, mut pace) = (Bytes::from(head).chain(body), Pace::new(stall));
+    while left.has_remaining() {
+        tokio::select! {
+            biased;
+            written = stream.write_buf(&mut left) => match written? {
+                0 => return Err(io::ErrorKind::WriteZero.into()),
+                bytes => pace.moved(bytes),
+            },
+            error = pace.too_slow() => return Err(error),
+        }
+    }
     if last { stream.shutdown().await } else { Ok(()) }
 }
 
@@ -251,6 +265,25 @@ struct Line {
     stream: TokioIo<TcpStream>,
     unread: Bytes,
     unflushed: Flag,
+    stall: Duration,
+    /// Of the answer that is on its way.
+    pace: Option<Pace>,
+}
+
+impl Line {
+    /// What the socket took of an answer; an error once its client is too slow.
+    fn paced(&mut self, cx: &mut Context<'_>, polled: Poll<io::Result<usize>>) -> Poll<io::Result<usize>> {
+        let stall = self.stall;
+        let pace = self.pace.get_or_insert_with(|| Pace::new(stall));
+        match polled {
+            Poll::Pending => pace.poll_too_slow(cx).map(Err),
+            Poll::Ready(Ok(bytes)) => {
+                pace.moved(bytes);
+                Poll::Ready(Ok(bytes))
+            }
+            error => error,
+        }
+    }
 }
 
 impl Read for Line {
@@ -267,7 +300,8 @@ impl Read for Line {
 impl Write for Line {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
         self.unflushed.set(true);
-        Pin::new(&mut self.stream).poll_write(cx, buf)
+        let polled = Pin::new(&mut self.stream).poll_write(cx, buf);
+        self.paced(cx, polled)
     }
 
     fn poll_write_vectored(
@@ -276,7 +310,8 @@ impl Write for Line {
         bufs: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
         self.unflushed.set(true);
-        Pin::new(&mut self.stream).poll_write_vectored(cx, bufs)
+        let polled = Pin::new(&mut self.stream).poll_write_vectored(cx, bufs);
+        self.paced(cx, polled)
     }
 
     fn is_write_vectored(&self) -> bool {
@@ -286,6 +321,7 @@ impl Write for Line {
     // hyper flushes once all that it holds is written, and not before.
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         self.unflushed.set(false);
+        self.pace = None;
         Pin::new(&mut self.stream).poll_flush(cx)
     }
 

@@ -20,6 +20,14 @@ pub(crate) enum HttpError {
     /// There is no such thing.
     #[error("{0}")]
     NotFound(String),
+    /// A part of the dialect that is not built.
+    #[error("{path}: not built yet in Muster: {what}; this says nothing about what was asked")]
+    Unbuilt {
+        /// The path.
+        path: String,
+        /// What it belongs to.
+        what: &'static str,
+    },
     /// The path is there, the method is not.
     #[error("method {method} not allowed")]
     Method {
@@ -37,6 +45,20 @@ pub(crate) enum HttpError {
     /// The body did not arrive in time.
     #[error("Request body not received within {0} s")]
     Slow(u64),
+    /// A web page elsewhere may be behind the request.
+    #[error(
+        "{header} {value:?} is no name of this agent, so a web page elsewhere may be asking: use an IP address or \
+         localhost, or list the name in http.allowed_hosts"
+    )]
+    Foreign {
+        /// The header that says so.
+        header: &'static str,
+        /// What it says.
+        value: String,
+    },
+    /// Others hold all the room there is.
+    #[error("too many bytes of {0} are under way to or from other clients: try again")]
+    Crowded(&'static str),
     /// A required field of a catalog write is missing; the dialect answers these with 500.
     #[error("{0}")]
     Missing(&'static str),
@@ -74,10 +96,12 @@ impl HttpError {
         match self {
             Self::BadRequest(_) | Self::Decode(_) => StatusCode::BAD_REQUEST,
             Self::NotFound(_) => StatusCode::NOT_FOUND,
+            Self::Unbuilt { .. } => StatusCode::NOT_IMPLEMENTED,
             Self::Method { .. } => StatusCode::METHOD_NOT_ALLOWED,
             Self::TooLarge { .. } => StatusCode::PAYLOAD_TOO_LARGE,
             Self::Slow(_) => StatusCode::REQUEST_TIMEOUT,
-            Self::NotHeld(_) | Self::Behind(_) => StatusCode::SERVICE_UNAVAILABLE,
+            Self::Foreign { .. } => StatusCode::FORBIDDEN,
+            Self::NotHeld(_) | Self::Behind(_) | Self::Crowded(_) => StatusCode::SERVICE_UNAVAILABLE,
             Self::Local(error) => match error {
                 LocalError::NotFound(_) => StatusCode::NOT_FOUND,
                 LocalError::Invalid(_) => StatusCode::BAD_REQUEST,

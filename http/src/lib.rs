@@ -17,12 +17,14 @@
 
 mod api;
 mod ask;
+mod budget;
 mod connection;
 mod decode;
 mod duration;
 mod error;
 #[cfg(feature = "fuzzing")]
 pub mod fuzzing;
+mod host;
 mod json;
 mod made;
 pub mod port;

@@ -12,6 +12,8 @@ use serde::Serialize;
 
 use crate::{
     api::Api,
+    budget::Budget,
+    error::HttpError,
     port::{Pending, Readiness, RenderMetrics},
 };
 
@@ -20,17 +22,26 @@ use crate::{
 pub(crate) struct Probes {
     pub(crate) readiness: Arc<dyn Readiness>,
     pub(crate) metrics: RenderMetrics,
+    pub(crate) answers: Arc<Budget>,
 }
 
 impl FromRef<Arc<Api>> for Probes {
     fn from_ref(api: &Arc<Api>) -> Self {
-        Self { readiness: api.ports.readiness.clone(), metrics: api.ports.metrics.clone() }
+        Self {
+            readiness: api.ports.readiness.clone(),
+            metrics: api.ports.metrics.clone(),
+            answers: api.answers.clone(),
+        }
     }
 }
 
 /// Every metric as Prometheus text.
 pub(crate) async fn show_metrics(State(probes): State<Probes>) -> Response {
-    ([(header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")], (probes.metrics)()).into_response()
+    if !probes.answers.has_room().await {
+        return HttpError::Crowded("answers").into_response();
+    }
+    let text = probes.answers.count((probes.metrics)().into_bytes());
+    ([(header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")], text).into_response()
 }
 
 /// The process answers, so it lives.

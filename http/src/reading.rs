@@ -60,6 +60,8 @@ impl Api {
     {
         let consistency = self.reach(ask).await?;
         let (view, parked) = self.park(ask, topic, &index_of).await;
+        // From here on nothing is waited for until the answer is made, so that all who find room do not take it at once.
+        self.await_room().await?;
         if view.freshness == Freshness::Empty {
             let text = "this agent has not heard of the registry yet, so it knows nothing to answer with; see /readyz";
             return Err(HttpError::NoLeader(text.into()));
@@ -111,6 +113,7 @@ impl Api {
             view = source.read_wide(read) => view?,
             () = self.shutdown.cancelled() => return Err(HttpError::NoLeader("the agent is stopping".into())),
         };
+        self.await_room().await?;
         let index = wide.index(&view.local).max(1);
         Ok(Reading { view, index, consistency, parked, made: self.made.clone() })
     }
@@ -202,7 +205,7 @@ impl Reading {
         let text = match made {
             Some(text) => text,
             None => {
-                let text = Bytes::from(to_text(ask, &body())?);
+                let text = to_text(ask, &body())?;
                 if self.parked {
                     self.made.keep(&self.view, ask.question.clone(), &text);
                 }
@@ -238,18 +241,22 @@ impl Reading {
 
 /// JSON for programs, or for people with `?pretty`.
 pub(crate) fn json(ask: &Ask, body: &impl Serialize) -> Result<Response, HttpError> {
-    Ok(json_response(to_text(ask, body)?.into()))
+    Ok(json_response(to_text(ask, body)?))
 }
 
-fn to_text(ask: &Ask, body: &impl Serialize) -> Result<Vec<u8>, HttpError> {
-    if !ask.pretty {
-        return Ok(serde_json::to_vec(body)?);
-    }
+fn to_text(ask: &Ask, body: &impl Serialize) -> Result<Bytes, HttpError> {
     let mut text = Vec::new();
-    let formatter = serde_json::ser::PrettyFormatter::with_indent(b"    ");
-    body.serialize(&mut serde_json::Serializer::with_formatter(&mut text, formatter))?;
-    text.push(b'\n');
-    Ok(text)
+    if ask.pretty {
+        let formatter = serde_json::ser::PrettyFormatter::with_indent(b"    ");
+        body.serialize(&mut serde_json::Serializer::with_formatter(&mut text, formatter))?;
+        text.push(b'\n');
+    } else {
+        serde_json::to_writer(&mut text, body)?;
+    }
+    Ok(match &ask.answers {
+        Some(answers) => answers.count(text),
+        None => text.into(),
+    })
 }
 
 fn json_response(text: Bytes) -> Response {

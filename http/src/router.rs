@@ -6,8 +6,8 @@ use axum::{
     Router,
     extract::{MatchedPath, Request},
     handler::Handler,
-    http::{HeaderName, HeaderValue, Method, StatusCode, Uri, header},
-    middleware::{Next, from_fn},
+    http::{HeaderName, HeaderValue, Method, StatusCode, header},
+    middleware::{Next, from_fn, from_fn_with_state},
     response::{IntoResponse, Response},
     routing::{MethodRouter, get, put},
 };
@@ -15,6 +15,7 @@ use axum::{
 use crate::{
     api::Api,
     error::HttpError,
+    host::{self, AllowedHosts},
     probes::{self, Probes},
     reading::Parked,
     v1,
@@ -24,13 +25,15 @@ use crate::{
 const DEFAULT_ACL_POLICY: HeaderName = HeaderName::from_static("x-consul-default-acl-policy");
 
 /// Every path that is answered.
-pub(crate) fn router(api: Arc<Api>) -> Router {
+pub(crate) fn router(api: Arc<Api>, hosts: Arc<AllowedHosts>) -> Router {
     Router::new()
         .route("/v1/agent/self", read(v1::agent::show_self))
         .route("/v1/agent/services", read(v1::agent::list_services))
         .route("/v1/agent/service/{id}", read(v1::agent::show_service))
         .route("/v1/agent/checks", read(v1::agent::list_checks))
         .route("/v1/agent/members", read(v1::agent::list_members))
+        .route("/v1/agent/health/service/id/{id}", read(v1::agent_health::show_by_id))
+        .route("/v1/agent/health/service/name/{name}", read(v1::agent_health::list_by_name))
         .route("/v1/agent/service/register", write(v1::agent_service::register))
         .route("/v1/agent/service/deregister/{id}", write(v1::agent_service::deregister))
         .route("/v1/agent/service/maintenance/{id}", write(v1::agent_service::set_maintenance))
@@ -62,7 +65,8 @@ pub(crate) fn router(api: Arc<Api>) -> Router {
         .route("/metrics", read(probes::show_metrics))
         .route("/livez", read(probes::show_live))
         .route("/readyz", read(probes::show_ready))
-        .fallback(refuse_path)
+        .fallback(v1::unbuilt::refuse_path)
+        .layer(from_fn_with_state(hosts, host::check))
         .layer(from_fn(observe))
         .with_state(api)
 }
@@ -73,7 +77,7 @@ pub(crate) fn probes_router(probes: Probes) -> Router {
         .route("/metrics", read(probes::show_metrics))
         .route("/livez", read(probes::show_live))
         .route("/readyz", read(probes::show_ready))
-        .fallback(refuse_path)
+        .fallback(v1::unbuilt::refuse_path)
         .layer(from_fn(observe))
         .with_state(probes)
 }
@@ -100,15 +104,6 @@ fn refuse_method(method: &Method, allow: &'static str) -> Response {
         return (StatusCode::OK, [(header::ALLOW, HeaderValue::from_static(allow))]).into_response();
     }
     HttpError::Method { method: method.to_string(), allow }.into_response()
-}
-
-async fn refuse_path(uri: Uri) -> HttpError {
-    let text = if uri.path() == "/v1" || uri.path().starts_with("/v1/") {
-        "Invalid URL path: not a recognized HTTP API endpoint"
-    } else {
-        "Invalid URL path: if attempting to use the HTTP API, ensure the path starts with '/v1/'"
-    };
-    HttpError::NotFound(text.to_owned())
 }
 
 /// Counts and times every request, and sets the headers that every answer has.

@@ -13,7 +13,9 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
     api::{Api, Limits},
+    budget::{ANSWER_BYTES, Budget},
     connection::{Times, converse},
+    host::AllowedHosts,
     port::{Brakes, LocalAgent, Operator, Readiness, RenderMetrics},
     probes::Probes,
     router::{probes_router, router},
@@ -40,8 +42,13 @@ pub struct HttpConfig {
     pub header_read_timeout: Duration,
     /// How long a client may take to send a request's body.
     pub body_timeout: Duration,
+    /// How long a client may take nothing of its answer before it is cut off.
+    pub write_timeout: Duration,
     /// How long a stop waits for answers that are on their way.
     pub drain_timeout: Duration,
+    /// Names, beside IP addresses and `localhost`, that clients may call this server by in `Host`; one that begins with
+    /// a dot stands for all names below it.
+    pub allowed_hosts: Vec<String>,
 }
 
 impl HttpConfig {
@@ -53,7 +60,9 @@ impl HttpConfig {
             max_body: 512 * 1024,
             header_read_timeout: Duration::from_secs(60),
             body_timeout: Duration::from_secs(30),
+            write_timeout: Duration::from_secs(20),
             drain_timeout: Duration::from_secs(5),
+            allowed_hosts: Vec::new(),
         }
     }
 }
@@ -100,7 +109,8 @@ impl Http {
     ) -> io::Result<HttpHandle> {
         let limits = Limits { max_body: config.max_body, body_timeout: config.body_timeout };
         let api = Arc::new(Api::new(ports, config.datacenter.clone(), limits, shutdown.clone()));
-        Self::serve(config, listener, router(api), shutdown)
+        let hosts = AllowedHosts::new(&config.allowed_hosts);
+        Self::serve(config, listener, router(api, hosts), shutdown)
     }
 
     /// Serves `/metrics`, `/livez` and `/readyz` alone, for a process that has no v1 API.
@@ -111,7 +121,12 @@ impl Http {
         metrics: RenderMetrics,
         shutdown: CancellationToken,
     ) -> io::Result<HttpHandle> {
-        Self::serve(config, listener, probes_router(Probes { readiness, metrics }), shutdown)
+        Self::serve(
+            config,
+            listener,
+            probes_router(Probes { readiness, metrics, answers: Budget::new(ANSWER_BYTES) }),
+            shutdown,
+        )
     }
 
     fn serve(
@@ -129,7 +144,7 @@ impl Http {
 async fn serve(config: HttpConfig, listener: TcpListener, router: Router, shutdown: CancellationToken) {
     let room = Arc::new(Semaphore::new(config.max_connections.min(Semaphore::MAX_PERMITS)));
     let connections = TaskTracker::new();
-    let times = Times { head: config.header_read_timeout, drain: config.drain_timeout };
+    let times = Times { head: config.header_read_timeout, drain: config.drain_timeout, stall: config.write_timeout };
     let mut errors: u32 = 0;
     loop {
         let accepted = tokio::select! {

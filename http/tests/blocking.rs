@@ -145,7 +145,7 @@ async fn parked_reads_are_cheap() {
     let mut clients = Vec::new();
     for _ in 0..PARKED {
         let mut client = TcpStream::connect(house.handle.address).await.unwrap();
-        client.write_all(b"GET /v1/health/service/web?index=1 HTTP/1.1\r\nHost: a\r\n\r\n").await.unwrap();
+        client.write_all(b"GET /v1/health/service/web?index=1 HTTP/1.1\r\nHost: localhost\r\n\r\n").await.unwrap();
         clients.push(client);
     }
     house.until_subscribed(before + PARKED - 1).await;

@@ -34,7 +34,7 @@ impl Client {
     }
 
     async fn send(&mut self, line: &str, more: &str) {
-        let text = format!("{line}\r\nHost: a\r\n{more}\r\n");
+        let text = format!("{line}\r\nHost: localhost\r\n{more}\r\n");
         self.stream.write_all(text.as_bytes()).await.unwrap();
     }
 
@@ -118,7 +118,7 @@ async fn requests_behind_a_parked_read_are_answered_behind_it_in_order() {
     let before = house.subscriptions();
     // All in one piece: what is behind the read that parks is in hyper's buffer by then.
     let lines = [parked_line(1, "1.1"), "HEAD /v1/catalog/nodes HTTP/1.1".into(), parked_line(2, "1.1")];
-    let all: String = lines.iter().map(|line| format!("{line}\r\nHost: a\r\n\r\n")).collect();
+    let all: String = lines.iter().map(|line| format!("{line}\r\nHost: localhost\r\n\r\n")).collect();
     client.stream.write_all(all.as_bytes()).await.unwrap();
     house.until_subscribed(before).await;
     house.catalog.push("n1", "web", &["one"], Status::Passing);
@@ -187,4 +187,43 @@ async fn a_stop_ends_a_parked_read_with_the_connection() {
     assert_eq!(client.answer().await.fields["Connection"], "close");
     assert!(client.rest().await.is_empty() && idle.rest().await.is_empty());
     house.handle.task.await.unwrap();
+}
+
+/// So much that neither the sockets nor the kernel take all of it at once.
+const LARGE: usize = 30_000;
+
+async fn register_many(house: &House) {
+    let tags: Vec<String> = (0..LARGE).map(|number| format!("{number}-{}", "x".repeat(500))).collect();
+    let tags: Vec<&str> = tags.iter().map(String::as_str).collect();
+    house.catalog.push("n1", "web", &tags, Status::Passing);
+}
+
+#[tokio::test]
+async fn who_does_not_read_its_answer_is_cut_off() {
+    let house = House::start_with(|config| config.write_timeout = Duration::from_millis(100)).await;
+    register_many(&house).await;
+    for line in ["GET /v1/health/service/web HTTP/1.1".to_owned(), parked_line(1, "1.1")] {
+        let before = house.subscriptions();
+        let mut client = Client::connect(&house).await;
+        client.send(&line, "").await;
+        if line.contains("index") {
+            house.until_subscribed(before).await;
+            register_many_more(&house).await;
+        }
+        client.stream.readable().await.unwrap();
+        // The answer has begun. Longer than the server waits: nothing tells when the kernel's buffers are full.
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        let rest = tokio::time::timeout(PATIENCE, async {
+            let mut read = Vec::new();
+            // A reset is the same to the client as an end that comes too early.
+            let _ = client.stream.read_to_end(&mut read).await;
+            read
+        });
+        let read = rest.await.unwrap_or_else(|_| panic!("the connection is still open: {line}")).len();
+        assert!(read < LARGE * 500, "all of {read} bytes came");
+    }
+}
+
+async fn register_many_more(house: &House) {
+    house.catalog.push("n2", "web", &["more"], Status::Passing);
 }

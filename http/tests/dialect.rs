@@ -87,8 +87,17 @@ async fn statuses_and_texts_are_the_dialects() {
             "/v1/agent/service/register",
             r#"{"Name":"a","Connect":{"SidecarService":{"Port":1}}}"#,
             400,
-            "sidecars are not supported yet",
+            "\"Connect.SidecarService\": sidecars are",
         ),
+        ("PUT", "/v1/agent/service/register", r#"{"Name":"a","Connect":{"SidecarService":{}}}"#, 400, "sidecars are"),
+        ("PUT", "/v1/agent/service/register", r#"{"Name":"a","Connect":{"Native":true}}"#, 400, "Connect.Native"),
+        ("PUT", "/v1/agent/service/register", r#"{"Name":"a","ID":"a\u0000b"}"#, 400, "control character '\\0'"),
+        ("PUT", "/v1/agent/service/register", r#"{"Name":"a","Meta":{"k":"\u001b[31m"}}"#, 400, "control character"),
+        ("PUT", "/v1/agent/service/register", r#"{"Name":"a","Weights":{"Passing":0,"Warning":0}}"#, 400, "Passing"),
+        ("GET", "/v1/kv/a/b", "", 501, "/v1/kv/a/b: not built yet in Muster: the key-value store"),
+        ("PUT", "/v1/session/create", "{}", 501, "sessions"),
+        ("PUT", "/v1/txn", "[]", 501, "transactions"),
+        ("GET", "/v1/nothing", "", 404, "not a recognized HTTP API endpoint"),
         ("PUT", "/v1/agent/service/register", r#"{"Name":"from-file"}"#, 409, "defined by a file"),
         ("PUT", "/v1/agent/service/deregister/nope", "", 404, "Unknown service ID"),
         ("PUT", "/v1/agent/service/maintenance/nope", "", 400, "Missing value for enable"),
@@ -306,6 +315,73 @@ async fn bodies_and_connections_are_bounded() {
 }
 
 #[tokio::test]
+async fn who_calls_by_a_foreign_name_may_be_a_web_page_and_is_refused() {
+    let house = House::start_with(|config| config.allowed_hosts = vec![".mesh.internal".into()]).await;
+    let table = [
+        ("GET", "localhost:8500", "", 200),
+        ("GET", "127.0.0.1", "", 200),
+        ("GET", "web-17.node.mesh.internal:8500", "", 200),
+        ("GET", "evil.example:8500", "", 403),
+        ("GET", "localhost", "http://evil.example", 200),
+        ("PUT", "localhost", "http://evil.example", 403),
+        ("PUT", "localhost", "null", 403),
+        ("PUT", "localhost", "http://localhost:3000", 200),
+    ];
+    for (method, host, origin, status) in table {
+        let (path, body) =
+            if method == "PUT" { ("/v1/agent/service/register", r#"{"Name":"a"}"#) } else { ("/v1/catalog/nodes", "") };
+        let origin = if origin.is_empty() { String::new() } else { format!("Origin: {origin}\r\n") };
+        let mut stream = tokio::net::TcpStream::connect(house.handle.address).await.unwrap();
+        let head = format!("{method} {path} HTTP/1.1\r\nHost: {host}\r\n{origin}Connection: close\r\n");
+        let text = format!("{head}Content-Length: {}\r\n\r\n{body}", body.len());
+        stream.write_all(text.as_bytes()).await.unwrap();
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).await.unwrap();
+        assert!(answer.starts_with(&format!("HTTP/1.1 {status} ")), "{method} {host} {origin}: {answer}");
+        assert_eq!(status == 403, answer.contains("http.allowed_hosts"), "{answer}");
+    }
+}
+
+#[tokio::test]
+async fn the_health_of_an_own_instance_is_in_the_status_code() {
+    let house = House::start().await;
+    let body = r#"{"Name":"web","ID":"web-1","Check":{"TTL":"30s","CheckID":"beat","Status":"passing"}}"#;
+    assert_eq!(house.put("/v1/agent/service/register", body).await.status, 200);
+    let table = [("pass/beat", 200, "passing"), ("warn/beat", 429, "warning"), ("fail/beat", 503, "critical")];
+    for (report, status, word) in table {
+        assert_eq!(house.put(&format!("/v1/agent/check/{report}"), "").await.status, 200);
+        let reply = house.get("/v1/agent/health/service/id/web-1").await;
+        assert_eq!((reply.status, reply.header("x-consul-reason")), (status, word));
+        assert_eq!(reply.json()["AggregatedStatus"], word);
+        assert_eq!(
+            (&reply.json()["Service"]["ID"], &reply.json()["Checks"][0]["Status"]),
+            (&json!("web-1"), &json!(word))
+        );
+        let by_name = house.get("/v1/agent/health/service/name/web").await;
+        assert_eq!((by_name.status, &by_name.json()[0]["AggregatedStatus"]), (status, &json!(word)));
+        let text = house.get("/v1/agent/health/service/name/web?format=text").await;
+        assert_eq!((text.status, &*text.text), (status, word));
+    }
+    house.put("/v1/agent/check/pass/beat", "").await;
+    house.put("/v1/agent/service/maintenance/web-1?enable=true&reason=disk", "").await;
+    let reply = house.get("/v1/agent/health/service/id/web-1?format=text").await;
+    assert_eq!((reply.status, &*reply.text), (503, "maintenance"));
+    let unknown = house.get("/v1/agent/health/service/id/nope").await;
+    assert_eq!((unknown.status, &unknown.json()["Service"]), (404, &json!(null)));
+    assert_eq!(house.get("/v1/agent/health/service/name/nope").await.text, "[]");
+}
+
+#[tokio::test]
+async fn output_is_taken_without_what_would_steer_a_terminal() {
+    let house = House::start().await;
+    let body = r#"{"Name":"web","Check":{"TTL":"30s","CheckID":"beat"}}"#;
+    assert_eq!(house.put("/v1/agent/service/register", body).await.status, 200);
+    let body = r#"{"Status":"passing","Output":"\u001b[32mfine\u0000\nsecond line"}"#;
+    assert_eq!(house.put("/v1/agent/check/update/beat", body).await.status, 200);
+    assert_eq!(house.get("/v1/agent/checks").await.json()["beat"]["Output"], "\u{fffd}[32mfine\u{fffd}\nsecond line");
+}
+
+#[tokio::test]
 async fn a_client_that_sends_slowly_is_let_go() {
     let house = House::start_with(|config| {
         config.body_timeout = Duration::from_millis(50);
@@ -313,8 +389,8 @@ async fn a_client_that_sends_slowly_is_let_go() {
     })
     .await;
     let table = [
-        ("PUT /v1/catalog/register HTTP/1.1\r\nHost: a\r\nContent-Length: 9\r\n\r\n{", "HTTP/1.1 408 "),
-        ("GET /v1/catalog/nodes HTTP/1.1\r\nHost: a", ""),
+        ("PUT /v1/catalog/register HTTP/1.1\r\nHost: localhost\r\nContent-Length: 9\r\n\r\n{", "HTTP/1.1 408 "),
+        ("GET /v1/catalog/nodes HTTP/1.1\r\nHost: localhost", ""),
     ];
     for (half, expected) in table {
         let mut stream = tokio::net::TcpStream::connect(house.handle.address).await.unwrap();
@@ -329,7 +405,7 @@ async fn a_client_that_sends_slowly_is_let_go() {
 async fn header_names_are_written_as_clients_print_them() {
     let house = House::start().await;
     let mut stream = tokio::net::TcpStream::connect(house.handle.address).await.unwrap();
-    stream.write_all(b"GET /v1/catalog/nodes HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n").await.unwrap();
+    stream.write_all(b"GET /v1/catalog/nodes HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n").await.unwrap();
     let mut answer = String::new();
     stream.read_to_string(&mut answer).await.unwrap();
     for header in ["X-Consul-Index: 1\r\n", "X-Consul-Knownleader: true\r\n", "X-Consul-Lastcontact: 0\r\n"] {

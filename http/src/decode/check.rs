@@ -4,7 +4,11 @@ use std::time::Duration;
 
 use muster_catalog::{InstanceId, Status, Text};
 
-use super::{DecodeError, object::Object, probe};
+use super::{
+    DecodeError,
+    object::{Object, clean_output},
+    probe,
+};
 use crate::port::{CheckDefinition, Probe};
 
 /// The shortest critical time after which an instance is deregistered, as in the dialect: a restart is no death.
@@ -57,7 +61,7 @@ pub(super) fn decode_nested(mut object: Object, defaults: Defaults) -> Result<Ch
 pub(crate) fn decode_ttl_update(body: &[u8]) -> Result<(Status, Text), DecodeError> {
     let mut object = Object::parse(body)?;
     let status = object.text("Status")?;
-    let output = object.text("Output")?;
+    let output = clean_output(&object.raw_text("Output")?);
     object.finish()?;
     let status = Status::parse(&status).ok_or_else(|| invalid_status("Status", &status))?;
     Ok((status, output))
@@ -93,7 +97,7 @@ fn read_check(
             (id.unwrap_or_else(|| name.clone()), name)
         }
     };
-    let notes = object.text("Notes")?;
+    let notes = object.lines("Notes")?;
     let initial = match object.find_text("Status")? {
         None => None,
         Some(status) => Some(Status::parse(&status).ok_or_else(|| invalid_status(&object.path("Status"), &status))?),

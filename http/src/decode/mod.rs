@@ -10,6 +10,7 @@ mod service;
 
 pub(crate) use check::{decode_check, decode_ttl_update};
 pub(crate) use mesh::PROXY_KIND;
+pub(crate) use object::clean_output;
 pub(crate) use registration::{decode_deregistration, decode_registration};
 pub(crate) use service::decode_service;
 

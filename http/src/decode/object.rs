@@ -70,8 +70,22 @@ impl Object {
         }
     }
 
-    /// A text; empty when absent.
+    /// A text without control characters; empty when absent.
     pub(crate) fn text(&mut self, field: &str) -> Result<Text, DecodeError> {
+        let text = self.raw_text(field)?;
+        refuse_control(&text, |_| false).map_err(|reason| self.broken(field, reason))?;
+        Ok(text)
+    }
+
+    /// A text of several lines without other control characters; empty when absent.
+    pub(crate) fn lines(&mut self, field: &str) -> Result<Text, DecodeError> {
+        let text = self.raw_text(field)?;
+        refuse_control(&text, is_layout).map_err(|reason| self.broken(field, reason))?;
+        Ok(text)
+    }
+
+    /// A text as it is, for what is only sent on to a probed service; empty when absent.
+    pub(crate) fn raw_text(&mut self, field: &str) -> Result<Text, DecodeError> {
         match self.take(field) {
             None => Ok(Text::from("")),
             Some(Value::String(text)) => Ok(Text::from(text)),
@@ -145,6 +159,7 @@ impl Object {
         let mut seen = std::collections::HashSet::new();
         for value in self.list(field)? {
             let Value::String(text) = value else { return Err(self.wrong(field, "a list of strings", &value)) };
+            refuse_control(&text, |_| false).map_err(|reason| self.broken(field, reason))?;
             let text = Text::from(text);
             if seen.insert(text.clone()) {
                 texts.push(text);
@@ -184,6 +199,8 @@ impl Object {
                 let reason = format!("key {key:?}: use 1 to {MAX_META_KEY} letters, digits, '-' and '_'");
                 return Err(self.broken(field, reason));
             }
+            refuse_control(&value, |_| false)
+                .map_err(|reason| self.broken(field, format!("the value of {key:?}: {reason}")))?;
             if value.len() > MAX_META_VALUE {
                 let reason = format!("the value of {key:?} has {} bytes: at most {MAX_META_VALUE}", value.len());
                 return Err(self.broken(field, reason));
@@ -191,6 +208,11 @@ impl Object {
             meta.insert(key.into(), value.into());
         }
         Ok(meta)
+    }
+
+    /// Whether no field says anything: a client that writes out its whole structure sends such an object for none.
+    pub(crate) fn says_nothing(&self) -> bool {
+        self.fields.values().all(|(_, value)| is_blank(value))
     }
 
     /// Takes fields that only mean something when they hold something, and are not built.
@@ -211,6 +233,27 @@ impl Object {
     /// The error for a value of the wrong type.
     pub(crate) fn wrong(&self, field: &str, expected: &'static str, found: &Value) -> DecodeError {
         DecodeError::Type { field: self.path(field), expected, found: kind(found) }
+    }
+}
+
+/// The output of a check, safe to print. A program's own output is not refused for a colour code: a report that is
+/// turned away would let its check expire.
+pub(crate) fn clean_output(text: &str) -> Text {
+    text.chars()
+        .map(|c| if c.is_control() && !is_layout(c) { char::REPLACEMENT_CHARACTER } else { c })
+        .collect::<String>()
+        .into()
+}
+
+fn is_layout(c: char) -> bool {
+    matches!(c, '\n' | '\r' | '\t')
+}
+
+/// Refuses characters that steer a terminal or end a line of a log: what is registered is printed by both.
+fn refuse_control(text: &str, is_allowed: impl Fn(char) -> bool) -> Result<(), String> {
+    match text.chars().find(|c| c.is_control() && !is_allowed(*c)) {
+        None => Ok(()),
+        Some(found) => Err(format!("{text:?} has the control character {found:?}: leave it out")),
     }
 }
 

@@ -65,7 +65,7 @@ fn read_http(
 ) -> Result<Option<Probe>, DecodeError> {
     let url = object.find_text("HTTP")?;
     let (method, headers) = read_request(object)?;
-    let (body, disable_redirects) = (object.text("Body")?, object.flag("DisableRedirects")?);
+    let (body, disable_redirects) = (object.raw_text("Body")?, object.flag("DisableRedirects")?);
     let Some(url) = url else { return Ok(None) };
     let url = http_url(object, url)?;
     let (tls, identity) = (tls.clone(), identity.cloned());
@@ -96,7 +96,7 @@ fn read_sockets(
     tls: &Tls,
     identity: Option<&ExpectedIdentity>,
 ) -> Result<Vec<Probe>, DecodeError> {
-    let (send, expect) = (object.text("UDPSend")?, object.text("UDPExpect")?);
+    let (send, expect) = (object.raw_text("UDPSend")?, object.raw_text("UDPExpect")?);
     let mut probes = Vec::new();
     for (key, tls_key, default) in SOCKETS {
         let on = if tls_key.is_empty() { false } else { object.find_flag(tls_key)?.unwrap_or(default) };

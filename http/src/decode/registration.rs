@@ -6,7 +6,7 @@ use serde_json::Value;
 use super::{
     DecodeError,
     check::invalid_status,
-    object::Object,
+    object::{Object, clean_output},
     service::{read_instance, read_locality},
 };
 use crate::error::HttpError;
@@ -82,7 +82,8 @@ fn read_service(mut object: Object, node: &Name) -> Result<Instance, HttpError> 
 }
 
 fn read_checks(object: &mut Object, node: &Name) -> Result<Vec<Check>, DecodeError> {
-    let mut objects: Vec<Object> = object.object("Check")?.into_iter().collect();
+    let single = object.object("Check")?.filter(|check| !check.says_nothing());
+    let mut objects: Vec<Object> = single.into_iter().collect();
     let path = object.path("Checks");
     let several = object.list("Checks")?;
     if several.len() > MAX_CHECKS {
@@ -114,8 +115,8 @@ fn read_check(mut object: Object, node: &Name) -> Result<Check, DecodeError> {
         instance: service,
         name: name.unwrap_or(id),
         status,
-        notes: object.text("Notes")?,
-        output: object.text("Output")?,
+        notes: object.lines("Notes")?,
+        output: clean_output(&object.raw_text("Output")?),
         kind,
         origin: Origin::Catalog,
     };

@@ -50,7 +50,7 @@ pub(super) fn read_instance(
         tagged_addresses: read_tagged_addresses(object)?,
         ports,
         meta: object.meta("Meta")?,
-        weights: read_weights(object)?,
+        weights: read_weights(object, origin)?,
         locality: read_locality(object)?,
         draining: false,
         maintenance: None,
@@ -63,11 +63,24 @@ pub(super) fn read_instance(
 
 fn refuse_unbuilt(object: &mut Object) -> Result<(), DecodeError> {
     object.refuse("SocketPath", "Unix sockets are")?;
-    object.refuse("Connect", "sidecars are")?;
+    refuse_connect(object)?;
     object.refuse("Token", "tokens are")?;
     object.refuse("Namespace", "namespaces are")?;
     object.refuse("Partition", "partitions are")?;
     object.refuse("PeerName", "writes for a peer are")
+}
+
+/// `Connect`: a sidecar is asked for by an object that may be empty, so that it being there is what counts.
+fn refuse_connect(object: &mut Object) -> Result<(), DecodeError> {
+    let Some(mut connect) = object.object("Connect")? else { return Ok(()) };
+    if connect.take("SidecarService").is_some() {
+        let field = connect.path("SidecarService");
+        let what = "sidecars are (register one as a service of Kind \"connect-proxy\")";
+        return Err(DecodeError::Unsupported { field, what });
+    }
+    connect.refuse("Native", "services that speak mTLS by themselves are")?;
+    connect.refuse("PeerMeta", "writes for a peer are")?;
+    connect.finish()
 }
 
 fn read_address(object: &mut Object) -> Result<Option<Address>, DecodeError> {
@@ -137,8 +150,12 @@ fn read_tagged_addresses(object: &mut Object) -> Result<BTreeMap<Text, ServiceAd
     Ok(addresses)
 }
 
-fn read_weights(object: &mut Object) -> Result<Weights, DecodeError> {
+/// Clients write weights of 0 into the catalog for none, since their structure has no way to leave them out.
+fn read_weights(object: &mut Object, origin: Origin) -> Result<Weights, DecodeError> {
     let Some(mut item) = object.object("Weights")? else { return Ok(Weights::default()) };
+    if origin == Origin::Catalog && item.says_nothing() {
+        return Ok(Weights::default());
+    }
     let default = Weights::default();
     let passing = item.short("Passing")?.unwrap_or(default.passing);
     let warning = item.short("Warning")?.unwrap_or(default.warning);
@@ -161,7 +178,8 @@ pub(super) fn read_locality(object: &mut Object) -> Result<Option<Locality>, Dec
 }
 
 fn read_checks(object: &mut Object, instance: &Instance) -> Result<Vec<crate::port::CheckDefinition>, DecodeError> {
-    let mut objects: Vec<Object> = object.object("Check")?.into_iter().collect();
+    let single = object.object("Check")?.filter(|check| !check.says_nothing());
+    let mut objects: Vec<Object> = single.into_iter().collect();
     let path = object.path("Checks");
     let several = object.list("Checks")?;
     if several.len() + objects.len() > MAX_CHECKS {

@@ -7,6 +7,9 @@ use serde::Serialize;
 
 use crate::duration;
 
+/// The type of the check that maintenance amounts to.
+const MAINTENANCE: &str = "maintenance";
+
 /// A check as `health/*` and `agent/checks` show it.
 #[derive(Serialize)]
 #[serde(rename_all = "PascalCase")]
@@ -73,7 +76,7 @@ impl<'a> Check<'a> {
             service_id: &instance.id,
             service_name: instance.service.as_str(),
             service_tags: &instance.tags,
-            r#type: "maintenance",
+            r#type: MAINTENANCE,
             interval: String::new(),
             timeout: String::new(),
             exposed_port: 0,
@@ -86,6 +89,21 @@ impl<'a> Check<'a> {
     /// Its id.
     pub(crate) fn id(&self) -> &str {
         &self.check_id
+    }
+
+    /// Its status in the dialect's word.
+    pub(crate) fn status(&self) -> &'static str {
+        self.status
+    }
+
+    /// Whether it stands for the maintenance of an instance.
+    pub(crate) fn is_maintenance(&self) -> bool {
+        self.r#type == MAINTENANCE
+    }
+
+    /// Whether the health of that instance of its node depends on it.
+    pub(crate) fn decides_about(&self, instance: &str) -> bool {
+        self.service_id.is_empty() || self.service_id == instance
     }
 }
 

@@ -7,7 +7,7 @@ mod mesh;
 mod node;
 mod service;
 
-pub(crate) use agent::{AgentSelf, agent_service, content_hash};
+pub(crate) use agent::{AgentSelf, AgentService, agent_service, content_hash};
 pub(crate) use check::{Check, entry_checks, local_checks, service_checks};
 pub(crate) use member::{Member, agent_member, registry_member};
 pub(crate) use node::Node;

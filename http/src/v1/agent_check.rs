@@ -58,7 +58,7 @@ pub(crate) async fn update(State(api): House, Path(id): Path<String>, _ask: Ask,
 }
 
 async fn report(api: &Arc<Api>, id: String, status: Status, ask: &Ask) -> Answer {
-    let note = Text::from(ask.find("note").unwrap_or(""));
+    let note = decode::clean_output(ask.find("note").unwrap_or(""));
     api.ports.local.update_ttl(Text::from(id), status, note).await?;
     Ok(StatusCode::OK.into_response())
 }

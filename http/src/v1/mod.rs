@@ -2,12 +2,14 @@
 
 pub(crate) mod agent;
 pub(crate) mod agent_check;
+pub(crate) mod agent_health;
 pub(crate) mod agent_service;
 pub(crate) mod brakes;
 pub(crate) mod catalog;
 pub(crate) mod health;
 pub(crate) mod muster;
 pub(crate) mod status;
+pub(crate) mod unbuilt;
 
 use std::sync::Arc;
 

@@ -1,0 +1,131 @@
+//! `agent/health/service/{id/:id,name/:name}`: the health of this agent's own instances, for load balancers that look
+//! at the status code alone.
+
+use axum::{
+    extract::{Path, State},
+    http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header},
+    response::{IntoResponse, Response},
+};
+use muster_catalog::{Instance, Name};
+use serde::Serialize;
+
+use super::{Answer, House};
+use crate::{
+    api::Api,
+    ask::Ask,
+    error::HttpError,
+    json::{AgentService, Check, agent_service, local_checks},
+    reading::json,
+};
+
+/// The status in words, beside the status code.
+const REASON: HeaderName = HeaderName::from_static("x-consul-reason");
+
+/// How an instance is, from the best to the worst: its own checks and its node's taken together.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Aggregated {
+    Passing,
+    Warning,
+    Critical,
+    Maintenance,
+}
+
+impl Aggregated {
+    fn of(checks: &[Check<'_>]) -> Self {
+        let each = checks.iter().map(|check| match check.status() {
+            _ if check.is_maintenance() => Self::Maintenance,
+            "passing" => Self::Passing,
+            "warning" => Self::Warning,
+            _ => Self::Critical,
+        });
+        each.max().unwrap_or(Self::Passing)
+    }
+
+    fn word(self) -> &'static str {
+        match self {
+            Self::Passing => "passing",
+            Self::Warning => "warning",
+            Self::Critical => "critical",
+            Self::Maintenance => "maintenance",
+        }
+    }
+
+    fn code(self) -> StatusCode {
+        match self {
+            Self::Passing => StatusCode::OK,
+            Self::Warning => StatusCode::TOO_MANY_REQUESTS,
+            Self::Critical | Self::Maintenance => StatusCode::SERVICE_UNAVAILABLE,
+        }
+    }
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "PascalCase")]
+struct ServiceHealth<'a> {
+    aggregated_status: &'static str,
+    service: Option<AgentService<'a>>,
+    checks: Option<Vec<Check<'a>>>,
+}
+
+/// One instance of this agent.
+pub(crate) async fn show_by_id(State(api): House, Path(id): Path<String>, headers: HeaderMap, ask: Ask) -> Answer {
+    let text = wants_text(&ask, &headers)?;
+    let (instances, checks) = (api.ports.local.instances(), api.ports.local.checks());
+    let Some(instance) = instances.iter().find(|instance| *instance.id == *id) else {
+        let reason = format!("ServiceId {id} not found");
+        let nothing = ServiceHealth { aggregated_status: Aggregated::Critical.word(), service: None, checks: None };
+        return answer(&ask, text, StatusCode::NOT_FOUND, &reason, &nothing);
+    };
+    let (aggregated, health) = health_of(&api, instance, &checks, &instances);
+    answer(&ask, text, aggregated.code(), aggregated.word(), &health)
+}
+
+/// Every instance that this agent has of a service; the worst of them gives the status code.
+pub(crate) async fn list_by_name(State(api): House, Path(name): Path<String>, headers: HeaderMap, ask: Ask) -> Answer {
+    let text = wants_text(&ask, &headers)?;
+    let wanted = Name::lookup(&name);
+    let (instances, checks) = (api.ports.local.instances(), api.ports.local.checks());
+    let of_service = instances.iter().filter(|instance| instance.service == wanted);
+    let all: Vec<_> = of_service.map(|instance| health_of(&api, instance, &checks, &instances)).collect();
+    let worst = all.iter().map(|(aggregated, _)| *aggregated).max();
+    let (code, reason) = match worst {
+        Some(worst) => (worst.code(), worst.word().to_owned()),
+        None => (StatusCode::NOT_FOUND, format!("ServiceName {name} Not Found")),
+    };
+    let body: Vec<ServiceHealth<'_>> = all.into_iter().map(|(_, health)| health).collect();
+    answer(&ask, text, code, &reason, &body)
+}
+
+fn health_of<'a>(
+    api: &'a Api,
+    instance: &'a Instance,
+    checks: &'a [std::sync::Arc<muster_catalog::Check>],
+    instances: &'a [std::sync::Arc<Instance>],
+) -> (Aggregated, ServiceHealth<'a>) {
+    let deciding = local_checks(checks, instances).into_values();
+    let checks: Vec<Check<'a>> = deciding.filter(|check| check.decides_about(&instance.id)).collect();
+    let aggregated = Aggregated::of(&checks);
+    let service = Some(agent_service(instance, &api.datacenter, None));
+    (aggregated, ServiceHealth { aggregated_status: aggregated.word(), service, checks: Some(checks) })
+}
+
+fn wants_text(ask: &Ask, headers: &HeaderMap) -> Result<bool, HttpError> {
+    match ask.find("format") {
+        Some("text") => return Ok(true),
+        None | Some("" | "json") => {}
+        Some(other) => {
+            return Err(HttpError::BadRequest(format!("Invalid value for ?format: {other:?}, give text or json")));
+        }
+    }
+    let accepted = headers.get_all(header::ACCEPT).iter().filter_map(|value| value.to_str().ok());
+    Ok(ask.find("format").is_none() && accepted.into_iter().any(|value| value.starts_with("text/plain")))
+}
+
+fn answer(ask: &Ask, text: bool, code: StatusCode, reason: &str, body: &impl Serialize) -> Answer {
+    let mut response: Response = if text { reason.to_owned().into_response() } else { json(ask, body)? };
+    *response.status_mut() = code;
+    if let Ok(value) = HeaderValue::from_str(reason) {
+        response.headers_mut().insert(REASON, value);
+    }
+    Ok(response)
+}
