@@ -24,7 +24,7 @@ pub(crate) const HTTP: &str = "mesh.http";
 
 /// How often a connection is tried, each time at the next endpoint in turn. Other connections take turns too, so that a
 /// dead endpoint of two may come up again; it mostly refuses at once, and a try costs little.
-const CONNECT_ATTEMPTS: u32 = 5;
+const CONNECT_ATTEMPTS: u32 = 10;
 
 /// The name of a proxy's listener for its own service.
 const INBOUND: &str = "mesh.inbound";
