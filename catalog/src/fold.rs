@@ -79,6 +79,7 @@ impl Fold<'_> {
         let entry = match self.snapshot.nodes.get(name) {
             Some(old) => NodeEntry { node: self.row(Some(&old.node), node), ..(**old).clone() },
             None => {
+                self.snapshot.node_ends.add(name);
                 NodeEntry { node: self.row(None, node), index: 0, checks: Vec::new(), instances: Instances::default() }
             }
         };
@@ -96,6 +97,7 @@ impl Fold<'_> {
         }
         self.snapshot.instance_count -= entry.instances.len();
         self.snapshot.nodes.remove(name);
+        self.snapshot.node_ends.remove(name);
         self.snapshot.writers.remove(name);
         self.touch_nodes_table();
         self.touch_checks();

@@ -20,6 +20,7 @@ mod change;
 mod check;
 mod command;
 mod decide;
+mod ends;
 mod fold;
 mod format;
 pub mod health;

@@ -203,6 +203,9 @@ impl SnapshotBuilder {
         let name = row.value.name.clone();
         let (checks, instances) = (Vec::new(), Instances::default());
         let new = Arc::new(NodeEntry { node: row.clone(), index, checks, instances });
+        if !self.snapshot.nodes.contains_key(&name) {
+            self.snapshot.node_ends.add(&name);
+        }
         let entry = Arc::make_mut(self.snapshot.nodes.entry(name).or_insert(new));
         (entry.node, entry.index) = (row, index);
     }

@@ -6,7 +6,7 @@ use imbl::OrdMap;
 
 use crate::{
     Check, ClusterId, FIRST_FORMAT, Instance, Instances, NODE_LIVENESS_CHECK, Name, Node, Origin, Scope, ServiceSet,
-    ServiceSlot, Text, Timestamp, Writer, rows::find_check,
+    ServiceSlot, Text, Timestamp, Writer, ends::NameEnds, rows::find_check,
 };
 
 /// A row with the log indexes that made it and changed it last.
@@ -90,6 +90,8 @@ pub struct Snapshot {
     pub(crate) at: Timestamp,
     pub(crate) scope: Scope,
     pub(crate) nodes: OrdMap<Name, Arc<NodeEntry>>,
+    /// Made of the names in `nodes`.
+    pub(crate) node_ends: NameEnds,
     pub(crate) services: OrdMap<Name, Arc<ServiceSlot>>,
     pub(crate) writers: OrdMap<Name, Writer>,
     pub(crate) nodes_index: u64,
@@ -115,6 +117,7 @@ impl Snapshot {
             at: Timestamp::default(),
             scope,
             nodes: OrdMap::new(),
+            node_ends: NameEnds::default(),
             services: OrdMap::new(),
             writers: OrdMap::new(),
             nodes_index: 0,
@@ -163,6 +166,11 @@ impl Snapshot {
     /// How many services it knows.
     pub fn service_count(&self) -> usize {
         self.services.len()
+    }
+
+    /// Whether some node's name is `<something>.<end>`.
+    pub fn has_nodes_below(&self, end: &Name) -> bool {
+        self.node_ends.has(end)
     }
 
     /// All nodes, in order of their names.

@@ -15,6 +15,7 @@ use rand::Rng;
 use crate::{
     Ede, EdeCode, Question, Selector, Subject, Zone, Zones,
     pick::{self, Serving},
+    question,
 };
 
 /// How long the zone's NS record and its glue may be kept: it changes with the configuration only.
@@ -130,7 +131,8 @@ impl<'a> Draft<'a> {
                     self.fill_node(node);
                     true
                 }
-                None => self.has_nodes_below(name),
+                // The end of a node's name with dots exists without records.
+                None => self.snapshot.has_nodes_below(name),
             },
             Subject::Service { service, selector } => self.fill_service(service, selector, rng)?,
         })
@@ -202,7 +204,7 @@ impl<'a> Draft<'a> {
         self.push(self.zones.ttls.negative, RData::HINFO(HINFO::new("RFC8482".to_owned(), String::new())));
     }
 
-    /// Adds those addresses whose family was asked for, each once.
+    /// Adds those addresses whose family was asked for, each once. An IPv4 address that is mapped into IPv6 is one of IPv4.
     fn fill_addresses(&mut self, addresses: impl IntoIterator<Item = IpAddr>, ttl: u32) {
         if self.asked.qtype == RecordType::ANY {
             return self.push_any();
@@ -212,6 +214,7 @@ impl<'a> Draft<'a> {
             if self.is_full() {
                 return;
             }
+            let ip = ip.to_canonical();
             if family(ip) == self.asked.qtype && seen.insert(ip) {
                 self.push(ttl, ip_data(ip));
             }
@@ -227,15 +230,28 @@ impl<'a> Draft<'a> {
         }
     }
 
-    /// Whether the name is the end of a node's name with dots, so that it exists without records.
-    fn has_nodes_below(&self, name: &Name) -> bool {
-        self.snapshot.nodes().any(|node| pick::ends_with_labels(node.node.value.name.as_key(), name.as_key()))
-    }
-
     fn push_cname(&mut self, host: &str, ttl: u32) {
         let asked = matches!(self.asked.qtype, RecordType::A | RecordType::AAAA | RecordType::CNAME);
         if let Some(target) = asked.then(|| find_host(host)).flatten() {
-            self.push(ttl, RData::CNAME(CNAME(target)));
+            self.push(ttl, RData::CNAME(CNAME(target.clone())));
+            self.follow(target);
+        }
+    }
+
+    /// Adds the address of an alias's target that is a node or an address here (RFC 1034 §4.3.2): a forwarder does not ask
+    /// on.
+    fn follow(&mut self, target: DnsName) {
+        let Question::Inside { subject, .. } = question::parse(&target, self.zones) else { return };
+        let node = match &subject {
+            Subject::Node(name) => self.snapshot.find_node(name),
+            _ => None,
+        };
+        let ip = match (&subject, node.map(|node| &node.node.value.address)) {
+            (Subject::Addr(ip), _) | (_, Some(Address::Ip(ip))) => ip.to_canonical(),
+            _ => return,
+        };
+        if family(ip) == self.asked.qtype && !self.is_full() {
+            self.answers.push(Record::from_rdata(target, self.zones.ttls.node, ip_data(ip)));
         }
     }
 
@@ -303,7 +319,7 @@ impl<'a> Draft<'a> {
         let ip = match one.address() {
             // The target of SRV must be no alias (RFC 2782), so it is the host itself, not a name here.
             Address::Host(host) => return Some((find_host(host)?, None)),
-            Address::Ip(ip) => *ip,
+            Address::Ip(ip) => ip.to_canonical(),
         };
         let node = match one.instance.address {
             None => under(one.node.node.value.name.as_key().split('.'), &self.zone.nodes),

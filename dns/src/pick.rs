@@ -113,7 +113,7 @@ fn has_names_below(slot: &ServiceSlot, set: &ServiceSet, tag: &str) -> bool {
 }
 
 /// Whether `name` is `<something>.<end>`, without regard to case.
-pub(crate) fn ends_with_labels(name: &str, end: &str) -> bool {
+fn ends_with_labels(name: &str, end: &str) -> bool {
     let split = name.len().checked_sub(end.len()).and_then(|at| name.as_bytes().split_at_checked(at));
     split.is_some_and(|(head, tail)| head.last() == Some(&b'.') && tail.eq_ignore_ascii_case(end.as_bytes()))
 }

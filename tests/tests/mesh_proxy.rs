@@ -175,8 +175,19 @@ async fn place(stage: &mut Stage, zone: &str) -> Result<()> {
 
 /// Registers an instance without checks: whatever happens to it, the catalog says that it is well.
 async fn offer(agent: &TestAgent, id: &str, running: &TestService, zone: &str, traffic: &Value) -> Result<()> {
+    offer_as("db", agent, id, running, zone, traffic).await
+}
+
+async fn offer_as(
+    service: &str,
+    agent: &TestAgent,
+    id: &str,
+    running: &TestService,
+    zone: &str,
+    traffic: &Value,
+) -> Result<()> {
     let definition = json!({
-        "Name": "db", "ID": id, "Address": "127.0.0.1", "Port": running.address.port(),
+        "Name": service, "ID": id, "Address": "127.0.0.1", "Port": running.address.port(),
         "Locality": {"Region": "eu", "Zone": zone}, "Traffic": traffic,
     });
     agent.put("/v1/agent/service/register", &definition).await
@@ -240,4 +251,66 @@ async fn a_service_is_called_as_it_wants_to_be() -> Result<()> {
     near.kill();
     envoy.leads_to(places.db, "db", &["far"]).await?;
     shows(&envoy, &near, "/failed_outlier_check").await
+}
+
+/// How many of 400 calls by 16 clients at a time fail.
+async fn failures(envoy: &Arc<TestEnvoy>, listener: SocketAddr) -> Result<usize> {
+    let clients: Vec<_> = (0..16)
+        .map(|_| {
+            let envoy = envoy.clone();
+            tokio::spawn(async move {
+                let mut failed = 0;
+                for _ in 0..25 {
+                    failed += usize::from(envoy.request_at(listener, "any").await.is_err());
+                }
+                failed
+            })
+        })
+        .collect();
+    let mut failed = 0;
+    for client in clients {
+        failed += client.await?;
+    }
+    Ok(failed)
+}
+
+/// The catalog says that all is well, and one is dead: calls are tried elsewhere, in another zone too, many at a time.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_dead_instance_fails_no_call() -> Result<()> {
+    let mut stage = Stage::set(1, 2).await?;
+    place(&mut stage, "a").await?;
+    stage.play(&[Serve { agent: 0, service: "web", id: "web-0" }]).await?;
+    let (mut near, far) = (TestService::start("near").await?, TestService::start("far").await?);
+    let (mut left, right) = (TestService::start("left").await?, TestService::start("right").await?);
+    let agents = &stage.agents;
+    offer(&agents[1], "near", &near, "a", &json!(null)).await?;
+    offer(&agents[1], "far", &far, "b", &json!(null)).await?;
+    offer_as("cache", &agents[1], "left", &left, "a", &json!(null)).await?;
+    offer_as("cache", &agents[1], "right", &right, "a", &json!(null)).await?;
+    agents[0].wait_passing("db", &["near", "far"]).await?;
+    agents[0].wait_passing("cache", &["left", "right"]).await?;
+    let places = Places::find()?;
+    let tcp = json!({"DestinationName": "cache", "LocalBindPort": places.more.port(), "Config": {"protocol": "tcp"}});
+    places.register(&agents[0], &[tcp]).await?;
+    let directory = tempfile::tempdir()?;
+    let Some(envoy) = TestEnvoy::start_as("web-proxy", &agents[0], "bootstrap.yaml", directory.path())? else {
+        return Ok(());
+    };
+    envoy.leads_to(places.db, "db", &["near"]).await?;
+    eventually("the TCP listener to answer", || async {
+        envoy.request_at(places.more, "cache").await?;
+        Ok(Some(()))
+    })
+    .await?;
+    near.kill();
+    left.kill();
+    let envoy = Arc::new(envoy);
+    // A connection that was there at the kill may be found broken once.
+    envoy.leads_to(places.db, "db", &["far"]).await?;
+    envoy.leads_to(places.more, "cache", &["right"]).await?;
+    ensure!(failures(&envoy, places.db).await? == 0, "HTTP calls failed");
+    ensure!(failures(&envoy, places.more).await? == 0, "TCP calls failed");
+    let overflow = envoy.stat("cluster.db.upstream_rq_retry_overflow").await?;
+    ensure!(overflow.unwrap_or_default() == 0, "{overflow:?} retries were turned away");
+    Ok(())
 }

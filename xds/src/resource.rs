@@ -90,7 +90,7 @@ impl fmt::Display for Version {
 
 /// Raised whenever a translation makes something else of the same rows: servers of neighbouring versions must not
 /// give different resources the same version.
-const TRANSLATION: u64 = 2;
+const TRANSLATION: u64 = 3;
 
 /// FNV-1a over 128 bits: the same on every machine and in every release, which `std`'s hashers do not promise.
 pub(crate) struct Digest(u128);

@@ -19,7 +19,7 @@ use tracing::info;
 
 use crate::{
     config::{ConfigError, Unregistered, XdsConfig},
-    connection,
+    connection::{self, Caller},
     publisher::{Published, publish},
     roster::{ProxyStatus, Roster},
     stream::StreamTask,
@@ -168,12 +168,14 @@ impl Service {
         let place = self.roster.find_place().ok_or_else(|| {
             Status::resource_exhausted("as many streams are open as this agent serves: connect to another agent")
         })?;
+        let caller = request.extensions().get::<Caller>().cloned();
         let (outbound, pushes) = mpsc::channel(OUTBOUND);
         let mut published = self.published.clone();
         published.mark_changed();
         self.opened.notify_one();
         let task = StreamTask {
-            peer: request.remote_addr(),
+            peer: caller.as_ref().and_then(|caller| caller.peer),
+            _hold: caller.as_ref().map(Caller::hold),
             inbound: request.into_inner(),
             outbound,
             published,

@@ -91,11 +91,15 @@ struct Sent {
     version: Version,
     /// `None` for what a reconnecting delta client brought along.
     resource: Option<Arc<Resource>>,
+    /// The version that the client accepted last, and has in force if it rejected what came after.
+    in_force: Option<Version>,
 }
 
 #[derive(Debug)]
 struct Outstanding {
     version: Version,
+    /// What is in it.
+    names: Vec<Text>,
 }
 
 /// One kind on one stream.
@@ -116,8 +120,10 @@ struct Subscription {
     resumed: bool,
     outstanding: Option<Outstanding>,
     last_nonce: String,
-    /// The last push was rejected; what it routes to is not certain.
-    rejected: bool,
+    /// What was in rejected pushes and was not accepted since. A rejection does not say which of its push is meant.
+    rejected: BTreeSet<Text>,
+    /// What stands rejected is to be sent again, though nothing else is.
+    retry: bool,
     /// The epoch of the resources that were compared last; `None` when something else changed since.
     compared: Option<u64>,
 }
@@ -159,6 +165,18 @@ impl Subscriptions {
         Ok(verdict)
     }
 
+    /// Whether the client has rejected something of this kind that it did not accept since.
+    pub(crate) fn is_rejected(&self, kind: ResourceKind) -> bool {
+        !self.kinds[kind as usize].rejected.is_empty()
+    }
+
+    /// Sends again what stands rejected: what was in its way may be gone.
+    pub(crate) fn retry(&mut self, kind: ResourceKind) {
+        let subscription = &mut self.kinds[kind as usize];
+        subscription.retry = true;
+        subscription.compared = None;
+    }
+
     /// Compares all anew: the client is served other resources than before.
     pub(crate) fn compare_anew(&mut self) {
         self.kinds.iter_mut().for_each(|subscription| subscription.compared = None);
@@ -197,10 +215,20 @@ impl Subscription {
             return Verdict::Nothing;
         }
         let Some(outstanding) = self.outstanding.take() else { return Verdict::Nothing };
-        self.rejected = error.is_some();
+        let Outstanding { version, names } = outstanding;
         match error {
-            None => Verdict::Accepted(outstanding.version),
-            Some(reason) => Verdict::Rejected(outstanding.version, reason.chars().take(MAX_REASON_CHARS).collect()),
+            None => {
+                for name in &names {
+                    if let Some(sent) = self.sent.get_mut(name) {
+                        sent.in_force = Some(sent.version);
+                    }
+                }
+                Verdict::Accepted(version)
+            }
+            Some(reason) => {
+                self.rejected.extend(names.into_iter().filter(|name| self.sent.contains_key(name)));
+                Verdict::Rejected(version, reason.chars().take(MAX_REASON_CHARS).collect())
+            }
         }
     }
 
@@ -274,7 +302,10 @@ impl Subscription {
         if is_first {
             for (name, version) in initial {
                 check_name(name)?;
-                self.sent.insert(name.as_str().into(), Sent { version: Version::parse(version), resource: None });
+                self.sent.insert(
+                    name.as_str().into(),
+                    Sent { version: Version::parse(version), resource: None, in_force: Some(Version::parse(version)) },
+                );
             }
         }
         for name in wanted {
@@ -299,6 +330,7 @@ impl Subscription {
         let (names, wildcard) = (&self.names, self.wildcard);
         self.asked.retain(|name| names.contains(name));
         self.sent.retain(|name, _| wildcard || names.contains(name));
+        self.rejected.retain(|name| wildcard || names.contains(name));
     }
 
     fn is_sent(&self, resource: &Resource) -> bool {

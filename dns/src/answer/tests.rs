@@ -1,6 +1,6 @@
 use std::collections::BTreeMap;
 
-use muster_catalog::{Scope, Status, project_snapshot};
+use muster_catalog::{Instance, Scope, Status, project_snapshot};
 use rand::{SeedableRng, rngs::SmallRng};
 
 use super::*;
@@ -72,6 +72,48 @@ fn addresses_and_targets_of_every_form() {
         assert_eq!((answer.rcode, answer.authoritative), (ResponseCode::NoError, true), "{name} {qtype}");
         assert!(answer.soa.is_none() && answer.ede.is_none(), "{name} {qtype}");
     }
+}
+
+/// RFC 1034 §4.3.2, for resolvers that do not ask on.
+#[test]
+fn an_alias_of_a_name_here_comes_with_its_address() {
+    use RecordType::{A, AAAA, CNAME};
+    let mut snapshot = sample();
+    let hosts =
+        [("al", "N1.node.mesh.internal"), ("hex", "0a000007.addr.mesh.internal"), ("no", "x.node.mesh.internal")];
+    let alias =
+        |(service, host)| Instance { address: Some(Address::parse(host).unwrap()), ..instance("n9", service, service) };
+    register(&mut snapshot, node("n9", "10.0.0.99"), hosts.map(alias).into(), Vec::new());
+    let view = live(snapshot);
+    let table = [
+        ("al.service", A, vec!["10.0.0.1", "n1.node.mesh.internal."]),
+        ("al.service", AAAA, vec!["n1.node.mesh.internal."]),
+        ("al.service", CNAME, vec!["n1.node.mesh.internal."]),
+        ("hex.service", A, vec!["0a000007.addr.mesh.internal.", "10.0.0.7"]),
+        ("no.service", A, vec!["x.node.mesh.internal."]),
+    ];
+    for (name, qtype, expected) in table {
+        let answer = ask_with(&view, &config(), &format!("{name}.mesh.internal."), qtype, 1).unwrap();
+        let texts: Vec<_> = texts(&answer.answers).iter().map(|text| text.to_ascii_lowercase()).collect();
+        assert_eq!(texts, expected, "{name} {qtype}");
+        assert_eq!(answer.answers[0].record_type(), CNAME, "the alias goes first");
+    }
+}
+
+/// As programs with one socket for both families know themselves.
+#[test]
+fn an_ipv4_address_mapped_into_ipv6_is_answered_as_one_of_ipv4() {
+    let mut snapshot = sample();
+    let address = Some(Address::Ip("::ffff:10.0.0.9".parse().unwrap()));
+    let mapped = Instance { address, ..instance("n9", "mapped", "mapped") };
+    register(&mut snapshot, node("n9", "10.0.0.99"), vec![mapped], Vec::new());
+    let view = live(snapshot);
+    let ask = |qtype| ask_with(&view, &config(), "mapped.service.mesh.internal.", qtype, 1).unwrap();
+    assert_eq!(texts(&ask(RecordType::A).answers), ["10.0.0.9"]);
+    assert!(ask(RecordType::AAAA).answers.is_empty());
+    let srv = ask(RecordType::SRV);
+    assert_eq!(texts(&srv.answers), ["1 1 80 0a000009.addr.dc1.mesh.internal."]);
+    assert_eq!(texts(&srv.additionals), ["10.0.0.9"]);
 }
 
 #[test]

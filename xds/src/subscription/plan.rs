@@ -10,7 +10,7 @@ use muster_catalog::Text;
 use super::{Outstanding, Push, Sent, Subscription, Subscriptions, Variant};
 use crate::{
     resource::{Lookup, Resource, ResourceKind, Resources, Version},
-    translate::empty_endpoints,
+    translate::{HTTP, empty_endpoints},
 };
 
 /// A push that is not numbered yet.
@@ -18,7 +18,7 @@ pub(super) struct Plan {
     version: Version,
     resources: Vec<Arc<Resource>>,
     removed: Vec<Text>,
-    /// Those of `resources` that differ from what was sent.
+    /// Those of `resources` that differ from what was sent, or were rejected.
     changed: Vec<Text>,
 }
 
@@ -51,31 +51,40 @@ impl Subscriptions {
         }
     }
 
-    /// Numbers a plan and takes it for sent: a rejected push is partly applied, so only what changes is sent again.
+    /// Numbers a plan and takes it for sent. A rejected push is partly applied, and we cannot tell which part: all of it goes
+    /// with the next one once more.
     pub(super) fn commit(&mut self, kind: ResourceKind, plan: Plan) -> Push {
         self.pushes += 1;
         let nonce = self.pushes.to_string();
         let is_whole = self.variant == Variant::Sotw && kind.is_whole();
         let subscription = &mut self.kinds[kind as usize];
-        if is_whole {
-            subscription.sent.clear();
-        }
+        let before = if is_whole { std::mem::take(&mut subscription.sent) } else { BTreeMap::new() };
         for resource in &plan.resources {
             subscription.asked.remove(&resource.name);
             subscription.resend.remove(&resource.name);
-            let sent = Sent { version: resource.version, resource: is_whole.then(|| resource.clone()) };
+            subscription.rejected.remove(&resource.name);
+            let last = before.get(&resource.name).or_else(|| subscription.sent.get(&resource.name));
+            // What a SotW client brought along is not known, and equals no version.
+            let brought = subscription.resumed.then(Version::default);
+            let in_force = last.map_or(brought, |last| last.in_force);
+            let kept = is_whole.then(|| resource.clone());
+            let sent = Sent { version: resource.version, resource: kept, in_force };
             subscription.sent.insert(resource.name.clone(), sent);
         }
         for name in &plan.removed {
             subscription.asked.remove(name);
             subscription.sent.remove(name);
+            subscription.rejected.remove(name);
         }
         if is_whole {
             subscription.asked.clear();
+            subscription.rejected.clear();
         }
         subscription.answer_owed = false;
+        subscription.retry = false;
         subscription.last_nonce.clone_from(&nonce);
-        subscription.outstanding = Some(Outstanding { version: plan.version });
+        subscription.outstanding =
+            Some(Outstanding { version: plan.version, names: plan.resources.iter().map(name_of).collect() });
         if kind == ResourceKind::Cluster {
             self.resend_endpoints(&plan);
         }
@@ -91,7 +100,7 @@ impl Subscriptions {
     }
 
     /// Whether the client has accepted the listeners and routes as they are now, so that the clusters which they no
-    /// longer name may go.
+    /// longer name may go. What it rejected counts only where an older form may be in force that names others.
     fn callers_are_settled(&self, resources: &Resources) -> bool {
         [ResourceKind::Listener, ResourceKind::Route].into_iter().all(|kind| {
             let callers = &self.kinds[kind as usize];
@@ -102,7 +111,7 @@ impl Subscriptions {
             let is_told = wanted.resources.values().all(|caller| callers.is_sent(caller));
             // A route that is gone is not told of in every variant; a listener always is.
             let is_let_go = kind == ResourceKind::Route || callers.gone(&wanted).next().is_none();
-            callers.outstanding.is_none() && !callers.rejected && is_told && is_let_go
+            callers.outstanding.is_none() && !callers.has_older_in_force(kind) && is_told && is_let_go
         })
     }
 }
@@ -132,6 +141,19 @@ impl Subscription {
         wanted
     }
 
+    /// Whether something stands rejected of which the client has an older form in force, with clusters of its own. The
+    /// listener for Hosts has none: it leads to its routes.
+    fn has_older_in_force(&self, kind: ResourceKind) -> bool {
+        let leads_to_clusters = |name: &&Text| kind == ResourceKind::Route || ***name != *HTTP;
+        let is_older = |sent: &Sent| sent.in_force.is_some_and(|version| version != sent.version);
+        self.rejected.iter().filter(leads_to_clusters).any(|name| self.sent.get(name).is_some_and(is_older))
+    }
+
+    /// Whether what stands rejected is due though nothing else is.
+    fn is_retried(&self) -> bool {
+        self.retry && !self.rejected.is_empty()
+    }
+
     /// What was sent and is no more.
     fn gone<'a>(&'a self, wanted: &'a Wanted) -> impl Iterator<Item = &'a Text> {
         self.sent.keys().filter(|name| !wanted.knows(name))
@@ -145,10 +167,13 @@ impl Subscription {
                 whole.insert(name.clone(), resource);
             }
         }
-        let changed: Vec<Text> = whole.values().filter(|resource| !self.is_sent(resource)).map(name_of).collect();
-        if changed.is_empty() && whole.len() == self.sent.len() && !self.answer_owed {
+        let is_changed = |resource: &&Arc<Resource>| !self.is_sent(resource);
+        let is_new = whole.values().any(|resource| is_changed(&resource));
+        if !is_new && !self.is_retried() && whole.len() == self.sent.len() && !self.answer_owed {
             return None;
         }
+        let is_told = |resource: &&Arc<Resource>| is_changed(resource) || self.rejected.contains(&resource.name);
+        let changed = whole.values().filter(is_told).map(name_of).collect();
         let version = version_of(&whole);
         Some(Plan { version, resources: whole.into_values().collect(), removed: Vec::new(), changed })
     }
@@ -159,10 +184,12 @@ impl Subscription {
             let name = &resource.name;
             !self.is_sent(resource) || self.asked.contains(name) || self.resend.contains(name)
         };
-        let resources: Vec<Arc<Resource>> = wanted.resources.values().filter(is_due).cloned().collect();
-        if resources.is_empty() && removed.is_empty() && !answer_owed {
+        let is_push = !removed.is_empty() || answer_owed || self.is_retried();
+        if !is_push && !wanted.resources.values().any(|resource| is_due(&resource)) {
             return None;
         }
+        let goes = |resource: &&Arc<Resource>| is_due(resource) || self.rejected.contains(&resource.name);
+        let resources: Vec<Arc<Resource>> = wanted.resources.values().filter(goes).cloned().collect();
         let changed = resources.iter().map(name_of).collect();
         Some(Plan { version: version(&wanted), resources, removed, changed })
     }

@@ -290,28 +290,106 @@ fn delta_wildcard_is_answered_when_empty_and_can_be_given_up() {
     client.is_quiet(&world(2, &[("web", "c", "e")]));
 }
 
-#[test]
-fn a_rejected_push_is_not_repeated_until_the_content_changes() {
-    let before = world(1, &[("web", "c1", "e"), ("db", "c1", "e")]);
-    let mut client = Client::sotw();
-    client.state(Cluster, "", &[]);
-    let push = client.push(&before);
-    let asked = || Asked::State { names: Vec::new(), version: String::new() };
-    let verdict = client.send(Cluster, &push.nonce, Some("bad cluster"), asked());
-    assert_eq!(verdict, Verdict::Rejected(push.version, "bad cluster".into()));
-    client.is_quiet(&before);
-    client.send(Cluster, &push.nonce, Some("bad cluster"), asked());
-    client.is_quiet(&before);
-    assert_eq!(names(&client.push(&world(2, &[("web", "c2", "e"), ("db", "c1", "e")]))), ["db", "web"]);
+fn rejects(client: &mut Client, variant: Variant, push: &Push, names: &[&str]) {
+    let asked = match variant {
+        Variant::Sotw => Asked::State { names: owned(names), version: String::new() },
+        Variant::Delta => Asked::Delta { subscribe: Vec::new(), unsubscribe: Vec::new(), initial: HashMap::new() },
+    };
+    let verdict = client.send(push.kind, &push.nonce, Some("bad"), asked);
+    assert_eq!(verdict, Verdict::Rejected(push.version, "bad".into()));
+}
 
+/// Of each kind and variant: not at once, after a pause, with the next push, and no more once it was accepted.
+#[test]
+fn what_was_rejected_is_sent_again_until_it_is_accepted() {
+    let before = world(1, &[("web", "c1", "e1"), ("db", "c1", "e1")]);
+    let after = world(2, &[("web", "c2", "e2"), ("db", "c1", "e1"), ("new", "c", "e")]);
+    let routes = &["mesh.http"][..];
+    let table: [(_, &[&str], &[&str]); 4] = [
+        (Cluster, &[], &["db", "new", "web"]),
+        (Endpoint, &["db", "web"], &["db", "web"]),
+        (Listener, &[], &["mesh.http"]),
+        (Route, routes, routes),
+    ];
+    for (kind, asked, expected) in table {
+        for variant in [Variant::Sotw, Variant::Delta] {
+            let mut client = Client(Subscriptions::new(variant));
+            match variant {
+                Variant::Sotw => drop(client.state(kind, "", asked)),
+                Variant::Delta => client.subscribe(kind, asked),
+            }
+            let first = client.push(&before);
+            rejects(&mut client, variant, &first, asked);
+            client.is_quiet(&before);
+            assert!(client.0.is_rejected(kind), "{kind} {variant:?}");
+            client.0.retry(kind);
+            let second = client.push(&before);
+            assert_eq!(names(&second), names(&first), "{kind} {variant:?}");
+            rejects(&mut client, variant, &second, asked);
+            client.is_quiet(&before);
+            let third = if kind == Listener {
+                client.0.retry(kind);
+                client.push(&after)
+            } else {
+                client.push(&after)
+            };
+            assert_eq!(names(&third), expected, "{kind} {variant:?}: the rejected go with what changed");
+            match variant {
+                Variant::Sotw => drop(client.state(kind, &third.nonce, asked)),
+                Variant::Delta => drop(client.ack(&third)),
+            }
+            assert!(!client.0.is_rejected(kind), "{kind} {variant:?}");
+            client.0.retry(kind);
+            client.is_quiet(&after);
+        }
+    }
+}
+
+#[test]
+fn what_was_rejected_and_is_gone_is_removed() {
     let mut client = Client::delta();
     client.subscribe(Cluster, &[]);
-    let push = client.push(&before);
-    let asked = Asked::Delta { subscribe: Vec::new(), unsubscribe: Vec::new(), initial: HashMap::new() };
-    assert!(matches!(client.send(Cluster, &push.nonce, Some("bad"), asked), Verdict::Rejected(..)));
-    client.is_quiet(&before);
-    // What was good in it is in force: only what changed is sent.
-    assert_eq!(names(&client.push(&world(2, &[("web", "c2", "e"), ("db", "c1", "e")]))), ["web"]);
+    let push = client.push(&world(1, &[("web", "c1", "e")]));
+    rejects(&mut client, Variant::Delta, &push, &[]);
+    let push = client.push(&world(2, &[]));
+    assert_eq!((names(&push), removed(&push)), (vec![], vec!["web"]));
+    client.ack(&push);
+    assert!(!client.0.is_rejected(Cluster));
+}
+
+#[test]
+fn a_cluster_that_is_accepted_late_is_sent_its_endpoints() {
+    let (before, after) = (world(1, &[("web", "c1", "e")]), world(2, &[("web", "c2", "e")]));
+    let mut client = settled(Variant::Delta, &before, &["web"]);
+    let pushes = client.pushes(&after);
+    assert_eq!(pushes.iter().map(|push| push.kind).collect::<Vec<_>>(), [Cluster, Endpoint]);
+    client.ack(&pushes[1]);
+    rejects(&mut client, Variant::Delta, &pushes[0], &[]);
+    client.0.retry(Cluster);
+    let pushes = client.pushes(&after);
+    assert_eq!(pushes.iter().map(|push| push.kind).collect::<Vec<_>>(), [Cluster, Endpoint], "it warms");
+}
+
+/// A port was taken: nothing older is in force that could lead to clusters, so those that are gone go.
+#[test]
+fn a_rejected_listener_does_not_hold_clusters_that_are_gone() {
+    let (before, after) = (world(1, &[("old", "c", "e")]), world(2, &[]));
+    for variant in [Variant::Sotw, Variant::Delta] {
+        let mut client = Client(Subscriptions::new(variant));
+        for kind in [Cluster, Listener] {
+            match variant {
+                Variant::Sotw => drop(client.state(kind, "", &[])),
+                Variant::Delta => client.subscribe(kind, &[]),
+            }
+            let push = client.push(&before);
+            match kind {
+                Cluster => accept(&mut client, variant, &push, &[]),
+                _ => rejects(&mut client, variant, &push, &[]),
+            }
+        }
+        let push = client.push(&after);
+        assert_eq!((push.kind, names(&push)), (Cluster, vec![]), "{variant:?}");
+    }
 }
 
 /// A client that has all of `before`.

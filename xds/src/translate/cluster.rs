@@ -6,7 +6,8 @@ use envoy_types::pb::{
     envoy::{
         config::{
             cluster::v3::{
-                Cluster, OutlierDetection as PbOutlier,
+                CircuitBreakers, Cluster, OutlierDetection as PbOutlier,
+                circuit_breakers::Thresholds,
                 cluster::{ClusterDiscoveryType, CommonLbConfig, DiscoveryType, EdsClusterConfig, LbPolicy},
             },
             endpoint::v3::{
@@ -27,6 +28,10 @@ use crate::{
 
 /// The cluster of a proxy's own service. Services are DNS labels, so the dot keeps it apart from theirs.
 pub(super) const LOCAL: &str = "mesh.local";
+
+/// No limit of calls at a time: one that nobody set turns calls away under load, as the defaults would, which are 1,024 of
+/// each kind and 3 retries. Retries are bounded by the calls that they belong to.
+const UNLIMITED: u32 = u32::MAX;
 
 /// How a service is called: its own word, else the agent's.
 #[derive(Debug, Clone, PartialEq)]
@@ -59,6 +64,7 @@ pub(super) fn cluster(
         lb_policy: LbPolicy::RoundRobin.into(),
         common_lb_config: Some(CommonLbConfig { healthy_panic_threshold: Some(panic), ..Default::default() }),
         outlier_detection: settings.outlier.map(outlier),
+        circuit_breakers: Some(circuit_breakers()),
         ..Default::default()
     };
     Resource::new(name, version, &cluster)
@@ -74,6 +80,7 @@ pub(super) fn local(address: SocketAddr, config: &XdsConfig) -> Arc<Resource> {
         name: LOCAL.to_owned(),
         cluster_discovery_type: Some(ClusterDiscoveryType::Type(DiscoveryType::Static.into())),
         connect_timeout: Some(duration(config.connect_timeout)),
+        circuit_breakers: Some(circuit_breakers()),
         load_assignment: Some(ClusterLoadAssignment {
             cluster_name: LOCAL.to_owned(),
             endpoints,
@@ -84,6 +91,18 @@ pub(super) fn local(address: SocketAddr, config: &XdsConfig) -> Arc<Resource> {
     let mut digest = Digest::new("local-cluster");
     digest.text(&address.to_string()).number(millis(config.connect_timeout));
     Resource::new(LOCAL.into(), digest.finish(), &cluster)
+}
+
+/// What may be under way to a cluster. gRPC takes its number of requests from here too.
+fn circuit_breakers() -> CircuitBreakers {
+    let thresholds = Thresholds {
+        max_connections: number(UNLIMITED),
+        max_pending_requests: number(UNLIMITED),
+        max_requests: number(UNLIMITED),
+        max_retries: number(UNLIMITED),
+        ..Default::default()
+    };
+    CircuitBreakers { thresholds: vec![thresholds], ..Default::default() }
 }
 
 /// Only what was declared ejects: the judgement by comparison that Envoy adds by itself is off. A host that is alone is

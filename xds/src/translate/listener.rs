@@ -16,11 +16,15 @@ use envoy_types::pb::envoy::{
 };
 use muster_catalog::{Inbound, Protocol, Text, Upstream};
 
-use super::{cluster::LOCAL, over_ads, route, socket_address};
+use super::{cluster::LOCAL, number, over_ads, route, socket_address};
 use crate::resource::{Digest, Resource, Version, pack};
 
 /// The name of the HTTP listener and of its routes. Services are DNS labels, so the dot keeps it apart from theirs.
-pub(super) const HTTP: &str = "mesh.http";
+pub(crate) const HTTP: &str = "mesh.http";
+
+/// How often a connection is tried, each time at the next endpoint in turn. Other connections take turns too, so that a
+/// dead endpoint of two may come up again; it mostly refuses at once, and a try costs little.
+const CONNECT_ATTEMPTS: u32 = 10;
 
 /// The name of a proxy's listener for its own service.
 const INBOUND: &str = "mesh.inbound";
@@ -58,6 +62,7 @@ fn to_cluster(name: Text, address: SocketAddr, protocol: Protocol, cluster: &str
             let proxy = TcpProxy {
                 stat_prefix: name.to_string(),
                 cluster_specifier: Some(ClusterSpecifier::Cluster(cluster.to_owned())),
+                max_connect_attempts: number(CONNECT_ATTEMPTS),
                 ..Default::default()
             };
             Filter {

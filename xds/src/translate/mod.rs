@@ -18,6 +18,7 @@ use envoy_types::pb::{
 use muster_catalog::{AgreedTraffic, Locality, Name, ServiceSet, ServiceSlot, Text, View};
 
 pub(crate) use endpoint::empty_endpoints;
+pub(crate) use listener::HTTP;
 pub(crate) use proxies::{Audience, Proxies};
 
 use crate::{

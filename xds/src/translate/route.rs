@@ -8,13 +8,16 @@ use envoy_types::pb::{
             core::v3::{DataSource, data_source},
             route::v3::{
                 DirectResponseAction, RetryPolicy, Route, RouteAction, RouteConfiguration, RouteMatch, VirtualHost,
-                retry_policy::{RetryHostPredicate, retry_host_predicate},
+                retry_policy::{RetryHostPredicate, RetryPriority, retry_host_predicate, retry_priority},
                 route,
                 route_action::ClusterSpecifier,
                 route_match::PathSpecifier,
             },
         },
-        extensions::retry::host::previous_hosts::v3::PreviousHostsPredicate,
+        extensions::retry::{
+            host::previous_hosts::v3::PreviousHostsPredicate,
+            priority::previous_priorities::v3::PreviousPrioritiesConfig,
+        },
     },
     google::protobuf,
 };
@@ -34,6 +37,9 @@ const RETRIES: u32 = 2;
 
 /// How often another endpoint is drawn when the one drawn was tried already.
 const RETRY_DRAWS: i64 = 5;
+
+/// Each retry leaves the priority that was tried: where near instances go first, the nearest may be a single one.
+const TRIES_PER_PRIORITY: i32 = 1;
 
 /// The answer to a Host that no service has.
 const NO_SERVICE: &str = "no service has this Host: ask for <service> or <service>.service.<zone>\n";
@@ -117,10 +123,16 @@ fn retries() -> RetryPolicy {
         name: "envoy.retry_host_predicates.previous_hosts".to_owned(),
         config_type: Some(retry_host_predicate::ConfigType::TypedConfig(pack(&PreviousHostsPredicate {}))),
     };
+    let config = PreviousPrioritiesConfig { update_frequency: TRIES_PER_PRIORITY };
+    let other_priorities = RetryPriority {
+        name: "envoy.retry_priorities.previous_priorities".to_owned(),
+        config_type: Some(retry_priority::ConfigType::TypedConfig(pack(&config))),
+    };
     RetryPolicy {
         retry_on: RETRY_ON.to_owned(),
         num_retries: number(RETRIES),
         retry_host_predicate: vec![other_hosts],
+        retry_priority: Some(other_priorities),
         host_selection_retry_max_attempts: RETRY_DRAWS,
         ..Default::default()
     }
