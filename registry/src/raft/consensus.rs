@@ -29,7 +29,7 @@ use super::standing::Removed;
 use super::wire::proto::raft_server::RaftServer;
 use super::{Machine, Member, Payload, Peer, Raft, Types};
 use crate::store::directory::{self, DataDirectory};
-use crate::store::{DiskGuard, Engine, EngineKind, LogSettings};
+use crate::store::{DiskGuard, Engine, EngineKind, LogSettings, mark};
 
 /// Largest proposal. A quarter of a message, so that an entry and its frame always fit one.
 pub const MAX_PAYLOAD_BYTES: usize = MESSAGE_BYTES / 4;
@@ -132,16 +132,17 @@ impl<M: Machine> Consensus<M> {
         let (node_id, released) = (directory.node_id(), directory.lock().watch_release());
         drop(directory);
 
-        let log = Log::new((config.layer)(engine), Arc::clone(&config.fault));
+        let log = Log::new((config.layer)(engine), Some(config.data_dir.clone()), Arc::clone(&config.fault));
         let log = log.map_err(|source| StartError::Storage { what: "the log", source })?;
         let network = Network::new(Arc::clone(&config.dial));
         let (applied_sender, applied) = watch::channel(0);
         let (due, wanted) = SnapshotDue::new(config.snapshot_entries);
         let applier = Applier::new(machine, snapshots.clone(), applied_sender, due);
-        let raft = Raft::<M>::new(node_id, openraft, network.clone(), log, applier).await;
+        let raft = Raft::<M>::new(node_id, openraft, network.clone(), log.clone(), applier).await;
         let raft = raft.map_err(|error| StartError::Raft(error.to_string()))?;
 
         let stop = CancellationToken::new();
+        tokio::spawn(log.keep_marked(stop.clone()));
         let (leadership_sender, leadership) = watch::channel(Leadership::default());
         tokio::spawn(leadership::follow(raft.clone(), leadership_sender, stop.clone(), config.fault));
         tokio::spawn(write_snapshots(raft.clone(), wanted, stop.clone()));
@@ -351,6 +352,8 @@ fn open(data_dir: &std::path::Path, kind: EngineKind) -> Result<Opened, StartErr
     let engine = engine.map_err(|source| StartError::Storage { what: "the log", source })?;
     let snapshots = SnapshotStore::open(directory.snapshots());
     let snapshots = snapshots.map_err(|source| StartError::Storage { what: "the snapshot", source })?;
+    let snapshot = snapshots.current().and_then(|current| current.meta.last_log_id).map(|last| last.index);
+    mark::check(directory.path(), &engine.bounds(), snapshot)?;
     Ok((directory, engine, snapshots))
 }
 

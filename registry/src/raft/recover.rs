@@ -13,6 +13,7 @@ use super::{
     wire,
 };
 use crate::store::directory::DataDirectory;
+use crate::store::mark::LogMark;
 use crate::store::{Engine, EngineKind, LogSettings};
 
 /// Bytes of the log read and applied at once.
@@ -90,6 +91,8 @@ pub(crate) fn recover<M: Machine>(
     snapshots.build(meta, machine.freeze()).map_err(failed("the snapshot"))?;
     // Last: until the snapshot holds it all the log is needed, and a second attempt begins from both.
     engine.purge(wire::position(&last)).and_then(|()| engine.flush()).map_err(failed("the log"))?;
+    // The new member's log is what it is now, whatever the old one's had lost.
+    LogMark::remove(directory.path()).map_err(failed("the log"))?;
     Ok(recovered)
 }
 

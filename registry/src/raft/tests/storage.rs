@@ -22,7 +22,7 @@ impl StoreBuilder<Types, Log, Applier<List>, TempDir> for OnDisk {
         let folder = tempfile::tempdir().unwrap();
         let engine = self.0.open(&LogSettings::new(folder.path().join("log")), None).unwrap();
         let fault: Fault = Arc::new(|why| panic!("{why}"));
-        let log = Log::new(engine, fault).unwrap();
+        let log = Log::new(engine, None, fault).unwrap();
         let snapshots = SnapshotStore::open(folder.path().join("snapshots")).unwrap();
         let applier = Applier::new(List::default(), snapshots, watch::Sender::new(0), SnapshotDue::default());
         Ok((folder, log, applier))
