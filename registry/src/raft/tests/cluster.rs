@@ -463,6 +463,10 @@ fn copy(from: &std::path::Path, to: &std::path::Path) {
     for entry in std::fs::read_dir(from).unwrap() {
         let path = entry.unwrap().path();
         let next = to.join(path.file_name().unwrap());
-        if path.is_dir() { copy(&path, &next) } else { drop(std::fs::copy(&path, &next).unwrap()) }
+        if path.is_dir() {
+            copy(&path, &next);
+        } else {
+            std::fs::copy(&path, &next).unwrap();
+        }
     }
 }
