@@ -175,11 +175,8 @@ impl Leader {
 }
 
 fn log_verdict(command: &Command) {
-    match command {
-        Command::Liveness { nodes, status } => {
-            let names: Vec<&str> = nodes.iter().take(10).map(|(name, _)| name.as_str()).collect();
-            tracing::info!(count = nodes.len(), %status, first = ?names, "nodes change their liveness");
-        }
-        _ => {}
+    if let Command::Liveness { nodes, status } = command {
+        let names: Vec<&str> = nodes.iter().take(10).map(|(name, _)| name.as_str()).collect();
+        tracing::info!(count = nodes.len(), %status, first = ?names, "nodes change their liveness");
     }
 }
