@@ -159,9 +159,14 @@ impl Leader {
         self.proposing.spawn(async move {
             for command in commands {
                 log_verdict(&command);
+                let begun = if let Command::Bootstrap(cluster) = &command { Some(cluster.uuid.clone()) } else { None };
                 if let Err(error) = core.propose(command).await {
                     tracing::warn!(%error, "a proposal of the leader failed; it is made again while this member leads");
                     return tokio::time::sleep(RETRY).await;
+                }
+                // Said of the one that came to be: several may be proposed while leaders change.
+                if let Some(uuid) = begun.filter(|uuid| *uuid == core.catalog.now().cluster().uuid) {
+                    tracing::info!(%uuid, "a new registry begins");
                 }
             }
             metrics::counter!("muster_registry_lease_expiries_total").increment(lost as u64);
@@ -170,12 +175,8 @@ impl Leader {
 }
 
 fn log_verdict(command: &Command) {
-    match command {
-        Command::Liveness { nodes, status } => {
-            let names: Vec<&str> = nodes.iter().take(10).map(|(name, _)| name.as_str()).collect();
-            tracing::info!(count = nodes.len(), %status, first = ?names, "nodes change their liveness");
-        }
-        Command::Bootstrap(cluster) => tracing::info!(uuid = %cluster.uuid, "a new registry begins"),
-        _ => {}
+    if let Command::Liveness { nodes, status } = command {
+        let names: Vec<&str> = nodes.iter().take(10).map(|(name, _)| name.as_str()).collect();
+        tracing::info!(count = nodes.len(), %status, first = ?names, "nodes change their liveness");
     }
 }

@@ -8,6 +8,7 @@
 pub mod directory;
 mod flusher;
 mod kind;
+pub(crate) mod mark;
 mod raft_log;
 #[cfg(feature = "sled")]
 mod sled_log;

@@ -145,9 +145,12 @@ fn welcome(bound: &Bound, services: &Path, envoy: &std::net::SocketAddr) -> Stri
     )
 }
 
+/// Crates that log each answer, try or file. What of it an operator has to know is said by Muster itself: a lost member,
+/// a new leader, a disk that fails, a log that ends. `log.filter = "info,openraft=info"` shows the rest.
+const QUIET: &str = "hickory_server=warn,hickory_proto=warn,openraft=off,raft_log=warn,chunked_wal=warn";
+
 fn log(config: &LogConfig) -> Outcome {
-    // hickory logs every answer at info.
-    let filter = format!("hickory_server=warn,hickory_proto=warn,openraft=warn,{}", config.filter);
+    let filter = format!("{QUIET},{}", config.filter);
     let filter = tracing_subscriber::EnvFilter::try_new(&filter).map_err(|error| {
         Failure::Usage(format!("log.filter = {:?}: {error}; write info or info,muster_dns=debug", config.filter))
     })?;

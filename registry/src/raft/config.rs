@@ -123,6 +123,8 @@ impl ConsensusConfig {
             purge_batch_size: (self.snapshot_entries / 64).clamp(1, 256),
             // Followers write while the leader writes: one disk's time per write instead of two.
             broadcast_submitted_on_append: Some(true),
+            // A follower whose disk went back in time is given what it lost, as one that fell behind is; it is logged.
+            allow_log_reversion: Some(true),
             install_snapshot_timeout: milliseconds(SNAPSHOT_TIMEOUT),
             // First retries come fast, for a member that just restarts; later ones spare a dead one's address.
             backoff: "20ms 50ms 100ms ...1s".into(),

@@ -14,9 +14,9 @@ use tokio::task::JoinHandle;
 use tokio::time::error::Elapsed;
 use tokio::time::{Instant, timeout_at};
 use tokio_util::sync::CancellationToken;
-use tracing::warn;
+use tracing::{error, info, warn};
 
-use super::apply::{Applier, SnapshotDue};
+use super::apply::{Applier, SnapshotDue, State};
 use super::change::{ChangeError, MemberChange};
 use super::config::{ConsensusConfig, StartError};
 use super::leadership::{self, Leadership};
@@ -29,12 +29,15 @@ use super::standing::Removed;
 use super::wire::proto::raft_server::RaftServer;
 use super::{Machine, Member, Payload, Peer, Raft, Types};
 use crate::store::directory::{self, DataDirectory};
-use crate::store::{DiskGuard, Engine, EngineKind, LogSettings};
+use crate::store::{DiskGuard, Engine, EngineKind, LogSettings, mark};
 
 /// Largest proposal. A quarter of a message, so that an entry and its frame always fit one.
 pub const MAX_PAYLOAD_BYTES: usize = MESSAGE_BYTES / 4;
 /// How long a stopped log may take to let go of its folder.
 const RELEASE_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// How long after a snapshot that failed the next is tried: room is made by people, or by other programs.
+const SNAPSHOT_PAUSE: Duration = Duration::from_secs(30);
 
 /// How sure a read must be that nobody else leads.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -127,25 +130,28 @@ impl<M: Machine> Consensus<M> {
         let config = config.validated()?;
         let openraft = Arc::new(config.openraft()?);
         let (data_dir, kind) = (config.data_dir.clone(), config.log_engine);
-        let opened = tokio::task::spawn_blocking(move || open(&data_dir, kind)).await;
+        let disk = DiskGuard::new(&config.data_dir, config.disk_reserve);
+        let guard = disk.clone();
+        let opened = tokio::task::spawn_blocking(move || open(&data_dir, kind, guard)).await;
         let (directory, engine, snapshots) = opened.map_err(|error| StartError::Raft(error.to_string()))??;
         let (node_id, released) = (directory.node_id(), directory.lock().watch_release());
         drop(directory);
 
-        let log = Log::new((config.layer)(engine), Arc::clone(&config.fault));
+        let log = Log::new((config.layer)(engine), Some(config.data_dir.clone()), Arc::clone(&config.fault));
         let log = log.map_err(|source| StartError::Storage { what: "the log", source })?;
         let network = Network::new(Arc::clone(&config.dial));
         let (applied_sender, applied) = watch::channel(0);
         let (due, wanted) = SnapshotDue::new(config.snapshot_entries);
         let applier = Applier::new(machine, snapshots.clone(), applied_sender, due);
-        let raft = Raft::<M>::new(node_id, openraft, network.clone(), log, applier).await;
+        let state = applier.state();
+        let raft = Raft::<M>::new(node_id, openraft, network.clone(), log.clone(), applier).await;
         let raft = raft.map_err(|error| StartError::Raft(error.to_string()))?;
 
         let stop = CancellationToken::new();
+        tokio::spawn(log.keep_marked(stop.clone()));
         let (leadership_sender, leadership) = watch::channel(Leadership::default());
         tokio::spawn(leadership::follow(raft.clone(), leadership_sender, stop.clone(), config.fault));
-        tokio::spawn(write_snapshots(raft.clone(), wanted, stop.clone()));
-        let disk = DiskGuard::new(&config.data_dir, config.disk_reserve);
+        tokio::spawn(write_snapshots(raft.clone(), state, wanted, stop.clone()));
         let me = Peer { name: config.name, address: config.address, read_only: false };
         let membership = Membership::new(raft.clone(), network, node_id, me, config.members, config.formats, disk);
         tokio::spawn(membership.clone().watch_room(stop.clone()));
@@ -345,23 +351,44 @@ impl<M: Machine> Consensus<M> {
 
 type Opened = (DataDirectory, Arc<dyn Engine>, SnapshotStore);
 
-fn open(data_dir: &std::path::Path, kind: EngineKind) -> Result<Opened, StartError> {
+fn open(data_dir: &std::path::Path, kind: EngineKind, disk: DiskGuard) -> Result<Opened, StartError> {
     let directory = DataDirectory::open(data_dir, kind)?;
     let engine = kind.open(&LogSettings::new(directory.log()), Some(directory.lock()));
     let engine = engine.map_err(|source| StartError::Storage { what: "the log", source })?;
-    let snapshots = SnapshotStore::open(directory.snapshots());
+    let snapshots = SnapshotStore::open(directory.snapshots(), disk);
     let snapshots = snapshots.map_err(|source| StartError::Storage { what: "the snapshot", source })?;
+    let snapshot = snapshots.current().and_then(|current| current.meta.last_log_id).map(|last| last.index);
+    mark::check(directory.path(), &engine.bounds(), snapshot)?;
     Ok((directory, engine, snapshots))
 }
 
-/// Asks for a snapshot whenever one is wanted. While one is being written openraft begins no other; it is asked for again
-/// with the next entries then.
-async fn write_snapshots<M: Machine>(raft: Raft<M>, wanted: Arc<Notify>, stop: CancellationToken) {
+/// Writes a snapshot whenever one is wanted, and only then has openraft take it up: for openraft a snapshot that fails is the
+/// end of the log. One that fails here is tried again later, and meanwhile the log grows for as long as it has room.
+async fn write_snapshots<M: Machine>(raft: Raft<M>, state: State<M>, wanted: Arc<Notify>, stop: CancellationToken) {
+    let mut failed = false;
     loop {
         tokio::select! {
             () = stop.cancelled() => return,
             () = wanted.notified() => {}
         }
+        match state.write_snapshot().await {
+            Ok(()) if failed => info!("a snapshot was written again"),
+            Ok(()) => {}
+            Err(error) => {
+                metrics::counter!("muster_registry_snapshot_failures_total").increment(1);
+                if !failed {
+                    error!(%error, "a snapshot could not be written: the log grows until one is; it is tried again every {SNAPSHOT_PAUSE:?}");
+                }
+                failed = true;
+                tokio::select! {
+                    () = stop.cancelled() => return,
+                    () = tokio::time::sleep(SNAPSHOT_PAUSE) => {}
+                }
+                wanted.notify_one();
+                continue;
+            }
+        }
+        failed = false;
         // An error says that the log has stopped, which its watchers hear of elsewhere.
         if raft.trigger().snapshot().await.is_err() {
             return;

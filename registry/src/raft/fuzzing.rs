@@ -55,7 +55,7 @@ pub fn snapshot_file(folder: &Path, bytes: &[u8]) {
         content.extend(crc32fast::hash(body).to_be_bytes());
     }
     std::fs::write(folder.join("current"), content).expect("the caller's folder takes files");
-    let Ok(store) = SnapshotStore::open(folder.to_path_buf()) else { return };
+    let Ok(store) = SnapshotStore::open(folder.to_path_buf(), crate::store::DiskGuard::new(folder, 0)) else { return };
     let Some(current) = store.current() else { return };
     drop(current.snapshot.read_body(|body| std::io::copy(body, &mut std::io::sink())));
 }

@@ -4,14 +4,19 @@ use std::fmt::Debug;
 use std::future::Future;
 use std::io;
 use std::ops::{Bound, Range, RangeBounds};
+use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 
 use openraft::storage::{IOFlushed, LogState, RaftLogReader, RaftLogStorage};
 use openraft::{OptionalSend, RaftTypeConfig};
-use tokio::sync::oneshot;
+use tokio::sync::{Mutex, oneshot};
+use tokio::time::{MissedTickBehavior, interval};
+use tokio_util::sync::CancellationToken;
 
 use super::network::MESSAGE_BYTES;
 use super::{Entry, LogId, MAX_PAYLOAD_BYTES, Types, Vote, wire};
+use crate::store::mark::LogMark;
 use crate::store::{Engine, Fault, Flusher};
 
 /// Most payload bytes of one append to a follower: far below the message limit, and short enough that one batch does
@@ -21,19 +26,63 @@ const _: () = assert!(READ_BYTES + MAX_PAYLOAD_BYTES < MESSAGE_BYTES, "a batch t
 /// Entries this close to the end are in the engine's cache; older ones may need the disk, which is no place for a
 /// thread of the runtime.
 const CACHED_TAIL: u64 = 4096;
+/// How often what is committed is noted beside the log, where it moved: one more sync of the disk in a second, and an end
+/// of the log that vanishes is noticed unless it is younger than this.
+const MARK_INTERVAL: Duration = Duration::from_secs(1);
 
 /// The log of this member. Clones share it.
 #[derive(Clone)]
 pub(crate) struct Log {
     engine: Arc<dyn Engine>,
     flusher: Flusher,
+    mark: Arc<Mark>,
+}
+
+/// The mark beside the log, as it was last written.
+#[derive(Default)]
+struct Mark {
+    /// `None` in a test of the log alone.
+    folder: Option<PathBuf>,
+    written: Mutex<Option<LogMark>>,
 }
 
 impl Log {
-    /// A log on `engine`; `fault` is told when a flush fails.
-    pub(crate) fn new(engine: Arc<dyn Engine>, fault: Fault) -> io::Result<Self> {
+    /// A log on `engine`, with its mark in `folder`; `fault` is told when a flush fails.
+    pub(crate) fn new(engine: Arc<dyn Engine>, folder: Option<PathBuf>, fault: Fault) -> io::Result<Self> {
         let flusher = Flusher::start(Arc::clone(&engine), fault)?;
-        Ok(Self { engine, flusher })
+        Ok(Self { engine, flusher, mark: Arc::new(Mark { folder, written: Mutex::default() }) })
+    }
+
+    /// Flushes the log and notes beside it what it holds, where that changed.
+    async fn flush_and_mark(&self) -> io::Result<()> {
+        let mut written = self.mark.written.lock().await;
+        let mark = LogMark::of(&self.engine.bounds());
+        self.flushed().await?;
+        let Some(folder) = self.mark.folder.clone().filter(|_| *written != Some(mark)) else { return Ok(()) };
+        tokio::task::spawn_blocking(move || mark.write(&folder)).await.map_err(io::Error::other)??;
+        *written = Some(mark);
+        Ok(())
+    }
+
+    /// Keeps the mark near what is committed, until cancelled and once more then.
+    pub(crate) async fn keep_marked(self, stop: CancellationToken) {
+        let mut ticks = interval(MARK_INTERVAL);
+        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut stopping = false;
+        while !stopping {
+            stopping = tokio::select! {
+                () = stop.cancelled() => true,
+                _ = ticks.tick() => false,
+            };
+            let now = LogMark::of(&self.engine.bounds());
+            // Before the first vote there is nothing to lose, and the folder may be begun again.
+            if self.engine.bounds().vote.is_none() || *self.mark.written.lock().await == Some(now) {
+                continue;
+            }
+            if let Err(error) = self.flush_and_mark().await {
+                tracing::warn!(%error, "what the log holds was not noted beside it; it is tried again");
+            }
+        }
     }
 
     /// Waits until everything written so far is on disk.
@@ -103,7 +152,7 @@ impl RaftLogStorage<Types> for Log {
 
     async fn save_vote(&mut self, vote: &Vote) -> Result<(), io::Error> {
         self.engine.save_vote(wire::ballot(vote))?;
-        self.flushed().await
+        self.flush_and_mark().await
     }
 
     async fn save_committed(&mut self, committed: Option<LogId>) -> Result<(), io::Error> {

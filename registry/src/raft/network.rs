@@ -3,11 +3,12 @@
 use std::collections::HashMap;
 use std::future::Future;
 use std::io::{self, Read};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use futures_util::{Stream, StreamExt};
+use futures_util::{Stream, StreamExt, TryStreamExt, stream};
 use hyper_util::rt::TokioIo;
 use openraft::OptionalSend;
 use openraft::base::{BoxFuture, BoxStream};
@@ -22,6 +23,7 @@ use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::Status;
 use tonic::transport::{Channel, Endpoint};
+use tracing::{error, info, warn};
 
 use super::wire::proto::raft_client::RaftClient;
 use super::wire::{self, proto};
@@ -46,6 +48,10 @@ const PIECE_BYTES: usize = 256 * 1024;
 const PIECES_AHEAD: usize = 4;
 /// A whole snapshot has to arrive and be installed within this.
 pub(crate) const SNAPSHOT_TIMEOUT: Duration = Duration::from_secs(600);
+/// Of the time that openraft gives a heartbeat.
+const SHARE_OF_HEARTBEAT: f64 = 0.9;
+/// A member whose calls have failed for so long is logged as lost: one lost heartbeat, or a restart, is not worth a line.
+const LOST_AFTER: Duration = Duration::from_secs(1);
 /// Kept connections; far above the members of any registry, it only bounds what a long life of changes leaves.
 const MAX_CHANNELS: usize = 64;
 
@@ -109,11 +115,20 @@ pub(crate) enum Use {
 pub(crate) struct Network {
     dial: Dial,
     channels: Arc<Mutex<HashMap<(Use, String), Channel>>>,
+    silent: Arc<Mutex<HashMap<String, Silence>>>,
+}
+
+/// Calls that failed one after the other.
+#[derive(Debug)]
+struct Silence {
+    since: Instant,
+    /// Whether it was logged.
+    told: bool,
 }
 
 impl Network {
     pub(crate) fn new(dial: Dial) -> Self {
-        Self { dial, channels: Arc::default() }
+        Self { dial, channels: Arc::default(), silent: Arc::default() }
     }
 
     /// A client on the kept connection of that use.
@@ -133,6 +148,27 @@ impl Network {
         Ok(sized(channel))
     }
 
+    /// Logs the loss of a member and its return, once each; what is tried in between is not news.
+    fn note(&self, address: &str, failure: Option<&str>) {
+        let mut silent = self.silent.lock().unwrap_or_else(PoisonError::into_inner);
+        let Some(why) = failure else {
+            if let Some(silence) = silent.remove(address).filter(|silence| silence.told) {
+                let silent_for = silence.since.elapsed();
+                info!(address, ?silent_for, "a member of the registry answers again");
+            }
+            return;
+        };
+        if silent.len() >= MAX_CHANNELS {
+            silent.clear();
+        }
+        let silence =
+            silent.entry(address.to_owned()).or_insert_with(|| Silence { since: Instant::now(), told: false });
+        if !silence.told && silence.since.elapsed() >= LOST_AFTER {
+            silence.told = true;
+            warn!(address, why, "a member of the registry does not answer; it is tried again until it does");
+        }
+    }
+
     fn open(&self, address: &str) -> Result<Channel, Status> {
         (self.dial)(address).map_err(|error| Status::unavailable(format!("member address {address:?}: {error}")))
     }
@@ -146,7 +182,8 @@ impl RaftNetworkFactory<Types> for Network {
     type Network = Link;
 
     async fn new_client(&mut self, target: u64, peer: &Peer) -> Link {
-        Link { network: self.clone(), target, address: peer.address.clone(), usage: Use::Log }
+        let (network, address, acknowledged) = (self.clone(), peer.address.clone(), AtomicU64::new(0));
+        Link { network, target, address, usage: Use::Log, acknowledged }
     }
 
     async fn new_heartbeat_client(&mut self, target: u64, peer: &Peer) -> Link {
@@ -160,6 +197,8 @@ pub(crate) struct Link {
     target: u64,
     address: String,
     usage: Use,
+    /// The last entry that it said it has on disk, on this link.
+    acknowledged: AtomicU64,
 }
 
 impl Link {
@@ -194,24 +233,64 @@ impl Link {
         wire::vote_reply_from(reply).map_err(|error| self.failed(error))
     }
 
-    async fn pipeline<S>(
-        &mut self,
-        input: S,
-    ) -> Result<BoxStream<'_, Result<StreamAppendResult<Types>, RPCError<Types>>>, RPCError<Types>>
+    /// Logs that the member lacks an entry which it had acknowledged.
+    fn note_conflict(&self, index: u64) {
+        let acknowledged = self.acknowledged.load(Ordering::Relaxed);
+        if acknowledged > 0 && index <= acknowledged {
+            self.acknowledged.store(0, Ordering::Relaxed);
+            error!(
+                address = self.address,
+                acknowledged,
+                lacks = index,
+                "the disk of a member went back in time: it lacks entries that it had acknowledged. It is sent them again; \
+                 while it lacked them they were as safe as on one member less. Do not restore members from disk images"
+            );
+        }
+    }
+
+    async fn append_once(
+        &self,
+        rpc: &AppendEntriesRequest<Types>,
+        limit: Duration,
+    ) -> Result<proto::AppendReply, RPCError<Types>> {
+        let mut client = self.client(self.usage)?;
+        // openraft cuts a heartbeat off after `limit`: ours has to end before, or nobody hears how it ended.
+        let limit = limit.mul_f64(SHARE_OF_HEARTBEAT);
+        self.within(limit, client.append_once(wire::append_to(self.target, rpc))).await
+    }
+
+    /// The log as a stream of requests and answers. It connects only once there is a first request: openraft pauses after a
+    /// failure before it gives one, and what fails earlier would be tried again without any pause.
+    fn pipeline<S>(&self, mut input: S) -> Answers<'_>
     where
         S: Stream<Item = AppendEntriesRequest<Types>> + OptionalSend + Unpin + 'static,
     {
-        let mut client = self.client(Use::Log)?;
-        let target = self.target;
-        let requests = input.map(move |request| wire::append_to(target, &request));
-        let replies = self.within(SETUP_TIMEOUT, client.append(requests)).await?;
-        let link = &*self;
-        Ok(Box::pin(replies.map(move |reply| {
-            let reply = reply.map_err(|status| link.failed(status))?;
-            wire::append_reply_from(reply).map_err(|error| link.failed(error))
-        })))
+        let connecting = async move {
+            let Some(first) = input.next().await else {
+                return Ok::<_, RPCError<Types>>(stream::empty().left_stream());
+            };
+            let mut client = self.client(Use::Log)?;
+            let target = self.target;
+            let requests = stream::iter([first]).chain(input).map(move |request| wire::append_to(target, &request));
+            let replies = self.within(SETUP_TIMEOUT, client.append(requests)).await?;
+            let answers = replies.map(move |reply| {
+                let reply = reply.map_err(|status| self.failed(status))?;
+                let answer = wire::append_reply_from(reply).map_err(|error| self.failed(error))?;
+                match &answer {
+                    Ok(Some(matched)) => drop(self.acknowledged.fetch_max(matched.index, Ordering::Relaxed)),
+                    Err(StreamAppendError::Conflict(at)) => self.note_conflict(at.index),
+                    _ => {}
+                }
+                Ok(answer)
+            });
+            Ok(answers.right_stream())
+        };
+        Box::pin(stream::once(connecting).try_flatten())
     }
 }
+
+/// What a follower answers to the requests of the log, in their order.
+type Answers<'a> = BoxStream<'a, Result<StreamAppendResult<Types>, RPCError<Types>>>;
 
 impl RaftNetworkV2<Types> for Link {
     type SnapshotData = SnapshotFile;
@@ -221,10 +300,10 @@ impl RaftNetworkV2<Types> for Link {
         rpc: AppendEntriesRequest<Types>,
         option: RPCOption,
     ) -> Result<AppendEntriesResponse<Types>, RPCError<Types>> {
-        let mut client = self.client(self.usage)?;
+        let reply = self.append_once(&rpc, option.hard_ttl()).await;
+        self.network.note(&self.address, reply.as_ref().err().map(ToString::to_string).as_deref());
         let last = rpc.entries.last().map(|entry| entry.log_id).or(rpc.prev_log_id);
-        let reply = self.within(option.hard_ttl(), client.append_once(wire::append_to(self.target, &rpc))).await?;
-        Ok(match wire::append_reply_from(reply).map_err(|error| self.failed(error))? {
+        Ok(match wire::append_reply_from(reply?).map_err(|error| self.failed(error))? {
             Ok(matched) if matched < last => AppendEntriesResponse::PartialSuccess(matched),
             Ok(_) => AppendEntriesResponse::Success,
             Err(StreamAppendError::Conflict(_)) => AppendEntriesResponse::Conflict,
@@ -243,7 +322,7 @@ impl RaftNetworkV2<Types> for Link {
         match self.usage {
             // A heartbeat is one request on a stream of its own: a plain call does the same for less.
             Use::Control => stream_append_sequential(self, input, option),
-            Use::Log => Box::pin(self.pipeline(input)),
+            Use::Log => Box::pin(std::future::ready(Ok(self.pipeline(input)))),
         }
     }
 

@@ -13,7 +13,8 @@ use super::{
     wire,
 };
 use crate::store::directory::DataDirectory;
-use crate::store::{Engine, EngineKind, LogSettings};
+use crate::store::mark::LogMark;
+use crate::store::{DiskGuard, Engine, EngineKind, LogSettings};
 
 /// Bytes of the log read and applied at once.
 const BATCH_BYTES: usize = 4 * 1024 * 1024;
@@ -63,7 +64,8 @@ pub(crate) fn recover<M: Machine>(
     let failed = |what: &'static str| move |source| RecoverError::Start(StartError::Storage { what, source });
     let directory = DataDirectory::open(data_dir, kind)?;
     let engine = kind.open(&LogSettings::new(directory.log()), Some(directory.lock())).map_err(failed("the log"))?;
-    let snapshots = SnapshotStore::open(directory.snapshots()).map_err(failed("the snapshot"))?;
+    let snapshots =
+        SnapshotStore::open(directory.snapshots(), DiskGuard::new(data_dir, 0)).map_err(failed("the snapshot"))?;
 
     let (mut last, mut membership) = (None, StoredMembership::default());
     if let Some(current) = snapshots.current() {
@@ -90,6 +92,8 @@ pub(crate) fn recover<M: Machine>(
     snapshots.build(meta, machine.freeze()).map_err(failed("the snapshot"))?;
     // Last: until the snapshot holds it all the log is needed, and a second attempt begins from both.
     engine.purge(wire::position(&last)).and_then(|()| engine.flush()).map_err(failed("the log"))?;
+    // The new member's log is what it is now, whatever the old one's had lost.
+    LogMark::remove(directory.path()).map_err(failed("the log"))?;
     Ok(recovered)
 }
 

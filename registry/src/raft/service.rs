@@ -117,7 +117,9 @@ impl<M: Machine> Service for Receiver<M> {
             let Some(Piece::Data(data)) = message.piece else {
                 return Err(Status::invalid_argument("a snapshot consists of data after its offer"));
             };
-            upload = blocking(move || upload.write(&data).map(|()| upload)).await.map_err(failed)?;
+            upload = blocking(move || std::io::Write::write_all(&mut upload, &data).map(|()| upload))
+                .await
+                .map_err(failed)?;
         }
         let snapshot = blocking(move || upload.complete()).await.map_err(failed)?;
         let answer = self.raft.install_full_snapshot(vote, snapshot).await.map_err(stopped)?;

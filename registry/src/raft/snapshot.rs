@@ -18,12 +18,15 @@ use tracing::{info, warn};
 
 use super::machine::Freeze;
 use super::{RaftSnapshot, SnapshotMeta, wire};
+use crate::store::DiskGuard;
 use crate::store::directory::rename_durably;
 
 const MAGIC: &[u8; 8] = b"MUSTSNAP";
 /// Version of the file's frame; the body's version is the machine's matter.
 const VERSION: u32 = 1;
 const CURRENT: &str = "current";
+/// Bytes of a snapshot between two looks at the room on the disk.
+const LOOK_BYTES: u64 = 4 * 1024 * 1024;
 /// A membership of hundreds of members is some kilobytes; a larger claim is corruption.
 const MAX_HEADER_BYTES: u32 = 1024 * 1024;
 /// Bytes of magic, version and header length, and of the checksum at the end.
@@ -69,6 +72,10 @@ impl SnapshotFile {
             return Err(damaged(&self.path, "its checksum is wrong"));
         }
         Ok(meta)
+    }
+
+    fn bytes(&self) -> io::Result<u64> {
+        self.file.metadata().map(|found| found.len())
     }
 
     /// Passes the body to `take`.
@@ -163,6 +170,9 @@ pub(crate) struct SnapshotStore {
 #[derive(Debug)]
 struct Shared {
     directory: PathBuf,
+    disk: DiskGuard,
+    /// Of the current one; here, because the lock of that is held while a file gets its name.
+    current_bytes: AtomicU64,
     /// Also serialises renames: an older build must never replace a newer install.
     current: Mutex<Option<RaftSnapshot>>,
     next_temporary: AtomicU64,
@@ -170,7 +180,7 @@ struct Shared {
 
 impl SnapshotStore {
     /// Opens the folder, verifies the current snapshot and removes what an earlier life left half done.
-    pub(crate) fn open(directory: PathBuf) -> io::Result<Self> {
+    pub(crate) fn open(directory: PathBuf, disk: DiskGuard) -> io::Result<Self> {
         fs::create_dir_all(&directory)?;
         for entry in fs::read_dir(&directory)? {
             let path = entry?.path();
@@ -187,12 +197,31 @@ impl SnapshotStore {
             Err(error) if error.kind() == io::ErrorKind::NotFound => None,
             Err(error) => return Err(error),
         };
-        let shared = Shared { directory, current: Mutex::new(current), next_temporary: AtomicU64::new(0) };
-        Ok(Self { shared: Arc::new(shared) })
+        let bytes = current.as_ref().map_or(Ok(0), |current: &RaftSnapshot| current.snapshot.bytes())?;
+        let shared = Shared {
+            directory,
+            disk,
+            current_bytes: AtomicU64::new(bytes),
+            current: Mutex::new(current),
+            next_temporary: AtomicU64::new(0),
+        };
+        let store = Self { shared: Arc::new(shared) };
+        store.keep_room(0);
+        Ok(store)
     }
 
     pub(crate) fn current(&self) -> Option<RaftSnapshot> {
         self.lock().clone()
+    }
+
+    /// The bytes of the current one.
+    pub(crate) fn current_bytes(&self) -> u64 {
+        self.shared.current_bytes.load(Ordering::Relaxed)
+    }
+
+    /// Keeps room for the next one: as large as the current one, and what the log brought since.
+    pub(crate) fn keep_room(&self, logged: u64) {
+        self.shared.disk.keep_for_snapshot(self.current_bytes().saturating_add(logged));
     }
 
     fn lock(&self) -> std::sync::MutexGuard<'_, Option<RaftSnapshot>> {
@@ -201,8 +230,16 @@ impl SnapshotStore {
 
     /// Writes a frozen state and makes it current. Blocks; not for the runtime's threads.
     pub(crate) fn build(&self, meta: SnapshotMeta, freeze: Freeze) -> io::Result<RaftSnapshot> {
+        self.shared.disk.check_room_for(self.current_bytes())?;
+        self.shared.disk.keep_for_snapshot(0);
+        let built = self.build_checked(meta, freeze);
+        self.keep_room(0);
+        built
+    }
+
+    fn build_checked(&self, meta: SnapshotMeta, freeze: Freeze) -> io::Result<RaftSnapshot> {
         let mut upload = self.begin()?;
-        let mut summed = Summing { inner: &mut upload.file, sum: crc32fast::Hasher::new() };
+        let mut summed = Summing { inner: &mut upload, sum: crc32fast::Hasher::new() };
         let header = wire::snapshot_header_to(&meta);
         let length = u32::try_from(header.len()).map_err(io::Error::other)?;
         summed.write_all(MAGIC)?;
@@ -211,7 +248,7 @@ impl SnapshotStore {
         summed.write_all(&header)?;
         freeze(&mut summed)?;
         let sum = summed.sum.finalize();
-        upload.file.write_all(&sum.to_be_bytes())?;
+        upload.write_all(&sum.to_be_bytes())?;
         let written = upload.sync()?;
         let bytes = written.file.metadata()?.len();
         let snapshot = self.make_current(meta, written)?;
@@ -224,7 +261,8 @@ impl SnapshotStore {
         let number = self.shared.next_temporary.fetch_add(1, Ordering::Relaxed);
         let path = self.shared.directory.join(format!("{number}.tmp"));
         let file = File::options().create_new(true).read(true).write(true).open(&path)?;
-        Ok(Upload { file: BufWriter::with_capacity(64 * 1024, file), temporary: Temporary(path) })
+        let (file, disk) = (BufWriter::with_capacity(64 * 1024, file), self.shared.disk.clone());
+        Ok(Upload { file, disk, unlooked: LOOK_BYTES, temporary: Temporary(path) })
     }
 
     /// Gives a complete, synced file the current name, unless a newer one has it already.
@@ -240,6 +278,7 @@ impl SnapshotStore {
             // Only now: its end removes the temporary name, which is free by now.
             drop(temporary);
         }
+        self.shared.current_bytes.store(written.bytes()?, Ordering::Relaxed);
         let snapshot = RaftSnapshot { meta, snapshot: written };
         *current = Some(snapshot.clone());
         Ok(snapshot)
@@ -249,14 +288,30 @@ impl SnapshotStore {
 /// A snapshot on its way to the disk; gone if it is dropped before it is complete.
 pub(crate) struct Upload {
     file: BufWriter<File>,
+    disk: DiskGuard,
+    /// Bytes written since the last look at the disk.
+    unlooked: u64,
     temporary: Temporary,
 }
 
-impl Upload {
-    pub(crate) fn write(&mut self, piece: &[u8]) -> io::Result<()> {
-        self.file.write_all(piece)
+/// Gives up while there is still room for the log.
+impl Write for Upload {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        if self.unlooked >= LOOK_BYTES {
+            self.disk.check_room_for(LOOK_BYTES)?;
+            self.unlooked = 0;
+        }
+        let n = self.file.write(bytes)?;
+        self.unlooked += n as u64;
+        Ok(n)
     }
 
+    fn flush(&mut self) -> io::Result<()> {
+        self.file.flush()
+    }
+}
+
+impl Upload {
     fn sync(self) -> io::Result<SnapshotFile> {
         let file = self.file.into_inner().map_err(io::IntoInnerError::into_error)?;
         file.sync_all()?;

@@ -67,6 +67,17 @@ pub enum DirectoryError {
         /// Its content.
         found: String,
     },
+    /// Log or snapshot are not what they were: with its old id, the member would vote and acknowledge a second time.
+    #[error(
+        "data folder {path:?}: {why}: put the whole folder back as it was, or empty the whole folder to rejoin as a new \
+         member (a registry of one member begins anew then: `muster registry restore` puts a backup in place)"
+    )]
+    LogLost {
+        /// The folder.
+        path: PathBuf,
+        /// What is missing.
+        why: String,
+    },
     /// The disk said no.
     #[error("data folder {path:?}: {source}")]
     Io {
@@ -156,6 +167,11 @@ impl DataDirectory {
         Arc::clone(&self.lock)
     }
 
+    /// The folder itself.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
     /// Where the log lies.
     pub fn log(&self) -> PathBuf {
         self.path.join("log")
@@ -214,7 +230,7 @@ pub(crate) fn mark_removed(path: &Path, why: &str) -> io::Result<()> {
 }
 
 /// Writes a file so that after a crash it is there whole or not at all.
-fn write_durably(path: &Path, content: &[u8]) -> io::Result<()> {
+pub(crate) fn write_durably(path: &Path, content: &[u8]) -> io::Result<()> {
     let temporary = path.with_extension("tmp");
     let mut file = File::create(&temporary)?;
     file.write_all(content)?;
@@ -226,6 +242,8 @@ fn write_durably(path: &Path, content: &[u8]) -> io::Result<()> {
 pub fn rename_durably(from: &Path, to: &Path) -> io::Result<()> {
     fs::rename(from, to)?;
     match to.parent() {
+        // A relative name without a folder lies in the working directory.
+        Some(parent) if parent.as_os_str().is_empty() => File::open(".")?.sync_all(),
         Some(parent) => File::open(parent)?.sync_all(),
         None => Ok(()),
     }

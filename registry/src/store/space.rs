@@ -18,12 +18,19 @@ pub struct DiskGuard {
     path: Arc<PathBuf>,
     reserve: u64,
     free: Arc<AtomicU64>,
+    /// What the next snapshot needs, on top of the reserve; nothing while one is being written, for that takes the room.
+    snapshot: Arc<AtomicU64>,
 }
 
 impl DiskGuard {
     /// Guards the disk of `path`, keeping `reserve` bytes free.
     pub fn new(path: &Path, reserve: u64) -> Self {
-        let guard = Self { path: Arc::new(path.to_path_buf()), reserve, free: Arc::new(AtomicU64::new(u64::MAX)) };
+        let guard = Self {
+            path: Arc::new(path.to_path_buf()),
+            reserve,
+            free: Arc::new(AtomicU64::new(u64::MAX)),
+            snapshot: Arc::default(),
+        };
         guard.look();
         guard
     }
@@ -49,14 +56,40 @@ impl DiskGuard {
 
     /// Whether new entries are to be refused.
     pub fn is_full(&self) -> bool {
-        self.free.load(Ordering::Relaxed) < self.reserve
+        self.free.load(Ordering::Relaxed) < self.needed()
+    }
+
+    fn needed(&self) -> u64 {
+        self.reserve.saturating_add(self.snapshot.load(Ordering::Relaxed))
+    }
+
+    /// Keeps so many bytes free for the next snapshot.
+    pub(crate) fn keep_for_snapshot(&self, bytes: u64) {
+        self.snapshot.store(bytes, Ordering::Relaxed);
+    }
+
+    /// Whether so many bytes may be written without taking from the log half of what is kept free for it. A system that
+    /// does not say counts as roomy.
+    pub(crate) fn check_room_for(&self, bytes: u64) -> io::Result<()> {
+        let free = free_bytes(&self.path).unwrap_or(u64::MAX);
+        let kept = self.reserve / 2;
+        if free >= bytes.saturating_add(kept) {
+            return Ok(());
+        }
+        let path = &self.path;
+        let message = format!(
+            "the disk of {path:?} has {free} bytes left, a snapshot needs {bytes} more and {kept} stay free for the log: \
+             make room on it"
+        );
+        Err(io::Error::new(io::ErrorKind::StorageFull, message))
     }
 }
 
 impl fmt::Display for DiskGuard {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let (free, path) = (self.free.load(Ordering::Relaxed), &self.path);
-        write!(f, "the disk of {path:?} has {free} bytes left and {} are kept free: make room on it", self.reserve)
+        let needed = self.needed();
+        write!(f, "the disk of {path:?} has {free} bytes left and {needed} are kept free: make room on it")
     }
 }
 

@@ -397,3 +397,76 @@ async fn a_dead_member_is_replaced_and_nobody_goes_when_a_quorum_would() {
 fn name_of(cluster: &Cluster, node: &super::harness::Node) -> String {
     format!("member-{}", cluster.addresses.iter().position(|address| *address == node.address).unwrap())
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_stopped_member_is_tried_now_and_then_and_caught_up_soon_after_it_is_back() {
+    let cluster = Cluster::new(3).await;
+    let mut nodes = cluster.start_all().await;
+    write(&nodes, 0).await;
+    let leading = leader(&nodes).await.address.clone();
+    let at = nodes.iter().position(|node| node.address != leading).unwrap();
+    let stopped = nodes.remove(at);
+    let address = stopped.address.clone();
+    stopped.stop().await;
+    let (began, before) = (std::time::Instant::now(), cluster.cables.tries(&address));
+    let mut index = 0;
+    while began.elapsed() < Duration::from_millis(1500) {
+        index = write(&nodes, 1).await;
+    }
+    let tries = cluster.cables.tries(&address) - before;
+    // Heartbeats, greetings, and the log at its pauses; thousands without them.
+    assert!(tries < 100, "{tries} connections tried in {:?}", began.elapsed());
+    let number = cluster.addresses.iter().position(|known| *known == address).unwrap();
+    let back = cluster.start(number).await;
+    let began = std::time::Instant::now();
+    back.wait_applied(index).await;
+    // The longest pause, twice, on a busy machine.
+    assert!(began.elapsed() < Duration::from_secs(3), "{:?}", began.elapsed());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_member_whose_log_is_gone_is_refused_and_one_whose_disk_went_back_is_caught_up() {
+    let cluster = Cluster::new(3).await;
+    let mut nodes = cluster.start_all().await;
+    let index = write(&nodes, 0).await;
+    lists(&nodes, index).await;
+    let leading = leader(&nodes).await.address.clone();
+    let at = nodes.iter().position(|node| node.address != leading).unwrap();
+    let number = cluster.addresses.iter().position(|known| *known == nodes[at].address).unwrap();
+    nodes.remove(at).stop().await;
+    let (folder, old) = (cluster.data_dir(number), cluster.data_dir(9));
+    copy(&folder, &old);
+    nodes.push(cluster.start(number).await);
+    let index = write(&nodes, 1).await;
+    lists(&nodes, index).await;
+    nodes.remove(2).stop().await;
+
+    let now = cluster.data_dir(8);
+    std::fs::rename(&folder, &now).unwrap();
+    copy(&old, &folder);
+    let back = cluster.start(number).await;
+    let index = write(&nodes, 2).await;
+    within("catching up", back.wait_applied(index)).await;
+    assert_eq!(values(&back.list.entries()), [0, 1, 2]);
+    back.stop().await;
+
+    for entry in std::fs::read_dir(folder.join("log")).unwrap() {
+        std::fs::remove_file(entry.unwrap().path()).unwrap();
+    }
+    let refused = crate::raft::Consensus::start(cluster.config(number), super::harness::List::default()).await;
+    let why = refused.err().map(|error| error.to_string()).unwrap_or_default();
+    assert!(why.contains("a log was begun here and is gone"), "{why}");
+}
+
+fn copy(from: &std::path::Path, to: &std::path::Path) {
+    std::fs::create_dir_all(to).unwrap();
+    for entry in std::fs::read_dir(from).unwrap() {
+        let path = entry.unwrap().path();
+        let next = to.join(path.file_name().unwrap());
+        if path.is_dir() {
+            copy(&path, &next);
+        } else {
+            std::fs::copy(&path, &next).unwrap();
+        }
+    }
+}

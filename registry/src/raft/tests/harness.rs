@@ -84,6 +84,7 @@ impl Machine for List {
 pub(crate) struct Cables {
     cut: Mutex<HashSet<String>>,
     tokens: Mutex<std::collections::HashMap<String, CancellationToken>>,
+    tries: Mutex<std::collections::HashMap<String, usize>>,
 }
 
 impl Cables {
@@ -103,6 +104,11 @@ impl Cables {
         self.cut.lock().unwrap().remove(end);
     }
 
+    /// How often somebody tried to connect to `end`.
+    pub(crate) fn tries(&self, end: &str) -> usize {
+        self.tries.lock().unwrap().get(end).copied().unwrap_or_default()
+    }
+
     fn dial(self: &Arc<Self>, from: String) -> Dial {
         let cables = Arc::clone(self);
         Arc::new(move |to| {
@@ -117,6 +123,7 @@ impl Cables {
     }
 
     async fn connect(&self, from: &str, to: &str) -> io::Result<tokio::io::DuplexStream> {
+        *self.tries.lock().unwrap().entry(to.to_owned()).or_default() += 1;
         let (ours, theirs) = (self.token(from), self.token(to));
         if [from, to].iter().any(|end| self.cut.lock().unwrap().contains(*end)) {
             return Err(io::ErrorKind::ConnectionRefused.into());

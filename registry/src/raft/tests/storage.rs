@@ -13,6 +13,7 @@ use crate::raft::apply::{Applier, SnapshotDue};
 use crate::raft::log::Log;
 use crate::raft::snapshot::SnapshotStore;
 use crate::raft::{Machine, SnapshotMeta, Types};
+use crate::store::DiskGuard;
 use crate::store::{EngineKind, Fault, LogSettings};
 
 struct OnDisk(EngineKind);
@@ -22,8 +23,8 @@ impl StoreBuilder<Types, Log, Applier<List>, TempDir> for OnDisk {
         let folder = tempfile::tempdir().unwrap();
         let engine = self.0.open(&LogSettings::new(folder.path().join("log")), None).unwrap();
         let fault: Fault = Arc::new(|why| panic!("{why}"));
-        let log = Log::new(engine, fault).unwrap();
-        let snapshots = SnapshotStore::open(folder.path().join("snapshots")).unwrap();
+        let log = Log::new(engine, None, fault).unwrap();
+        let snapshots = SnapshotStore::open(folder.path().join("snapshots"), DiskGuard::new(folder.path(), 0)).unwrap();
         let applier = Applier::new(List::default(), snapshots, watch::Sender::new(0), SnapshotDue::default());
         Ok((folder, log, applier))
     }
@@ -39,12 +40,12 @@ async fn the_storage_passes_openrafts_suite() {
 #[test]
 fn a_damaged_snapshot_is_refused_wherever_the_damage_is() {
     let folder = tempfile::tempdir().unwrap();
-    let store = SnapshotStore::open(folder.path().into()).unwrap();
+    let store = SnapshotStore::open(folder.path().into(), DiskGuard::new(folder.path(), 0)).unwrap();
     let list = List::default();
     list.entries.lock().unwrap().extend((0..500).map(|n| (n, n * n)));
     store.build(SnapshotMeta::default(), list.freeze()).unwrap();
 
-    let reopened = SnapshotStore::open(folder.path().into()).unwrap();
+    let reopened = SnapshotStore::open(folder.path().into(), DiskGuard::new(folder.path(), 0)).unwrap();
     let mut copy = List::default();
     reopened.current().unwrap().snapshot.read_body(|body| copy.install(body)).unwrap();
     assert_eq!(copy.entries(), list.entries());
@@ -55,9 +56,46 @@ fn a_damaged_snapshot_is_refused_wherever_the_damage_is() {
         let mut damaged = whole.clone();
         damaged[at] ^= 0x10;
         std::fs::write(&path, &damaged).unwrap();
-        let error = SnapshotStore::open(folder.path().into()).unwrap_err();
+        let error = SnapshotStore::open(folder.path().into(), DiskGuard::new(folder.path(), 0)).unwrap_err();
         assert!(matches!(error.kind(), io::ErrorKind::InvalidData | io::ErrorKind::UnexpectedEof), "{at}: {error}");
         std::fs::write(&path, &whole[..at]).unwrap();
-        assert!(SnapshotStore::open(folder.path().into()).is_err(), "cut at {at}");
+        assert!(SnapshotStore::open(folder.path().into(), DiskGuard::new(folder.path(), 0)).is_err(), "cut at {at}");
     }
+}
+
+#[test]
+fn a_snapshot_that_does_not_fit_is_given_up_while_the_log_has_room_and_leaves_nothing_behind() {
+    let folder = tempfile::tempdir().unwrap();
+    let (last_log_id, last_membership) = Default::default();
+    let meta = crate::raft::SnapshotMeta { last_log_id, last_membership };
+    let store = SnapshotStore::open(folder.path().into(), DiskGuard::new(folder.path(), u64::MAX)).unwrap();
+    let error = store.build(meta.clone(), Box::new(|to| to.write_all(b"state"))).unwrap_err();
+    assert!(error.to_string().contains("make room"), "{error}");
+    assert!(store.current().is_none() && std::fs::read_dir(folder.path()).unwrap().next().is_none());
+    let store = SnapshotStore::open(folder.path().into(), DiskGuard::new(folder.path(), 0)).unwrap();
+    store.build(meta, Box::new(|to| to.write_all(b"state"))).unwrap();
+    assert!(store.current_bytes() > 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_member_lives_on_without_its_snapshots_and_starts_again() {
+    use super::harness::{Cluster, write};
+    let mut cluster = Cluster::new(1).await;
+    cluster.snapshot_entries = 5;
+    let nodes = cluster.start_all().await;
+    write(&nodes, 0).await;
+    // No file can be made in it, by root either.
+    let snapshots = cluster.data_dir(0).join("snapshots");
+    std::fs::remove_dir(&snapshots).unwrap();
+    std::fs::write(&snapshots, b"").unwrap();
+    for value in 1..20 {
+        write(&nodes, value).await;
+    }
+    let node = nodes.into_iter().next().unwrap();
+    assert_eq!(node.list.entries().len(), 20);
+    node.stop().await;
+    std::fs::remove_file(&snapshots).unwrap();
+    let again = cluster.start(0).await;
+    again.wait_applied(20).await;
+    assert!(again.list.entries().len() >= 20);
 }
