@@ -24,7 +24,7 @@ use muster_catalog::{CheckId, InstanceId};
 use muster_registry::Decision;
 use notify::{RecommendedWatcher, RecursiveMode, Watcher};
 use tokio::{
-    sync::{mpsc, oneshot, watch},
+    sync::{Notify, mpsc, oneshot, watch},
     task::spawn_blocking,
     time::Instant,
 };
@@ -276,6 +276,8 @@ pub(crate) struct Decide {
 pub struct RemovalHandle {
     pub(crate) held: watch::Receiver<Option<Arc<RemovalHold>>>,
     pub(crate) decisions: mpsc::Sender<Decide>,
+    /// Asks for a scan now.
+    pub(crate) rescan: Arc<Notify>,
 }
 
 /// The brake and where it is asked.
@@ -284,6 +286,7 @@ pub struct RemovalSeat {
     brake: RemovalBrake,
     held: watch::Sender<Option<Arc<RemovalHold>>>,
     decisions: mpsc::Receiver<Decide>,
+    rescan: Arc<Notify>,
 }
 
 impl RemovalSeat {
@@ -292,8 +295,10 @@ impl RemovalSeat {
         // Operators are few.
         let (sender, decisions) = mpsc::channel(16);
         let (shown, held) = watch::channel(None);
-        let seat = Self { brake: RemovalBrake::new(config, start, last), held: shown, decisions };
-        (seat, RemovalHandle { held, decisions: sender })
+        let rescan = Arc::new(Notify::new());
+        let brake = RemovalBrake::new(config, start, last);
+        let seat = Self { brake, held: shown, decisions, rescan: rescan.clone() };
+        (seat, RemovalHandle { held, decisions: sender, rescan })
     }
 
     fn judge(&mut self, defined: Vec<FileService>) -> Vec<FileService> {
@@ -362,6 +367,7 @@ pub async fn follow(
         tokio::select! {
             () = shutdown.cancelled() => return Ok(()),
             Some(()) = pokes.recv() => {}
+            () = seat.rescan.notified() => {}
             Some(Decide { id, decision, reply }) = seat.decisions.recv() => {
                 // The asker may have given up.
                 reply.send(seat.brake.decide(Instant::now(), &id, decision)).ok();

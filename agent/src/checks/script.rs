@@ -9,7 +9,7 @@ use std::{
 
 use muster_catalog::{Status, Text};
 use rustix::process::{Pid, Signal, kill_process_group};
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 use tokio::{
     io::{AsyncRead, AsyncReadExt},
     process::{Child, Command},
@@ -25,7 +25,7 @@ const GONE_WITHIN: Duration = Duration::from_secs(1);
 const MAX_TAIL: usize = MAX_OUTPUT - 128;
 
 /// Whose scripts are run.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Scripts {
     /// Nobody's.
