@@ -153,6 +153,8 @@ fn reload(plan: &mut Plan, app: &mut App, log: &Log) {
         Ok(new) => new,
         Err(error) => {
             count("refused");
+            // The parser shows the place over several lines; a log has one for each thing that happened.
+            let error = error.to_string().lines().map(str::trim).collect::<Vec<_>>().join(" ");
             tracing::error!(%error, "the new configuration is refused: the one in force stays as it is");
             return;
         }

@@ -126,6 +126,11 @@ impl TestAgent {
         &self.services
     }
 
+    /// Its configuration file.
+    pub fn config(&self) -> &std::path::Path {
+        &self.config
+    }
+
     /// A GET, whatever its status.
     pub async fn response(&self, path: &str) -> Result<Response> {
         Ok(self.client.get(format!("http://{}{path}", self.http)).send().await?)
