@@ -209,7 +209,7 @@ fn on_host(name: &str) -> Result<Option<Launch>> {
         ["unshare", "--user", "--map-root-user", "--mount", "--uts", "sh", "-c", script, name].map(Into::into).into();
     let works = Command::new(&through[0]).args(&through[1..]).arg("true").output();
     if !works.is_ok_and(|output| output.status.success()) {
-        println!("NOTICE: passed over: namespaces for a host of its own cannot be made here (unshare)");
+        eprintln!("NOTICE: passed over: namespaces for a host of its own cannot be made here (unshare)");
         return Ok(None);
     }
     Ok(Some(Launch { through, ..Launch::default() }))
