@@ -1,8 +1,14 @@
 //! The wiring: binds what a process serves, starts its tasks, and stops them in order.
 
-use std::{io, net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
+use std::{
+    io,
+    net::SocketAddr,
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Duration,
+};
 
-use muster_catalog::{Locality, Node, Origin, Text};
+use muster_catalog::{Address, Locality, Node, Origin, Text};
 use muster_dns::Dns;
 use muster_http::{Http, HttpHandle, Ports};
 use muster_registry::{
@@ -19,7 +25,8 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     config::{Config, ConfigError, dns_config, http_config, replica_width, xds_config},
-    definitions::{Problem, RemovalSeat},
+    definitions::{Problem, RemovalHandle, RemovalSeat},
+    host,
     identity::{DataDirectory, Identity, IdentityError, now},
     local::{LocalHandle, LocalState},
     metrics::Metrics,
@@ -52,7 +59,7 @@ pub struct Bound {
     pub registry: Option<SocketAddr>,
     /// The v1 API.
     pub http: Option<SocketAddr>,
-    /// DNS, UDP and TCP.
+    /// DNS, UDP and TCP; the first of several.
     pub dns: Option<SocketAddr>,
     /// xDS.
     pub xds: Option<SocketAddr>,
@@ -103,12 +110,19 @@ pub enum Ended {
     Removed(Removed),
 }
 
+/// What of an agent takes up a new configuration while it runs.
+struct Changeable {
+    client: Arc<Client>,
+    definitions: RemovalHandle,
+}
+
 /// A running process.
 pub struct App {
     /// What listens where.
     pub bound: Bound,
     supervisor: Supervisor,
     local: Option<LocalHandle>,
+    changeable: Option<Changeable>,
     leaving: CancellationToken,
     restarting: CancellationToken,
     replica: Option<Arc<Replica>>,
@@ -160,6 +174,7 @@ impl App {
             bound: Bound::default(),
             supervisor: Supervisor::default(),
             local: None,
+            changeable: None,
             leaving: CancellationToken::new(),
             restarting: CancellationToken::new(),
             replica: None,
@@ -177,6 +192,15 @@ impl App {
         let died = self.supervisor.died().await;
         let removed = self.removed.as_ref().and_then(|removed| removed.borrow().clone());
         removed.map_or(Ended::Died(died), Ended::Removed)
+    }
+
+    /// Takes up what can change in a running process (see [`crate::reload`]), and looks at the definitions now.
+    pub(crate) fn reload(&mut self, config: &Config) {
+        self.stop_timeout = config.agent.stop_timeout.0;
+        if let Some(changeable) = &self.changeable {
+            changeable.client.set_members(config.registry.members.clone());
+            changeable.definitions.rescan.notify_one();
+        }
     }
 
     /// Stops in order: the node leaves or says that it stays, servers finish, the replica and the log are flushed.
@@ -234,7 +258,7 @@ impl App {
         listener: TcpListener,
         members: Vec<String>,
     ) -> Result<watch::Receiver<Leadership>, StartError> {
-        let (name, _) = config.node()?;
+        let name = config.node_name()?;
         let advertise = config.registry.advertise.clone().unwrap_or_else(|| config.registry.listen.to_string());
         let consensus = ConsensusConfig {
             members,
@@ -275,7 +299,7 @@ impl App {
         let data_dir = config.node.data_dir.join("agent");
         let data = Arc::new(DataDirectory::lock(&data_dir)?);
         let identity = Identity::load(&data_dir, now())?;
-        let node = node_row(config, &identity)?;
+        let node = node_row(config, &identity, &data_dir)?;
 
         let mut client_config = ClientConfig::new(members);
         // A renewal unacknowledged for a third of the lease goes to another member.
@@ -313,7 +337,7 @@ impl App {
         let status = self.start_sync(config, &node, &identity, &client, &replica, &local);
 
         let xds = self.start_xds(config, sockets.xds, &replica)?;
-        self.start_dns(config, sockets.udp, sockets.tcp, &replica)?;
+        self.start_dns(config, sockets.dns, &replica)?;
         let readiness = ReadinessPort {
             replica: replica.clone(),
             status,
@@ -322,6 +346,7 @@ impl App {
             problems,
             data: data.clone(),
         };
+        self.changeable = Some(Changeable { client: client.clone(), definitions: removals.clone() });
         let ports = Ports {
             source: replica.clone(),
             sink: client.clone(),
@@ -435,12 +460,11 @@ impl App {
     fn start_dns(
         &mut self,
         config: &Config,
-        udp: UdpSocket,
-        tcp: TcpListener,
+        sockets: Vec<(TcpListener, UdpSocket)>,
         replica: &Arc<Replica>,
     ) -> Result<(), StartError> {
-        let started =
-            Dns::start(dns_config(config), vec![udp], vec![tcp], replica.clone(), Arc::new(now), self.closing.clone());
+        let (tcp, udp) = sockets.into_iter().unzip();
+        let started = Dns::start(dns_config(config), udp, tcp, replica.clone(), Arc::new(now), self.closing.clone());
         let dns = started.map_err(|error| StartError::Room(error.into()))?;
         self.bound.dns = dns.udp_addresses().first().copied();
         self.supervisor.spawn("dns", async move {
@@ -525,16 +549,19 @@ const BACKLOG: u32 = 4096;
 struct Sockets {
     http: TcpListener,
     xds: TcpListener,
-    tcp: TcpListener,
-    udp: UdpSocket,
+    /// The two of each address have the same port.
+    dns: Vec<(TcpListener, UdpSocket)>,
 }
 
 impl Sockets {
     async fn bind(config: &Config) -> Result<Self, StartError> {
         let http = bind_tcp("HTTP", "http.listen", config.http.listen).await?;
         let xds = bind_tcp("xDS", "xds.listen", config.xds.listen).await?;
-        let (tcp, udp) = bind_dns(config.dns.listen).await?;
-        Ok(Self { http, xds, tcp, udp })
+        let mut dns = Vec::new();
+        for address in &config.dns.listen {
+            dns.push(bind_dns(*address).await?);
+        }
+        Ok(Self { http, xds, dns })
     }
 }
 
@@ -568,8 +595,10 @@ async fn bind_dns(address: SocketAddr) -> Result<(TcpListener, UdpSocket), Start
     }
 }
 
-fn node_row(config: &Config, identity: &Identity) -> Result<Node, StartError> {
-    let (name, address) = config.node()?;
+fn node_row(config: &Config, identity: &Identity, data_dir: &Path) -> Result<Node, StartError> {
+    let name = config.node_name()?;
+    let address = config.node_address()?.unwrap_or_else(|| found_address(data_dir));
+    tell_who_cannot_come(config, &address);
     let text = |value: &Option<String>| Text::from(value.as_deref().unwrap_or_default());
     let placed = config.node.region.is_some() || config.node.zone.is_some();
     let locality = placed.then(|| Locality { region: text(&config.node.region), zone: text(&config.node.zone) });
@@ -582,4 +611,29 @@ fn node_row(config: &Config, identity: &Identity) -> Result<Node, StartError> {
         locality,
         origin: Origin::Agent,
     })
+}
+
+/// The node's address where none is set.
+fn found_address(data_dir: &Path) -> Address {
+    let (address, found) = host::find_address(data_dir);
+    match found {
+        host::Found::Route => tracing::info!(%address, "node.address is that of the interface with the default route"),
+        host::Found::Kept => {
+            tracing::warn!(%address, "there is no default route now: node.address is that of an earlier start");
+        }
+        host::Found::Nothing => tracing::info!(%address, "there is no default route: node.address is loopback"),
+    }
+    Address::Ip(address)
+}
+
+/// Instances at loopback are of no use to the hosts that share a registry on another host.
+fn tell_who_cannot_come(config: &Config, address: &Address) {
+    let elsewhere = config.registry.members.iter().find(|member| !host::is_here(member));
+    if let (Some(member), true) = (elsewhere, host::is_here(&format!("{address}:0"))) {
+        tracing::warn!(
+            %address, %member,
+            "no other host reaches the instances of this one, though a member of the registry is on another host: \
+             set node.address to an address that others reach, or start again once the network is up"
+        );
+    }
 }

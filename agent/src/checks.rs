@@ -180,7 +180,7 @@ pub(crate) fn begin(text: &str, most: usize) -> &str {
 }
 
 /// The error and what lies beneath it: the top alone says little ("error sending request").
-fn with_causes(error: &dyn Error) -> String {
+pub(crate) fn with_causes(error: &dyn Error) -> String {
     let mut text = error.to_string();
     let mut cause = error.source();
     while let Some(error) = cause {

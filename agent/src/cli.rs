@@ -18,6 +18,10 @@ mod watch;
 const EXIT_USAGE: u8 = 64;
 /// Exit code for a failed operation.
 const EXIT_FAILURE: u8 = 1;
+/// Exit code after a second Ctrl-C, as shells have it: 128 and the signal's number.
+const EXIT_INTERRUPTED: u8 = 130;
+/// How long a complaint may wait for a reader of standard error.
+const COMPLAIN_WITHIN: std::time::Duration = std::time::Duration::from_secs(1);
 
 /// A mesh agent and service registry for virtual machines and bare metal.
 #[derive(Debug, Parser)]
@@ -210,6 +214,10 @@ impl Cli {
                 complain(&message);
                 EXIT_FAILURE
             }
+            Err(Failure::Interrupted) => {
+                complain("ended at once, without leaving: the node turns critical when its lease ends");
+                EXIT_INTERRUPTED
+            }
         }
     }
 }
@@ -221,6 +229,8 @@ pub(crate) enum Failure {
     Usage(String),
     /// It was tried and did not work.
     Failed(String),
+    /// The operator did not want to wait for a stop in order.
+    Interrupted,
 }
 
 impl Failure {
@@ -233,8 +243,16 @@ type Outcome = Result<(), Failure>;
 
 fn complain(message: &str) {
     use std::io::Write;
-    // Nothing can be done about a standard error that is closed.
-    let _ = writeln!(std::io::stderr(), "muster: {message}");
+    let (done, ended) = std::sync::mpsc::channel();
+    let text = format!("muster: {message}");
+    // Nothing can be done about a standard error that is closed; one whose reader stands still is not waited for long.
+    let told = std::thread::Builder::new().spawn(move || {
+        let _ = writeln!(std::io::stderr(), "{text}");
+        let _ = done.send(());
+    });
+    if told.is_ok() {
+        let _ = ended.recv_timeout(COMPLAIN_WITHIN);
+    }
 }
 
 /// Prints a line; a reader that has gone (`| head`) ends the command quietly.

@@ -7,20 +7,25 @@ use std::{
 };
 
 use muster_registry::store::EngineKind;
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 
 mod autopilot;
 mod brakes;
+mod changes;
 mod duration;
+mod one_or_several;
 mod rooms;
 
 pub use autopilot::AutopilotConfig;
 pub use brakes::{MassExpiryConfig, MassRemovalConfig};
+pub(crate) use changes::find_changes;
 pub(crate) use duration::Seconds;
 pub(crate) use rooms::{dns_config, http_config, replica_width, xds_config};
 
+use crate::host;
+
 /// The whole file. Unknown keys are an error that names them.
-#[derive(Debug, Clone, Default, Deserialize)]
+#[derive(Debug, Clone, Default, Deserialize, Serialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Config {
     /// Who this host is.
@@ -42,13 +47,14 @@ pub struct Config {
 }
 
 /// `[node]`: who this host is.
-#[derive(Debug, Clone, Deserialize)]
+#[derive(Debug, Clone, Deserialize, Serialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct NodeConfig {
-    /// The node's name; the host name unless given.
+    /// The node's name; the host's name unless given, which must not be `localhost` then.
     pub name: Option<String>,
-    /// The address that instances without one of their own are reached at. Default 127.0.0.1.
-    pub address: String,
+    /// The address that instances without one of their own are reached at. Default: that of the interface with the
+    /// default route, in `dev` 127.0.0.1.
+    pub address: Option<String>,
     /// The datacenter's name, one DNS label. Default `dc1`.
     pub datacenter: String,
     /// Free key–value data of the node.
@@ -65,7 +71,7 @@ impl Default for NodeConfig {
     fn default() -> Self {
         Self {
             name: None,
-            address: "127.0.0.1".into(),
+            address: None,
             datacenter: "dc1".into(),
             meta: std::collections::BTreeMap::new(),
             region: None,
@@ -76,7 +82,7 @@ impl Default for NodeConfig {
 }
 
 /// `[registry]`: the members, and how this one serves.
-#[derive(Debug, Clone, Deserialize)]
+#[derive(Debug, Clone, Deserialize, Serialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct RegistryConfig {
     /// Where this member serves. Default 127.0.0.1:8300.
@@ -123,7 +129,7 @@ impl Default for RegistryConfig {
 }
 
 /// The engines of the log by their names.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum LogEngine {
     /// Made for this.
@@ -142,7 +148,7 @@ impl From<LogEngine> for EngineKind {
 }
 
 /// `[agent]`: definitions, and how the agent stops.
-#[derive(Debug, Clone, Deserialize)]
+#[derive(Debug, Clone, Deserialize, Serialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct AgentConfig {
     /// The directory of service definitions, taken up live. Default `/etc/muster/services.d`.
@@ -167,7 +173,7 @@ pub struct AgentConfig {
 }
 
 /// What an agent holds of the catalog.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum ReplicaScope {
     /// The services that are used, the own node, and the names of all others.
@@ -215,7 +221,7 @@ impl AgentConfig {
 }
 
 /// `[checks]`: what checks may do.
-#[derive(Debug, Clone, Default, Deserialize)]
+#[derive(Debug, Clone, Default, Deserialize, Serialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct ChecksConfig {
     /// Whose scripts are run: `off`, or `files` for those of definition files; never the API's. Default `off`.
@@ -223,7 +229,7 @@ pub struct ChecksConfig {
 }
 
 /// `[http]`: the v1 API.
-#[derive(Debug, Clone, Deserialize)]
+#[derive(Debug, Clone, Deserialize, Serialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct HttpConfig {
     /// Default 127.0.0.1:8500.
@@ -242,11 +248,12 @@ impl Default for HttpConfig {
 }
 
 /// `[dns]`: names.
-#[derive(Debug, Clone, Deserialize)]
+#[derive(Debug, Clone, Deserialize, Serialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct DnsConfig {
-    /// UDP and TCP. Default 127.0.0.1:8600.
-    pub listen: SocketAddr,
+    /// One address for UDP and TCP, or a list of up to 16. Default 127.0.0.1:8600.
+    #[serde(deserialize_with = "one_or_several::deserialize")]
+    pub listen: Vec<SocketAddr>,
     /// The zone that is answered with authority. Default `mesh.internal`.
     pub zone: String,
     /// More zones with the same answers, for example `consul`.
@@ -269,10 +276,27 @@ pub struct DnsConfig {
     pub tcp_idle_timeout: Seconds,
 }
 
+/// Each address costs two sockets; a host with more addresses than this listens on a wildcard.
+const MAX_DNS_LISTENERS: usize = 16;
+
+impl DnsConfig {
+    fn validate(&self) -> Result<(), ConfigError> {
+        let shown = || format!("{:?}", self.listen);
+        if !(1..=MAX_DNS_LISTENERS).contains(&self.listen.len()) {
+            return Err(bad("dns.listen", shown(), format!("give one address or a list of 1 to {MAX_DNS_LISTENERS}")));
+        }
+        let mut seen = std::collections::BTreeSet::new();
+        match self.listen.iter().find(|address| address.port() != 0 && !seen.insert(**address)) {
+            Some(twice) => Err(bad("dns.listen", shown(), format!("{twice} is there twice: leave one out"))),
+            None => Ok(()),
+        }
+    }
+}
+
 impl Default for DnsConfig {
     fn default() -> Self {
         Self {
-            listen: loopback(8600),
+            listen: vec![loopback(8600)],
             zone: "mesh.internal".into(),
             alt_zones: Vec::new(),
             node_ttl: Seconds(Duration::ZERO),
@@ -288,7 +312,7 @@ impl Default for DnsConfig {
 }
 
 /// `[xds]`: Envoy and gRPC.
-#[derive(Debug, Clone, Deserialize)]
+#[derive(Debug, Clone, Deserialize, Serialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct XdsConfig {
     /// Default 127.0.0.1:8502.
@@ -316,7 +340,7 @@ impl Default for XdsConfig {
 }
 
 /// What a proxy without a registration gets.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Unregistered {
     /// Nothing.
@@ -326,7 +350,7 @@ pub enum Unregistered {
 }
 
 /// `[log]`: what is logged.
-#[derive(Debug, Clone, Deserialize)]
+#[derive(Debug, Clone, Deserialize, Serialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct LogConfig {
     /// A filter such as `info` or `info,muster_dns=debug`. Default `info`.
@@ -342,7 +366,7 @@ impl Default for LogConfig {
 }
 
 /// How log lines look.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum LogFormat {
     /// For people.
@@ -398,7 +422,8 @@ impl Config {
 
     /// Checks what types cannot: called before anything is bound.
     pub fn validate(&self) -> Result<(), ConfigError> {
-        self.node()?;
+        self.node_name()?;
+        self.node_address()?;
         let datacenter = muster_catalog::Name::label("node.datacenter", &self.node.datacenter);
         datacenter.map_err(|why| bad("node.datacenter", &self.node.datacenter, why))?;
         let registry = &self.registry;
@@ -425,7 +450,9 @@ impl Config {
         self.agent.validate()?;
         registry.autopilot.validate()?;
         registry.mass_expiry.validate()?;
+        self.dns.validate()?;
         self.refuse_off_loopback()?;
+        crate::log::parse_filter(&self.log.filter).map_err(|why| bad("log.filter", &self.log.filter, why))?;
         rooms::check(self).map_err(ConfigError::Room)
     }
 
@@ -435,10 +462,10 @@ impl Config {
             ("registry.listen", self.registry.listen),
             ("registry.metrics_listen", self.registry.metrics_listen),
             ("http.listen", self.http.listen),
-            ("dns.listen", self.dns.listen),
             ("xds.listen", self.xds.listen),
         ];
-        match listeners.into_iter().find(|(_, address)| !address.ip().is_loopback()) {
+        let dns = self.dns.listen.iter().map(|address| ("dns.listen", *address));
+        match listeners.into_iter().chain(dns).find(|(_, address)| !address.ip().is_loopback()) {
             None => Ok(()),
             Some((key, address)) => Err(bad(
                 key,
@@ -448,28 +475,28 @@ impl Config {
         }
     }
 
-    /// The node's name and address.
-    pub fn node(&self) -> Result<(muster_catalog::Name, muster_catalog::Address), ConfigError> {
-        let given = match &self.node.name {
-            Some(name) => name.clone(),
-            None => host_name(),
-        };
-        let name = muster_catalog::Name::host("node.name", &given).map_err(|why| bad("node.name", &given, why))?;
-        let address = muster_catalog::Address::parse(&self.node.address).ok_or_else(|| {
-            bad("node.address", &self.node.address, "give an IP address or a host name that others reach")
-        })?;
-        Ok((name, address))
+    /// The node's name.
+    pub fn node_name(&self) -> Result<muster_catalog::Name, ConfigError> {
+        let given = self.node.name.clone().unwrap_or_else(host::name);
+        let usable = host::refuse_name(&given).map_err(str::to_owned);
+        let name = usable.and_then(|()| muster_catalog::Name::host("node.name", &given).map_err(|why| why.to_string()));
+        name.map_err(|why| {
+            let whose = if self.node.name.is_some() { "" } else { " (the host's name, as none is set)" };
+            bad("node.name", format!("{given:?}{whose}"), format!("{why}: set a name of its own, for example web-17"))
+        })
+    }
+
+    /// The node's address, if one is set.
+    pub fn node_address(&self) -> Result<Option<muster_catalog::Address>, ConfigError> {
+        let Some(given) = &self.node.address else { return Ok(None) };
+        let address = muster_catalog::Address::parse(given);
+        let refused = || bad("node.address", given, "give an IP address or a host name that others reach");
+        address.map(Some).ok_or_else(refused)
     }
 }
 
 fn bad(key: &'static str, value: impl ToString, why: impl ToString) -> ConfigError {
     ConfigError::Value { key, value: value.to_string(), why: why.to_string() }
-}
-
-fn host_name() -> String {
-    let kernel = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
-    let name = kernel.trim();
-    if name.is_empty() || name == "(none)" { "localhost".into() } else { name.replace('_', "-") }
 }
 
 fn loopback(port: u16) -> SocketAddr {
@@ -489,7 +516,14 @@ mod tests {
     fn a_mistake_names_the_key_the_value_and_the_remedy() {
         for (text, expected) in [
             ("[node]\nnmae = \"a\"", "unknown field `nmae`"),
-            ("[node]\nname = \"a_b\"", "node.name = a_b: node.name \"a_b\" has '_' at position 2"),
+            ("[node]\nname = \"a_b\"", "node.name = \"a_b\": node.name \"a_b\" has '_' at position 2"),
+            ("[node]\nname = \"localhost\"", "node.name = \"localhost\": every host has this name"),
+            ("[node]\nname = \"\"", "node.name = \"\": this host has no name"),
+            ("[dns]\nlisten = []", "dns.listen = []: give one address or a list"),
+            ("[dns]\nlisten = [\"127.0.0.1:53\", \"127.0.0.1:53\"]", "127.0.0.1:53 is there twice"),
+            ("[dns]\nlisten = [\"127.0.0.1:53\", \"10.0.0.1:53\"]", "dns.listen = 10.0.0.1:53: it is not a loopback"),
+            ("[dns]\nlisten = \"everywhere\"", "give ip:port, or a list of them"),
+            ("[log]\nfilter = \"muster=loud\"", "log.filter = muster=loud: "),
             ("[node]\naddress = \"0.0.0.0\"", "node.address = 0.0.0.0: give an IP address"),
             ("[registry]\nmembers = [\"one\"]", "registry.members = one: write it as host:port"),
             ("[registry]\nlease_ttl = \"soon\"", "soon"),
@@ -515,6 +549,7 @@ mod tests {
             assert!(error.contains(expected), "{text:?} gave {error:?}");
         }
         assert_eq!(parse("[node]\nname = \"a\"\n[dns]\nalt_zones = [\"consul\"]"), Ok(()));
+        assert_eq!(parse("[dns]\nlisten = [\"127.0.0.1:53\", \"[::1]:53\"]\n[node]\nname = \"a\""), Ok(()));
         assert_eq!(parse("[checks]\nscripts = \"files\""), Ok(()));
         assert_eq!(parse("[registry]\nmass_expiry.hold = \"5s\"\n[agent]\nmass_removal.percent = 100"), Ok(()));
         assert!(parse("[checks]\nscripts = \"api\"").unwrap_err().contains("unknown variant `api`"));

@@ -28,7 +28,7 @@ use muster_catalog::{CheckId, InstanceId};
 use muster_registry::Decision;
 use notify::{RecommendedWatcher, RecursiveMode, Watcher};
 use tokio::{
-    sync::{mpsc, oneshot, watch},
+    sync::{Notify, mpsc, oneshot, watch},
     time::Instant,
 };
 use tokio_util::sync::CancellationToken;
@@ -326,6 +326,8 @@ pub(crate) struct Decide {
 pub struct RemovalHandle {
     pub(crate) held: watch::Receiver<Option<Arc<RemovalHold>>>,
     pub(crate) decisions: mpsc::Sender<Decide>,
+    /// Asks for a scan now.
+    pub(crate) rescan: Arc<Notify>,
 }
 
 /// The brake and where it is asked.
@@ -334,6 +336,7 @@ pub struct RemovalSeat {
     brake: RemovalBrake,
     held: watch::Sender<Option<Arc<RemovalHold>>>,
     decisions: mpsc::Receiver<Decide>,
+    rescan: Arc<Notify>,
 }
 
 impl RemovalSeat {
@@ -342,8 +345,10 @@ impl RemovalSeat {
         // Operators are few.
         let (sender, decisions) = mpsc::channel(16);
         let (shown, held) = watch::channel(None);
-        let seat = Self { brake: RemovalBrake::new(config, start, last), held: shown, decisions };
-        (seat, RemovalHandle { held, decisions: sender })
+        let rescan = Arc::new(Notify::new());
+        let brake = RemovalBrake::new(config, start, last);
+        let seat = Self { brake, held: shown, decisions, rescan: rescan.clone() };
+        (seat, RemovalHandle { held, decisions: sender, rescan })
     }
 
     fn judge(&mut self, defined: Vec<FileService>) -> Vec<FileService> {
@@ -412,6 +417,7 @@ pub async fn follow(
         tokio::select! {
             () = shutdown.cancelled() => return Ok(()),
             Some(()) = pokes.recv() => {}
+            () = seat.rescan.notified() => {}
             Some(Decide { id, decision, reply }) = seat.decisions.recv() => {
                 // The asker may have given up.
                 reply.send(seat.brake.decide(Instant::now(), &id, decision)).ok();

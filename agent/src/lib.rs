@@ -20,13 +20,17 @@ pub mod cli;
 pub mod config;
 pub mod definition;
 pub mod definitions;
+mod host;
 pub mod identity;
 pub mod local;
+mod log;
 mod members;
 mod metrics;
 mod ports;
+mod reload;
 pub mod replica;
 mod resolver;
+mod signals;
 pub mod supervisor;
 mod sync;
 

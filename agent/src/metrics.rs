@@ -26,7 +26,9 @@ impl Metrics {
                 None => return Err(error),
             },
         };
-        Ok(Self(INSTALLED.get_or_init(|| handle).clone()))
+        let installed = Self(INSTALLED.get_or_init(|| handle).clone());
+        crate::log::declare_metrics();
+        Ok(installed)
     }
 
     /// The current values as Prometheus text.

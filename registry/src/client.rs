@@ -100,6 +100,11 @@ impl Client {
         self.connections.learn(members);
     }
 
+    /// Looks for the registry at these members from the next connection on; the present one stays while it works.
+    pub fn set_members(&self, members: Vec<String>) {
+        self.connections.set_members(members);
+    }
+
     /// Where the next write goes, as far as that is known.
     #[cfg(test)]
     pub(crate) async fn writes_to(&self) -> Option<std::net::SocketAddr> {

@@ -76,6 +76,28 @@ fn the_units_are_hardened() {
 }
 
 #[test]
+fn a_script_under_the_agents_unit_can_read_what_checks_read() {
+    let text = fs::read_to_string(packaging().join("systemd/muster-agent.service")).unwrap();
+    assert!(!text.contains("ProcSubset=pid"), "/proc/loadavg and /proc/meminfo are hidden from scripts");
+}
+
+#[test]
+fn the_packaged_configuration_is_one() {
+    let text = fs::read_to_string(packaging().join("etc/muster.toml")).unwrap();
+    // Also with every key that it only shows.
+    let uncommented = text.lines().map(|line| match line.strip_prefix("# ") {
+        Some(key) if key.starts_with('[') || key.contains(" = ") => key,
+        _ => line,
+    });
+    let all: Vec<&str> = uncommented.collect();
+    for text in [text.clone(), all.join("\n")] {
+        let config: muster_agent::config::Config = toml::from_str(&text).unwrap();
+        let named = muster_agent::config::NodeConfig { name: Some("web-17".into()), ..config.node.clone() };
+        muster_agent::config::Config { node: named, ..config }.validate().unwrap();
+    }
+}
+
+#[test]
 fn the_user_and_the_directories_can_be_made() {
     let root = tempfile::tempdir().unwrap();
     let root_option = format!("--root={}", root.path().display());
@@ -95,5 +117,6 @@ fn the_user_and_the_directories_can_be_made() {
     for unit in UNITS {
         let text = fs::read_to_string(packaging().join("systemd").join(unit)).unwrap();
         assert!(text.contains("\nUser=muster\n") && text.contains("\nNoNewPrivileges=yes\n"), "{unit}");
+        assert!(text.contains("\nExecReload=/bin/kill -HUP $MAINPID\n"), "{unit}: systemctl reload does nothing");
     }
 }

@@ -15,7 +15,7 @@ use std::{
 
 use muster_catalog::{Status, Text};
 use rustix::process::{Pid, Signal, WaitOptions, kill_process_group, waitpid};
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 use tokio::{
     io::{AsyncRead, AsyncReadExt},
     process::{Child, Command},
@@ -40,7 +40,7 @@ const SLOW_AFTER: Duration = Duration::from_secs(1);
 const MAX_TAIL: usize = MAX_OUTPUT - 128;
 
 /// Whose scripts are run.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Scripts {
     /// Nobody's.

@@ -35,7 +35,7 @@ const MAX_NAMES_SHOWN: usize = 5;
 /// Whom a check trusts; made when first needed, since the host's roots are large and shared by all checks.
 #[derive(Debug)]
 pub(crate) struct TlsTrust {
-    host: OnceLock<Result<Verifier, String>>,
+    host: OnceLock<Verifier>,
     files: Mutex<BTreeMap<Text, (Stamp, Verifier)>>,
     reading: Arc<Semaphore>,
 }
@@ -74,7 +74,7 @@ impl TlsTrust {
         let verifier = match &terms.options.ca_file {
             _ if terms.options.skip_verify => Arc::new(TrustAnything) as Verifier,
             Some(path) => self.read_roots(path, &provider).await?,
-            None => self.host.get_or_init(|| host_roots(&provider)).clone()?,
+            None => self.host_roots(&provider)?,
         };
         let verifier = match terms.certificate {
             Some(_) => Arc::new(AnyName(verifier)),
@@ -106,6 +106,14 @@ impl TlsTrust {
 
     fn find_verifier(&self, path: &Text) -> Option<Verifier> {
         self.files().get(path).map(|(_, verifier)| verifier.clone())
+    }
+
+    /// The host's roots; while there are none they are looked for again, as they may be installed any time.
+    fn host_roots(&self, provider: &Arc<CryptoProvider>) -> Result<Verifier, String> {
+        match self.host.get() {
+            Some(verifier) => Ok(verifier.clone()),
+            None => host_roots(provider).map(|verifier| self.host.get_or_init(|| verifier).clone()),
+        }
     }
 
     async fn read_roots(&self, path: &Text, provider: &Arc<CryptoProvider>) -> Result<Verifier, String> {

@@ -5,6 +5,7 @@ use std::time::Duration;
 use serde_json::Value;
 
 use super::{ApiArgs, Failure, Outcome};
+use crate::checks::with_causes;
 
 /// How long a request may take beyond what it is asked to wait for.
 const PATIENCE: Duration = Duration::from_secs(15);
@@ -30,7 +31,7 @@ impl Api {
             None => format!("http://{}", args.http),
         };
         crate::install_crypto();
-        let client = reqwest::Client::builder().no_proxy().build().map_err(Failure::failed)?;
+        let client = client(&base)?;
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(Failure::failed)?;
         Ok(Self { base, client, runtime })
     }
@@ -86,6 +87,24 @@ impl Api {
             self.base
         ))
     }
+}
+
+/// A client that reads the host's root certificates for https only: a host that has none can do all else.
+fn client(base: &str) -> Result<reqwest::Client, Failure> {
+    let builder = reqwest::Client::builder().no_proxy();
+    let secure = base.split_once("://").is_some_and(|(scheme, _)| scheme.eq_ignore_ascii_case("https"));
+    if secure {
+        return builder.build().map_err(|error| {
+            Failure::Failed(format!(
+                "{base}: the host's root certificates cannot be used: {}; install them (ca-certificates), or name an \
+                 http:// address with --http-addr or MUSTER_HTTP_ADDR",
+                with_causes(&error)
+            ))
+        });
+    }
+    let trusts_nobody =
+        rustls::ClientConfig::builder().with_root_certificates(rustls::RootCertStore::empty()).with_no_client_auth();
+    builder.tls_backend_preconfigured(trusts_nobody).build().map_err(|error| Failure::Failed(with_causes(&error)))
 }
 
 async fn refused(response: reqwest::Response) -> Result<reqwest::Response, Failure> {

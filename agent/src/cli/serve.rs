@@ -1,18 +1,20 @@
 //! `dev`, `registry`, `agent`: what runs until it is told to stop.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use serde_json::json;
-use tokio::signal::unix::{SignalKind, signal};
 
-use super::{DevArgs, Failure, Outcome, ServeArgs, say};
+use super::{DevArgs, Failure, Outcome, ServeArgs, complain};
 use crate::{
     app::{App, Bound, Ended, StartError, Stop},
     config::{Config, LogConfig, LogFormat, Seconds, Unregistered},
+    log::Log,
+    reload::{Changes, Role},
+    signals::{Asked, Hangup, Signals},
 };
 
-/// How long a stop waits for blocking work that is still under way.
-const BLOCKED_WITHIN: std::time::Duration = std::time::Duration::from_secs(2);
+/// How long work that blocks (a file system that does not answer) may keep a stopped process from its end.
+const LINGER: std::time::Duration = std::time::Duration::from_secs(1);
 
 pub(super) fn dev(args: DevArgs) -> Outcome {
     // Thrown away with the guard, unless the operator named a place.
@@ -27,13 +29,16 @@ pub(super) fn dev(args: DevArgs) -> Outcome {
     std::fs::create_dir_all(&services)
         .map_err(|error| Failure::Usage(format!("--services {}: {error}", services.display())))?;
     let mut config = Config::default();
-    config.node.name = args.node;
+    // A newcomer's machine may have no name of its own; only one host is ever in this registry.
+    let nameless = config.node_name().is_err();
+    config.node.name = args.node.or_else(|| nameless.then(|| "dev".to_owned()));
+    config.node.address = Some("127.0.0.1".to_owned());
     config.node.data_dir = data.clone();
     config.registry.listen = args.registry;
     config.registry.lease_ttl = Seconds(std::time::Duration::from_secs(3));
     config.agent.services_dir = services;
     config.http.listen = args.http;
-    config.dns.listen = args.dns;
+    config.dns.listen = vec![args.dns];
     config.dns.alt_zones = args.alt_zones;
     config.xds.listen = args.xds;
     config.xds.unregistered = Unregistered::All;
@@ -41,72 +46,144 @@ pub(super) fn dev(args: DevArgs) -> Outcome {
     config.log = LogConfig { filter: args.log, format: LogFormat::Text };
     let (json, services) = (args.json, config.agent.services_dir.clone());
     let envoy = args.envoy_listener;
-    let outcome = run(&config, json, |config| Box::pin(App::dev(config)), |bound| welcome(bound, &services, &envoy));
+    let plan = Plan { config, json, file: None };
+    let outcome = run(plan, |config| Box::pin(App::dev(config)), |bound| welcome(bound, &services, &envoy));
     drop(guard);
     outcome
 }
 
 pub(super) fn registry(args: &ServeArgs) -> Outcome {
-    let config = load(&args.config)?;
-    run(&config, args.json, |config| Box::pin(App::registry(config)), started)
+    run(plan(args, Role::Member)?, |config| Box::pin(App::registry(config)), started)
 }
 
 pub(super) fn agent(args: &ServeArgs) -> Outcome {
-    let config = load(&args.config)?;
-    run(&config, args.json, |config| Box::pin(App::agent(config)), started)
+    run(plan(args, Role::Agent)?, |config| Box::pin(App::agent(config)), started)
 }
 
-fn load(path: &Path) -> Result<Config, Failure> {
-    Config::load(path).map_err(|error| Failure::Usage(error.to_string()))
+/// What is run, and where its configuration can be read again.
+struct Plan {
+    config: Config,
+    json: bool,
+    file: Option<(PathBuf, Role)>,
+}
+
+fn plan(args: &ServeArgs, role: Role) -> Result<Plan, Failure> {
+    let config = Config::load(&args.config).map_err(|error| Failure::Usage(error.to_string()))?;
+    Ok(Plan { config, json: args.json, file: Some((args.config.clone(), role)) })
 }
 
 type Starting<'a> = std::pin::Pin<Box<dyn Future<Output = Result<App, StartError>> + 'a>>;
 
 fn run(
-    config: &Config,
-    json: bool,
+    plan: Plan,
     start: impl for<'a> FnOnce(&'a Config) -> Starting<'a>,
     describe: impl FnOnce(&Bound) -> String,
 ) -> Outcome {
-    config.validate().map_err(|error| Failure::Usage(error.to_string()))?;
-    log(&config.log)?;
+    plan.config.validate().map_err(|error| Failure::Usage(error.to_string()))?;
+    let log = Log::install(&plan.config.log).map_err(Failure::Failed)?;
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().map_err(Failure::failed)?;
-    let outcome = runtime.block_on(async {
-        let mut interrupt = signal(SignalKind::interrupt()).map_err(Failure::failed)?;
-        let mut terminate = signal(SignalKind::terminate()).map_err(Failure::failed)?;
-        let mut restart = signal(SignalKind::user_defined1()).map_err(Failure::failed)?;
-        let mut app = start(config).await.map_err(|error| match error {
-            StartError::Config(why) => Failure::Usage(why.to_string()),
-            removed @ StartError::Removed(_) => Failure::Usage(removed.to_string()),
-            other => Failure::failed(other),
-        })?;
-        if json {
-            say(&as_json(&app.bound).to_string())?;
-        } else {
-            say(&describe(&app.bound))?;
+    let outcome = runtime.block_on(serve(plan, &log, start, describe));
+    runtime.shutdown_timeout(LINGER);
+    outcome
+}
+
+async fn serve(
+    mut plan: Plan,
+    log: &Log,
+    start: impl for<'a> FnOnce(&'a Config) -> Starting<'a>,
+    describe: impl FnOnce(&Bound) -> String,
+) -> Outcome {
+    let hangup = if plan.file.is_some() { Hangup::Reload } else { Hangup::Stop };
+    let mut signals = Signals::listen(hangup).map_err(Failure::failed)?;
+    let started = tokio::select! {
+        started = start(&plan.config) => started,
+        // What was begun is dropped: nobody knows of this process yet.
+        () = stop_asked(&mut signals) => return Ok(()),
+    };
+    let mut app = started.map_err(|error| match error {
+        StartError::Config(why) => Failure::Usage(why.to_string()),
+        removed @ StartError::Removed(_) => Failure::Usage(removed.to_string()),
+        other => Failure::failed(other),
+    })?;
+    match (plan.json, plan.config.log.format) {
+        (true, _) => announce(as_json(&app.bound).to_string()),
+        (false, LogFormat::Text) => announce(describe(&app.bound)),
+        // Where both go to one place, all of it is JSON.
+        (false, LogFormat::Json) => tracing::info!("{}", describe(&app.bound)),
+    }
+    let (stop, died) = loop {
+        tokio::select! {
+            asked = signals.next() => match asked {
+                Asked::Leave { .. } => break (Stop::Leave, None),
+                Asked::Restart => break (Stop::Restart, None),
+                Asked::Terminate if plan.config.agent.leave_on_terminate => break (Stop::Leave, None),
+                Asked::Terminate => break (Stop::Restart, None),
+                Asked::Reload => reload(&mut plan, &mut app, log),
+                Asked::Nothing(signal) => tracing::info!(signal, "a signal that means nothing here is ignored"),
+            },
+            died = app.died() => break (Stop::Leave, Some(died)),
         }
-        let on_terminate = if config.agent.leave_on_terminate { Stop::Leave } else { Stop::Restart };
-        let (stop, died) = tokio::select! {
-            _ = interrupt.recv() => (Stop::Leave, None),
-            _ = terminate.recv() => (on_terminate, None),
-            _ = restart.recv() => (Stop::Restart, None),
-            died = app.died() => (Stop::Leave, Some(died)),
-        };
-        match died {
-            // A member that was removed stays down: the service manager does not start it anew for this code.
-            Some(removed @ Ended::Removed(_)) => Err(Failure::Usage(removed.to_string())),
-            // A task that ended unexpectedly ends the process; the service manager starts it anew.
-            Some(died) => Err(Failure::failed(died)),
-            None => {
-                tracing::info!(how = ?stop, "stopping");
-                app.stop(stop).await;
-                Ok(())
+    };
+    match died {
+        // A member that was removed stays down: the service manager does not start it anew for this code.
+        Some(removed @ Ended::Removed(_)) => Err(Failure::Usage(removed.to_string())),
+        // A task that ended unexpectedly ends the process; the service manager starts it anew.
+        Some(died) => Err(Failure::failed(died)),
+        None => {
+            tracing::info!(how = ?stop, "stopping");
+            tokio::select! {
+                () = app.stop(stop) => Ok(()),
+                () = signals.by_hand() => Err(Failure::Interrupted),
             }
         }
-    });
-    // All that has to be on disk is there: what still blocks waits for a file system that does not answer.
-    runtime.shutdown_timeout(BLOCKED_WITHIN);
-    outcome
+    }
+}
+
+/// Waits until a signal asks for the end; there is nothing to reload yet.
+async fn stop_asked(signals: &mut Signals) {
+    while matches!(signals.next().await, Asked::Reload | Asked::Nothing(_)) {}
+}
+
+/// Takes up the configuration file anew; one that is wrong changes nothing.
+fn reload(plan: &mut Plan, app: &mut App, log: &Log) {
+    let Some((path, role)) = &plan.file else { return };
+    let count = |result| metrics::counter!("muster_config_reloads_total", "result" => result).increment(1);
+    // It is read while nothing else waits for this task: a signal is rare, and the file is small.
+    let new = match Config::load(path) {
+        Ok(new) => new,
+        Err(error) => {
+            count("refused");
+            // The parser shows the place over several lines; a log has one for each thing that happened.
+            let error = error.to_string().lines().map(str::trim).collect::<Vec<_>>().join(" ");
+            tracing::error!(%error, "the new configuration is refused: the one in force stays as it is");
+            return;
+        }
+    };
+    let Changes { live, waiting } = Changes::between(*role, &plan.config, &new);
+    if let Err(error) = log.set_filter(&new.log.filter) {
+        tracing::error!(%error, "log.filter cannot be changed");
+    }
+    app.reload(&new);
+    role.take_up(&mut plan.config, &new);
+    count("taken");
+    tracing::info!(changed = live.join(", "), "the configuration is read again; definitions are scanned");
+    if !waiting.is_empty() {
+        tracing::warn!("needs a restart: {}", waiting.join(", "));
+    }
+}
+
+/// Tells where it listens. Nobody has to read that: a reader that is gone or stands still holds up nothing.
+fn announce(text: String) {
+    let tell = move || {
+        use std::io::Write;
+        let mut out = std::io::stdout().lock();
+        if let Err(error) = writeln!(out, "{text}").and_then(|()| out.flush()) {
+            tracing::warn!(%error, "the addresses could not be printed: {text}");
+        }
+    };
+    if let Err(error) = std::thread::Builder::new().name("announce".into()).spawn(tell) {
+        tracing::warn!(%error, "the addresses could not be printed");
+    }
 }
 
 fn as_json(bound: &Bound) -> serde_json::Value {
@@ -145,23 +222,6 @@ fn welcome(bound: &Bound, services: &Path, envoy: &std::net::SocketAddr) -> Stri
     )
 }
 
-/// Crates that log each answer, try or file. What of it an operator has to know is said by Muster itself: a lost member,
-/// a new leader, a disk that fails, a log that ends. `log.filter = "info,openraft=info"` shows the rest.
-const QUIET: &str = "hickory_server=warn,hickory_proto=warn,openraft=off,raft_log=warn,chunked_wal=warn";
-
-fn log(config: &LogConfig) -> Outcome {
-    let filter = format!("{QUIET},{}", config.filter);
-    let filter = tracing_subscriber::EnvFilter::try_new(&filter).map_err(|error| {
-        Failure::Usage(format!("log.filter = {:?}: {error}; write info or info,muster_dns=debug", config.filter))
-    })?;
-    let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
-    match config.format {
-        LogFormat::Text => builder.with_ansi(false).init(),
-        LogFormat::Json => builder.json().init(),
-    }
-    Ok(())
-}
-
 /// A directory of its own under the system's temporary one, removed at the end.
 struct ScratchDirectory(std::path::PathBuf);
 
@@ -177,7 +237,7 @@ impl ScratchDirectory {
 impl Drop for ScratchDirectory {
     fn drop(&mut self) {
         if let Err(error) = std::fs::remove_dir_all(&self.0) {
-            tracing::warn!(path = %self.0.display(), %error, "could not remove the scratch directory");
+            complain(&format!("could not remove {}: {error}", self.0.display()));
         }
     }
 }

@@ -2,12 +2,12 @@
 
 use std::time::Duration;
 
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 
 use super::{ConfigError, Seconds, bad};
 
 /// `[registry.autopilot]`: what the leader does about the members by itself. The same at all of them.
-#[derive(Debug, Clone, Deserialize)]
+#[derive(Debug, Clone, Deserialize, Serialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct AutopilotConfig {
     /// A member that has not answered the leader for longer is not healthy. Default 1s.

@@ -3,13 +3,13 @@
 use std::time::Duration;
 
 use muster_registry::MassExpiry;
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 
 use super::{ConfigError, Seconds, bad};
 use crate::definitions::brake::MassRemoval;
 
 /// `[registry.mass_expiry]`: when the loss of many nodes at once is held.
-#[derive(Debug, Clone, Deserialize)]
+#[derive(Debug, Clone, Deserialize, Serialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct MassExpiryConfig {
     /// Fewer nodes than this are never held. Default 10.
@@ -30,7 +30,7 @@ impl Default for MassExpiryConfig {
 }
 
 /// `[agent.mass_removal]`: when the removal of many definitions at once is held.
-#[derive(Debug, Clone, Deserialize)]
+#[derive(Debug, Clone, Deserialize, Serialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct MassRemovalConfig {
     /// Fewer services than this are never held, unless they are all. Default 10.

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use serde::{Deserialize, Deserializer, de::Error};
+use serde::{Deserialize, Deserializer, Serialize, Serializer, de::Error};
 
 /// A duration written as `10s`, `500ms` or `1m 30s`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -15,5 +15,11 @@ impl<'de> Deserialize<'de> for Seconds {
         parsed
             .map(Self)
             .map_err(|why| D::Error::custom(format!("{text:?} is no duration ({why}): write 10s, 500ms or 1m")))
+    }
+}
+
+impl Serialize for Seconds {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(&humantime::format_duration(self.0))
     }
 }

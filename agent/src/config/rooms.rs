@@ -44,7 +44,7 @@ pub(crate) fn xds_config(config: &Config) -> XdsConfig {
         zones: zones.map(|zone| Name::lookup(zone)).collect(),
         datacenter: Name::lookup(&config.node.datacenter),
         // A name that cannot be had is refused by who starts the agent.
-        node: config.node().ok().map(|(name, _)| name),
+        node: config.node_name().ok(),
         unregistered: match config.xds.unregistered {
             Unregistered::All => muster_xds::Unregistered::All,
             Unregistered::None => muster_xds::Unregistered::None,

@@ -232,16 +232,22 @@ fn write<T: Serialize>(path: &Path, value: &T) -> io::Result<()> {
     file.write_all(&serde_json::to_vec_pretty(value)?)?;
     file.sync_all()?;
     fs::rename(&beside, path)?;
-    match path.parent() {
-        Some(directory) => File::open(directory)?.sync_all(),
-        None => Ok(()),
-    }
+    sync_directory(path)
 }
 
 fn remove(path: &Path) -> io::Result<()> {
     match fs::remove_file(path) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
-        _ => Ok(()),
+        // Also where it was gone: whoever removed it may not have come to this.
+        _ => sync_directory(path),
+    }
+}
+
+/// What was done to a file's name is on disk after it: else a power cut may bring back what was removed.
+fn sync_directory(path: &Path) -> io::Result<()> {
+    match path.parent() {
+        Some(directory) => File::open(directory)?.sync_all(),
+        None => Ok(()),
     }
 }
 

@@ -62,7 +62,9 @@ impl Connection {
 #[derive(Debug)]
 pub(super) struct Connections {
     pub(super) config: ClientConfig,
-    /// Members that the registry named, besides the configured ones.
+    /// Where the registry is looked for: those of `config` until others are set.
+    members: std::sync::Mutex<Vec<String>>,
+    /// Members that the registry named, besides those.
     learned: std::sync::Mutex<Vec<String>>,
     state: Mutex<State>,
     traffic: std::sync::Mutex<Traffic>,
@@ -100,12 +102,19 @@ impl State {
 
 impl Connections {
     pub(super) fn new(config: ClientConfig) -> Self {
-        Self { config, learned: Default::default(), state: Mutex::default(), traffic: Default::default() }
+        let members = std::sync::Mutex::new(config.members.clone());
+        let learned = Default::default();
+        Self { config, members, learned, state: Mutex::default(), traffic: Default::default() }
     }
 
     /// Takes these in the place of what was learnt before.
     pub(super) fn learn(&self, members: Vec<String>) {
         *self.learned.lock().unwrap_or_else(PoisonError::into_inner) = members;
+    }
+
+    /// Looks for the registry at these members from the next connection on.
+    pub(super) fn set_members(&self, members: Vec<String>) {
+        *self.members.lock().unwrap_or_else(PoisonError::into_inner) = members;
     }
 
     /// The connection, or a new one to some member: one round over all of them, in random order.
@@ -211,13 +220,14 @@ impl Connections {
     }
 
     async fn resolve(&self) -> Result<Vec<SocketAddr>, ConnectError> {
-        if self.config.members.is_empty() {
+        let members = self.members.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        if members.is_empty() {
             return Err(ConnectError::NoMembers);
         }
         let (mut addresses, mut reasons) = (BTreeSet::new(), Vec::new());
         let learned = self.learned.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        let members: BTreeSet<&String> = self.config.members.iter().chain(&learned).collect();
-        for member in members {
+        let members: BTreeSet<String> = members.into_iter().chain(learned).collect();
+        for member in &members {
             match timeout(self.config.connect_timeout, self.config.resolve.resolve(member)).await {
                 Ok(Ok(found)) => addresses.extend(found),
                 Ok(Err(error)) => reasons.push(format!("{member}: {error}")),

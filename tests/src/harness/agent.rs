@@ -58,7 +58,7 @@ impl TestAgent {
         let config = root.join("muster.toml");
         let envoy_listener = super::free_address()?;
         let text = format!(
-            "[node]\nname = \"{name}\"\ndata_dir = {:?}\n[registry]\nmembers = {:?}\n{}[agent]\nservices_dir = {services:?}\n{settings}\
+            "[node]\nname = \"{name}\"\naddress = \"127.0.0.1\"\ndata_dir = {:?}\n[registry]\nmembers = {:?}\n{}[agent]\nservices_dir = {services:?}\n{settings}\
              [http]\nlisten = \"127.0.0.1:0\"\n[dns]\nlisten = \"127.0.0.1:0\"\nalt_zones = [\"consul\"]\n\
              [xds]\nlisten = \"127.0.0.1:0\"\n{xds}http_listener = \"{}\"\n[log]\nfilter = \"info,muster_agent::replica=debug\"\n",
             root.join("data"),
@@ -124,6 +124,11 @@ impl TestAgent {
     /// The directory whose definitions it takes up.
     pub fn services_dir(&self) -> &std::path::Path {
         &self.services
+    }
+
+    /// Its configuration file.
+    pub fn config(&self) -> &std::path::Path {
+        &self.config
     }
 
     /// A GET, whatever its status.

@@ -79,7 +79,7 @@ pub(super) fn restore(file: &Path, yes: bool, args: &RegistryArgs) -> Outcome {
 
 pub(super) fn recover(config: &Path, yes: bool, json: bool) -> Outcome {
     let config = Config::load(config).map_err(|error| Failure::Usage(error.to_string()))?;
-    let (name, _) = config.node().map_err(|error| Failure::Usage(error.to_string()))?;
+    let name = config.node_name().map_err(|error| Failure::Usage(error.to_string()))?;
     let survivor = Survivor {
         data_dir: config.node.data_dir.join("registry"),
         log_engine: config.registry.log_engine.into(),
