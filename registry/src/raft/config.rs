@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::network::{Dial, SNAPSHOT_TIMEOUT, plaintext};
+use super::network::{Dial, plaintext};
 use crate::store::directory::DirectoryError;
 use crate::store::{EngineKind, Fault, Layer, NotBuilt, abort_on_fault, no_layer};
 
@@ -104,33 +104,6 @@ impl ConsensusConfig {
             return Err(StartError::TooMany(self.members.len()));
         }
         Ok(self)
-    }
-
-    pub(super) fn openraft(&self) -> Result<openraft::Config, StartError> {
-        let milliseconds = |duration: Duration| u64::try_from(duration.as_millis()).unwrap_or(u64::MAX);
-        let config = openraft::Config {
-            cluster_name: "muster".into(),
-            election_timeout_min: milliseconds(self.election_timeout_min),
-            election_timeout_max: milliseconds(self.election_timeout_max),
-            heartbeat_interval: milliseconds(self.heartbeat_interval),
-            enable_pre_vote: Some(true),
-            // Ours goes by the state's size, too.
-            snapshot_policy: openraft::SnapshotPolicy::Never,
-            max_in_snapshot_log_to_keep: self.kept_entries,
-            // A follower further behind than this is sent a snapshot; less would race with the snapshots themselves.
-            replication_lag_threshold: self.snapshot_entries.saturating_add(self.kept_entries),
-            // Purging is a write: a batch of entries each, but never so large that a small log is never purged.
-            purge_batch_size: (self.snapshot_entries / 64).clamp(1, 256),
-            // Followers write while the leader writes: one disk's time per write instead of two.
-            broadcast_submitted_on_append: Some(true),
-            // A follower whose disk went back in time is given what it lost, as one that fell behind is; it is logged.
-            allow_log_reversion: Some(true),
-            install_snapshot_timeout: milliseconds(SNAPSHOT_TIMEOUT),
-            // First retries come fast, for a member that just restarts; later ones spare a dead one's address.
-            backoff: "20ms 50ms 100ms ...1s".into(),
-            ..Default::default()
-        };
-        config.validate().map_err(|error| StartError::Timing(error.to_string()))
     }
 }
 

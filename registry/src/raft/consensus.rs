@@ -27,7 +27,7 @@ use super::service::{LogService, Receiver};
 use super::snapshot::SnapshotStore;
 use super::standing::Removed;
 use super::wire::proto::raft_server::RaftServer;
-use super::{Machine, Member, Payload, Peer, Raft, Types};
+use super::{Machine, Member, Payload, Peer, Raft, Types, settings};
 use crate::store::directory::{self, DataDirectory};
 use crate::store::{DiskGuard, Engine, EngineKind, LogSettings, mark};
 
@@ -128,7 +128,7 @@ impl<M: Machine> Consensus<M> {
     /// [`service`](Self::service) and then calls [`bootstrap_or_join`](Self::bootstrap_or_join).
     pub async fn start(config: ConsensusConfig, machine: M) -> Result<Self, StartError> {
         let config = config.validated()?;
-        let openraft = Arc::new(config.openraft()?);
+        let openraft = Arc::new(settings::openraft(&config)?);
         let (data_dir, kind) = (config.data_dir.clone(), config.log_engine);
         let disk = DiskGuard::new(&config.data_dir, config.disk_reserve);
         let guard = disk.clone();

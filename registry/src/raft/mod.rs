@@ -24,6 +24,7 @@ mod network;
 mod recover;
 mod room;
 mod service;
+mod settings;
 mod snapshot;
 mod standing;
 pub mod wire;

@@ -34,7 +34,7 @@ const FORWARD_TIMEOUT: Duration = Duration::from_secs(8);
 /// How long a write waits here for a leader, so that it is proposed as soon as there is one: well below what a client
 /// gives its shortest attempt, or it would take the outcome as unknown.
 const ELECTION_PATIENCE: Duration = Duration::from_millis(500);
-/// Between two looks for one when no leadership change wakes it: a leader that restarts at once stays the leader.
+/// Between two looks for one when no leadership change wakes it: the leader may be the same, and have just not answered.
 const RETRY: Duration = Duration::from_millis(50);
 /// Writes in one message. Far more than gather while another message is under way, and few enough to count the outcomes.
 pub(crate) const MAX_BATCH: usize = 1024;

@@ -1,5 +1,5 @@
 //! What consumers and the operator see while the machine is at fault: a full disk, no file descriptors, too little
-//! memory, a clock that jumps, a process that stands still. Faults that have to be injected into a member's storage
+//! memory, a clock that jumps, a process that stands still or is killed and started again. Faults that have to be injected into a member's storage
 //! are in `registry/tests/`.
 
 #![allow(clippy::print_stdout, reason = "what was limited, and what was passed over")]
@@ -9,6 +9,7 @@ mod descriptors;
 mod full_disk;
 mod memory;
 mod pause;
+mod restart;
 
 use anyhow::Result;
 use muster_tests::harness::TestAgent;

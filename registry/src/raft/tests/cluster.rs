@@ -78,6 +78,25 @@ async fn the_next_write_is_accepted_soon_after_the_leader_is_gone() {
     }
 }
 
+/// It may have lost entries that followers hold under that term: it must not give their indexes to others.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_leader_that_restarts_at_once_does_not_lead_on_in_its_term() {
+    let cluster = Cluster::new(3).await;
+    let mut nodes = cluster.start_all().await;
+    write(&nodes, 0).await;
+    let led = leader(&nodes).await;
+    let (address, before) = (led.address.clone(), led.consensus.leadership().borrow().term);
+    let at = nodes.iter().position(|node| node.address == address).unwrap();
+    nodes.remove(at).stop().await;
+    nodes.push(cluster.start(cluster.addresses.iter().position(|other| *other == address).unwrap()).await);
+    let index = write(&nodes, 1).await;
+    let after = leader(&nodes).await.consensus.leadership().borrow().term;
+    assert!(after > before, "the write after the restart was taken in term {after}, as those before it");
+    for list in lists(&nodes, index).await {
+        assert_eq!(values(&list), [0, 1]);
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn an_isolated_leader_confirms_no_read_and_no_write() {
     let cluster = Cluster::new(3).await;
