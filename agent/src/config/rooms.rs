@@ -29,7 +29,7 @@ pub(crate) fn dns_config(config: &Config) -> DnsConfig {
 pub(crate) fn http_config(config: &Config) -> HttpConfig {
     let zones = std::iter::once(&config.dns.zone).chain(&config.dns.alt_zones).map(|zone| format!(".{zone}"));
     // A name that cannot be had is refused by who starts the agent.
-    let node = config.node().ok().map(|(name, _)| name.as_str().to_owned());
+    let node = config.node_name().ok().map(|name| name.as_str().to_owned());
     HttpConfig {
         max_connections: config.http.max_connections,
         allowed_hosts: config.http.allowed_hosts.iter().cloned().chain(zones).chain(node).collect(),
