@@ -1,7 +1,6 @@
 //! The wiring: binds what a process serves, starts its tasks, and stops them in order.
 
 use std::{
-    io,
     net::SocketAddr,
     path::{Path, PathBuf},
     sync::Arc,
@@ -18,7 +17,7 @@ use muster_registry::{
 };
 use muster_xds::Xds;
 use tokio::{
-    net::{TcpListener, TcpSocket, UdpSocket},
+    net::{TcpListener, UdpSocket},
     sync::{Notify, watch},
 };
 use tokio_util::sync::CancellationToken;
@@ -36,6 +35,10 @@ use crate::{
     supervisor::{Died, Supervisor},
     sync::{LeaseTask, Pusher, SyncStatus, SyncTask},
 };
+
+mod sockets;
+
+use sockets::{Sockets, bind_tcp};
 
 /// How long servers may take to finish what is under way once the node has left.
 const CLOSING: Duration = Duration::from_secs(3);
@@ -538,60 +541,6 @@ impl App {
                 }
             }
         });
-    }
-}
-
-/// How many connections may wait to be accepted. The usual 128 are too few when all of a fleet's clients come back at
-/// once: who finds no room tries again after a second. The system may allow less (`net.core.somaxconn`).
-const BACKLOG: u32 = 4096;
-
-/// What an agent listens on, bound before anything starts.
-struct Sockets {
-    http: TcpListener,
-    xds: TcpListener,
-    /// The two of each address have the same port.
-    dns: Vec<(TcpListener, UdpSocket)>,
-}
-
-impl Sockets {
-    async fn bind(config: &Config) -> Result<Self, StartError> {
-        let http = bind_tcp("HTTP", "http.listen", config.http.listen).await?;
-        let xds = bind_tcp("xDS", "xds.listen", config.xds.listen).await?;
-        let mut dns = Vec::new();
-        for address in &config.dns.listen {
-            dns.push(bind_dns(*address).await?);
-        }
-        Ok(Self { http, xds, dns })
-    }
-}
-
-async fn bind_tcp(what: &'static str, key: &'static str, address: SocketAddr) -> Result<TcpListener, StartError> {
-    listen(address).map_err(|source| StartError::Bind { what, address, key, source })
-}
-
-fn listen(address: SocketAddr) -> io::Result<TcpListener> {
-    let socket = if address.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }?;
-    // A restart does not wait for the connections of the last run to be forgotten.
-    socket.set_reuseaddr(true)?;
-    socket.bind(address)?;
-    socket.listen(BACKLOG)
-}
-
-/// The same port for UDP and TCP; with port 0 the system's choice for one may be taken for the other, so it is tried again.
-async fn bind_dns(address: SocketAddr) -> Result<(TcpListener, UdpSocket), StartError> {
-    /// Ports that are free for TCP are nearly always free for UDP.
-    const ATTEMPTS: usize = 10;
-    let failed = |source| StartError::Bind { what: "DNS", address, key: "dns.listen", source };
-    let mut attempts = 0;
-    loop {
-        attempts += 1;
-        let tcp = bind_tcp("DNS", "dns.listen", address).await?;
-        let chosen = tcp.local_addr().map_err(failed)?;
-        match UdpSocket::bind(chosen).await {
-            Ok(udp) => return Ok((tcp, udp)),
-            Err(_) if address.port() == 0 && attempts < ATTEMPTS => {}
-            Err(source) => return Err(failed(source)),
-        }
     }
 }
 
