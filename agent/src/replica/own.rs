@@ -148,13 +148,18 @@ impl Overlay {
         }
         let highest = self.floors.values().copied().max().unwrap_or_default();
         self.index = told.index().max(highest).max(self.index) + 1;
+        // What was held by the overlay alone may be known by name alone now: who serves all services has to look again.
+        let look_again = BTreeSet::from([Topic::AnyService]);
         if !by_host {
-            return BTreeSet::new();
+            return look_again;
         }
         let came = self.changes.iter().filter(|change| !old.contains(change));
         let went = old.iter().filter(|change| !self.changes.contains(change));
         let moved: Vec<Change> = came.chain(went).cloned().collect();
-        let topics: BTreeSet<Topic> = Snapshot::clone(told).lay_over(&self.entry(told, moved)).into_iter().collect();
+        // Over what was shown before: a check touches a service only where its instance is there already.
+        let mut shown = Snapshot::clone(told);
+        shown.lay_over(&self.entry(told, old));
+        let topics: BTreeSet<Topic> = shown.lay_over(&self.entry(told, moved)).into_iter().chain(look_again).collect();
         for topic in &topics {
             if told.find_blocking_index(topic).is_some() {
                 self.floors.insert(topic.clone(), self.index);

@@ -40,7 +40,7 @@ fn open_descriptors(process: &Process) -> Result<usize> {
 
 /// Asks on a connection and returns the answer's first line.
 async fn ask(connection: &mut TcpStream) -> Result<String> {
-    connection.write_all(b"GET /v1/health/service/web?stale HTTP/1.1\r\nHost: agent\r\n\r\n").await?;
+    connection.write_all(b"GET /v1/health/service/web?stale HTTP/1.1\r\nHost: localhost\r\n\r\n").await?;
     let mut buffer = vec![0; 16 * 1024];
     let read = timeout(PATIENCE, connection.read(&mut buffer)).await.context("no answer")??;
     let text = String::from_utf8_lossy(&buffer[..read]);
