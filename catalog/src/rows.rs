@@ -59,38 +59,51 @@ pub enum SnapshotRow {
 impl Snapshot {
     /// All rows, in an order that a [`SnapshotBuilder`] takes. Equal catalogs give equal rows.
     pub fn rows(&self) -> impl Iterator<Item = SnapshotRow> + '_ {
-        self.rows_where(|_| true)
-    }
-
-    /// The rows for a replica that holds all of this Scope up to an index already: the Directory, the own node, and the
-    /// sets that moved since. [`SnapshotBuilder::finish_after`] puts the two together.
-    pub fn rows_after(&self, index: u64) -> impl Iterator<Item = SnapshotRow> + '_ {
-        self.rows_where(move |entry| {
-            let instance = &entry.instance.value;
-            // The own node's instances are few, and stand in no set where their services are not held.
-            let own = self.scope != Scope::All && self.scope.holds_node(&instance.node);
-            own || self.service_index(&instance.service) > index
-        })
-    }
-
-    fn rows_where<'a>(
-        &'a self,
-        wanted: impl Fn(&InstanceEntry) -> bool + Copy + 'a,
-    ) -> impl Iterator<Item = SnapshotRow> + 'a {
-        let services = self.services.values().map(|slot| {
-            let (service, index, tags) = (slot.name.clone(), slot.index, slot.tags.to_vec());
-            SnapshotRow::Service(DirectoryRow { service, index, tags })
-        });
         let writers =
             self.writers.iter().map(|(node, writer)| SnapshotRow::Writer { node: node.clone(), writer: *writer });
         std::iter::once(self.header_row())
-            .chain(services)
-            .chain(self.nodes.values().flat_map(move |node| node_rows(node, wanted)))
+            .chain(self.directory_rows())
+            .chain(self.nodes.values().flat_map(|node| node_rows(node, node.index, |_| true)))
             .chain(writers)
     }
 
+    /// The rows for a replica of that Scope, of a Snapshot that holds all of it: those of [`crate::project_snapshot`].
+    ///
+    /// For one that holds all of its Scope up to an index already: the Directory, the own node, and the sets that moved
+    /// since. [`SnapshotBuilder::finish_after`] puts the two together.
+    pub fn rows_for<'a>(&'a self, scope: &'a Scope, after: Option<u64>) -> impl Iterator<Item = SnapshotRow> + 'a {
+        let is_part = *scope != Scope::All;
+        let mut header = self.header();
+        if is_part {
+            header.checks_index = 0;
+        }
+        let wanted = move |entry: &InstanceEntry| {
+            let instance = &entry.instance.value;
+            // The own node's instances are few, and stand in no set where their services are not held.
+            let own = is_part && scope.holds_node(&instance.node);
+            let moved = |after| self.service_index(&instance.service) > after;
+            own || scope.holds_service(&instance.service) && after.is_none_or(moved)
+        };
+        let nodes = self.nodes.values().flat_map(move |node| {
+            let index = if scope.holds_node(&node.node.value.name) { node.index } else { 0 };
+            node_rows(node, index, wanted)
+        });
+        std::iter::once(SnapshotRow::Header(header)).chain(self.directory_rows()).chain(nodes)
+    }
+
+    fn directory_rows(&self) -> impl Iterator<Item = SnapshotRow> + '_ {
+        self.services.values().map(|slot| {
+            let (service, index, tags) = (slot.name.clone(), slot.index, slot.tags.to_vec());
+            SnapshotRow::Service(DirectoryRow { service, index, tags })
+        })
+    }
+
     pub(crate) fn header_row(&self) -> SnapshotRow {
-        SnapshotRow::Header(SnapshotHeader {
+        SnapshotRow::Header(self.header())
+    }
+
+    fn header(&self) -> SnapshotHeader {
+        SnapshotHeader {
             cluster: self.cluster.clone(),
             format: self.format,
             index: self.index,
@@ -99,16 +112,17 @@ impl Snapshot {
             services_index: self.services_index,
             checks_index: self.checks_index,
             extinction_index: self.extinction_index,
-        })
+        }
     }
 }
 
 fn node_rows<'a>(
     entry: &'a NodeEntry,
+    index: u64,
     wanted: impl Fn(&InstanceEntry) -> bool + 'a,
 ) -> impl Iterator<Item = SnapshotRow> + 'a {
     let instances = entry.instances.iter().filter(move |instance| wanted(instance));
-    std::iter::once(SnapshotRow::Node { row: entry.node.clone(), index: entry.index })
+    std::iter::once(SnapshotRow::Node { row: entry.node.clone(), index })
         .chain(entry.checks.iter().cloned().map(SnapshotRow::Check))
         .chain(instances.flat_map(|instance| instance_rows(instance)))
 }

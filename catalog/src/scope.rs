@@ -5,11 +5,16 @@
 //! Projection commutes with folding: `project(fold(S, e)) == fold(project(S), project(e))`. How a Scope grows and
 //! shrinks between two entries is told in [`crate::Splice`].
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
 
 use imbl::OrdSet;
 
-use crate::{Change, DirectoryRow, Entry, InstanceEntry, InstanceId, Name, ServiceSlot, Snapshot, Text, Topic};
+use crate::{
+    Change, CheckId, DirectoryRow, Entry, InstanceEntry, InstanceId, Name, ServiceSlot, Snapshot, Text, Topic,
+};
 
 /// What a replica holds beyond the Directory.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -93,14 +98,29 @@ pub fn project_snapshot(scope: &Scope, full: &Snapshot) -> Snapshot {
 pub struct Footprint {
     instances: BTreeMap<(Name, InstanceId), Trace>,
     services: Vec<Listed>,
+    nodes: Vec<Name>,
+    /// The checks that the entry names and that spoke for a whole node before it.
+    node_checks: BTreeSet<(Name, CheckId)>,
+    moves_directory: bool,
 }
 
 /// A service that the entry touched, as the Directory has it afterwards.
 #[derive(Debug, Clone, PartialEq, Eq)]
-struct Listed {
-    service: Name,
+pub(crate) struct Listed {
+    pub(crate) service: Name,
     /// `None` for one that is gone.
     row: Option<(u64, Arc<[Text]>)>,
+}
+
+impl Listed {
+    /// What a replica that does not hold the service is told of it.
+    pub(crate) fn change(&self) -> Change {
+        let service = self.service.clone();
+        match &self.row {
+            Some((index, tags)) => Change::PutDirectory(DirectoryRow { service, index: *index, tags: tags.to_vec() }),
+            None => Change::DeleteDirectory(service),
+        }
+    }
 }
 
 /// An instance that the entry names.
@@ -125,7 +145,25 @@ impl Footprint {
             let before = find_instance(snapshot, &node, &id).map(|found| found.instance.value.service.clone());
             ((node, id), Trace { before, after: None })
         });
-        Self { instances: traces.collect(), services: Vec::new() }
+        let mut footprint = Self { instances: traces.collect(), ..Self::default() };
+        for change in changes {
+            footprint.note(snapshot, change);
+        }
+        footprint
+    }
+
+    fn note(&mut self, snapshot: &Snapshot, change: &Change) {
+        let (node, id, of_instance) = match change {
+            Change::PutCheck(check) => (&check.node, &check.id, check.instance.is_some()),
+            Change::DeleteCheck { node, id } => (node, id, true),
+            Change::PutWriter { .. } | Change::PutInstance(_) | Change::DeleteInstance { .. } => return,
+            _ => return self.moves_directory = true,
+        };
+        let spoke_for_node = snapshot.find_node(node).is_some_and(|entry| entry.find_check_at(None, id).is_some());
+        if spoke_for_node {
+            self.node_checks.insert((node.clone(), id.clone()));
+        }
+        self.moves_directory |= spoke_for_node || !of_instance;
     }
 
     /// Takes note of the catalog after they were folded, and of what folding them touched.
@@ -142,7 +180,49 @@ impl Footprint {
             None => Listed { service: service.clone(), row: None },
         });
         self.services = services.collect();
+        let nodes = touched.iter().filter_map(|topic| match topic {
+            Topic::Node(node) => Some(node.clone()),
+            _ => None,
+        });
+        self.nodes = nodes.collect();
+        let tables = [Topic::Services, Topic::Nodes, Topic::Format];
+        self.moves_directory |= tables.iter().any(|table| touched.contains(table));
         self
+    }
+
+    /// Whether a replica of this Scope holds a service or the node's rows that the entry touched. One that does not hears
+    /// of the entry through the Directory alone, and so does every other: see [`crate::Gathered`].
+    pub fn touches(&self, scope: &Scope) -> bool {
+        match scope {
+            Scope::All => true,
+            Scope::Services { names, node } => {
+                self.services().any(|service| names.contains(service))
+                    || node.as_ref().is_some_and(|own| self.nodes.contains(own))
+            }
+        }
+    }
+
+    /// The services that the entry touched.
+    pub fn services(&self) -> impl Iterator<Item = &Name> {
+        self.services.iter().map(|listed| &listed.service)
+    }
+
+    /// The nodes that the entry touched.
+    pub fn nodes(&self) -> &[Name] {
+        &self.nodes
+    }
+
+    /// Whether it changed more of the Directory than the indexes of services.
+    pub fn moves_directory(&self) -> bool {
+        self.moves_directory
+    }
+
+    pub(crate) fn listed(&self) -> &[Listed] {
+        &self.services
+    }
+
+    pub(crate) fn spoke_for_node(&self, node: &Name, check: &CheckId) -> bool {
+        self.node_checks.contains(&(node.clone(), check.clone()))
     }
 
     fn held_before(&self, scope: &Scope, node: &Name, id: &InstanceId) -> bool {
@@ -173,12 +253,7 @@ pub fn project_changes(scope: &Scope, entry: &Entry, footprint: &Footprint) -> V
     let mut changes: Vec<Change> =
         entry.changes.iter().filter(watched).flat_map(|change| project_change(scope, footprint, change)).collect();
     let outside = footprint.services.iter().filter(|listed| !scope.holds_service(&listed.service));
-    changes.extend(outside.map(|Listed { service, row }| match row {
-        Some((index, tags)) => {
-            Change::PutDirectory(DirectoryRow { service: service.clone(), index: *index, tags: tags.to_vec() })
-        }
-        None => Change::DeleteDirectory(service.clone()),
-    }));
+    changes.extend(outside.map(Listed::change));
     changes
 }
 

@@ -1,8 +1,8 @@
 //! The immutable read view at an index, with the indexes that DNS, HTTP and xDS read by.
 
-use std::sync::Arc;
+use std::{collections::BTreeSet, sync::Arc};
 
-use imbl::OrdMap;
+use imbl::{OrdMap, ordmap::DiffItem};
 
 use crate::{
     Check, ClusterId, FIRST_FORMAT, Instance, Instances, NODE_LIVENESS_CHECK, Name, Node, Origin, Scope, ServiceSet,
@@ -209,6 +209,13 @@ impl Snapshot {
         self.writers.iter().map(|(name, writer)| (name, *writer))
     }
 
+    /// The nodes with an agent of which something is otherwise than in an older Snapshot, its last write included. It
+    /// costs what moved, not what there is: the two share the rest.
+    pub fn moved_nodes(&self, old: &Self) -> BTreeSet<Name> {
+        let nodes = old.nodes.diff(&self.nodes).map(key);
+        nodes.chain(old.writers.diff(&self.writers).map(key)).collect()
+    }
+
     /// The blocking index of a service; of one that does not exist, the index at which the last service vanished,
     /// so that it does not run backwards for a client that saw it.
     pub fn service_index(&self, name: &Name) -> u64 {
@@ -245,4 +252,9 @@ impl Snapshot {
         self.index = self.index.max(index);
         self.at = self.at.max(at);
     }
+}
+
+fn key<V>(item: DiffItem<'_, '_, Name, V>) -> Name {
+    let (DiffItem::Add(name, _) | DiffItem::Remove(name, _) | DiffItem::Update { new: (name, _), .. }) = item;
+    name.clone()
 }

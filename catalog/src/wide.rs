@@ -1,6 +1,6 @@
 //! Reads of more than a Scope holds: what is asked, and the rows that answer it.
 
-use crate::{Check, Name, NodeEntry, Row, Scope, Snapshot, SnapshotRow, Status, Text, rows::instance_rows};
+use crate::{Check, Name, NodeEntry, Row, Scope, Snapshot, SnapshotRow, Status, Text, Topic, rows::instance_rows};
 
 /// A read of the whole catalog that no set answers.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -20,6 +20,15 @@ impl Wide {
             Self::Node(name) => snapshot.node_index(name),
             Self::Checks(_) => snapshot.checks_index(),
             Self::Instances(_) => snapshot.services_index(),
+        }
+    }
+
+    /// What moves that index.
+    pub fn topic(&self) -> Topic {
+        match self {
+            Self::Node(name) => Topic::Node(name.clone()),
+            Self::Checks(_) => Topic::Checks,
+            Self::Instances(_) => Topic::Services,
         }
     }
 

@@ -5,8 +5,8 @@ mod support;
 use std::collections::{BTreeSet, HashMap};
 
 use muster_catalog::{
-    Change, Check, Command, Entry, Footprint, Name, NodeEntry, Scope, ServiceLookup, Snapshot, SnapshotBuilder,
-    SnapshotRow, Splice, Status, Text, Topic, Wide, project_changes, project_snapshot,
+    Change, Check, Command, Entry, Footprint, Gathered, Name, NodeEntry, Scope, ServiceLookup, Snapshot,
+    SnapshotBuilder, SnapshotRow, Splice, Status, Text, Topic, Wide, project_changes, project_snapshot,
 };
 use proptest::prelude::*;
 use support::{NODES, Registry, SERVICES, any_change, any_command, any_commands, any_scope, name};
@@ -141,6 +141,8 @@ proptest! {
         let mut registry = registry_after(&before);
         prop_assert_eq!(&rebuilt(Scope::All, &registry.snapshot), &registry.snapshot);
         let projected = project_snapshot(&scope, &registry.snapshot);
+        let streamed: Vec<SnapshotRow> = registry.snapshot.rows_for(&scope, None).collect();
+        prop_assert_eq!(streamed, rows(&projected));
         prop_assert_eq!(&rebuilt(scope, &projected), &projected);
         let mut restored = Registry { snapshot: rebuilt(Scope::All, &registry.snapshot), log: Vec::new() };
         for command in after {
@@ -189,6 +191,70 @@ proptest! {
     }
 
     #[test]
+    fn what_touches_nothing_that_is_held_may_be_gathered_and_told_at_any_later_time(
+        commands in proptest::collection::vec((any_command(), any::<bool>()), 1..COMMANDS), scope in any_scope(),
+    ) {
+        let mut registry = Registry::default();
+        let mut replica = Snapshot::new(scope.clone());
+        let mut gathered = Gathered::default();
+        let mut woken = BTreeSet::from([Topic::Index]);
+        let mut touched_since = BTreeSet::new();
+        for (command, tell) in commands {
+            let before = registry.snapshot.clone();
+            let mut touches = false;
+            if let Ok((entry, touched)) = registry.propose(command) {
+                let footprint = Footprint::before(&before, &entry.changes).after(&registry.snapshot, &touched);
+                touches = footprint.touches(&scope);
+                touched_since.extend(touched);
+                if touches {
+                    for entry in std::mem::take(&mut gathered).finish() {
+                        woken.extend(replica.fold(&entry));
+                    }
+                    let changes = project_changes(&scope, &entry, &footprint);
+                    woken.extend(replica.fold(&Entry { changes, ..entry }));
+                } else {
+                    gathered.push(&entry, &footprint);
+                }
+            }
+            if !touches && !tell {
+                continue;
+            }
+            for entry in std::mem::take(&mut gathered).finish() {
+                woken.extend(replica.fold(&entry));
+            }
+            replica.advance(registry.snapshot.index(), registry.snapshot.at());
+            prop_assert_eq!(&replica, &project_snapshot(&scope, &registry.snapshot));
+            let heard = |topic: &&&Topic| match topic {
+                Topic::Node(node) => scope.holds_node(node),
+                Topic::Checks => scope == Scope::All,
+                _ => true,
+            };
+            let missed: Vec<&Topic> = touched_since.difference(&woken).collect();
+            prop_assert_eq!(missed.iter().find(heard), None);
+            touched_since.clear();
+            woken = BTreeSet::from([Topic::Index]);
+        }
+    }
+
+    #[test]
+    fn the_nodes_that_moved_are_those_of_which_something_is_otherwise(
+        before in any_commands(COMMANDS), after in any_commands(10),
+    ) {
+        let mut registry = registry_after(&before);
+        let old = registry.snapshot.clone();
+        for command in after {
+            let _ = registry.propose(command);
+        }
+        let new = &registry.snapshot;
+        let names: BTreeSet<Name> = NODES.iter().map(|node| name(node)).collect();
+        let differs = |node: &&Name| {
+            old.find_node(node) != new.find_node(node) || old.find_writer(node) != new.find_writer(node)
+        };
+        let expected: BTreeSet<Name> = names.iter().filter(differs).cloned().collect();
+        prop_assert_eq!(new.moved_nodes(&old), expected);
+    }
+
+    #[test]
     fn a_splice_gives_the_projection_to_the_new_scope_and_folding_goes_on_from_there(
         steps in proptest::collection::vec(any_step(), 1..COMMANDS), node in any_own_node(),
     ) {
@@ -232,16 +298,16 @@ proptest! {
         }
         let new = project_snapshot(&scope, &registry.snapshot);
         let mut builder = SnapshotBuilder::new(scope.clone());
-        new.rows_after(old.index()).for_each(|row| builder.push(row));
+        registry.snapshot.rows_for(&scope, Some(old.index())).for_each(|row| builder.push(row));
         prop_assert_eq!(builder.finish_after(old.index(), &old), Ok(new.clone()));
         // Nothing moved: no set comes at all.
-        let sets = new.rows_after(new.index()).filter(|row| matches!(row, SnapshotRow::Instance(row) if !is_own(&scope, &row.value.node)));
+        let sets = registry.snapshot.rows_for(&scope, Some(new.index())).filter(|row| matches!(row, SnapshotRow::Instance(row) if !is_own(&scope, &row.value.node)));
         prop_assert_eq!(sets.count(), 0);
         // One who does not hold what it claims is told so, and is not left with a part.
         let mut builder = SnapshotBuilder::new(scope.clone());
-        new.rows_after(new.index()).for_each(|row| builder.push(row));
+        registry.snapshot.rows_for(&scope, Some(new.index())).for_each(|row| builder.push(row));
         let held = new.services().filter(|slot| slot.set.is_some()).count();
-        let bare = builder.finish_after(new.index(), &Snapshot::new(scope));
+        let bare = builder.finish_after(new.index(), &Snapshot::new(scope.clone()));
         prop_assert_eq!(bare.is_err(), held > 0);
     }
 

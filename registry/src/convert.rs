@@ -38,6 +38,14 @@ pub enum ConvertError {
         /// What it has.
         value: i32,
     },
+    /// Bytes that are not the message that they should be.
+    #[error("{field} cannot be decoded: {source}")]
+    Bytes {
+        /// The field.
+        field: &'static str,
+        /// What is wrong with them.
+        source: prost::DecodeError,
+    },
     /// Text that its field cannot hold.
     #[error("{field} is {value:?}, which is no IP address with a port")]
     Address {

@@ -71,7 +71,7 @@ pub fn message(bytes: &[u8]) {
             let Ok(event) = registry::WatchEvent::decode(body) else { return };
             use registry::watch_event::Kind;
             match event.kind {
-                Some(Kind::Entry(entry)) => drop(Entry::try_from(entry)),
+                Some(Kind::Entry(entry)) => drop(catalog::Entry::decode(entry).map(Entry::try_from)),
                 Some(Kind::Rows(rows)) => rows.rows.into_iter().for_each(|row| drop(SnapshotRow::try_from(row))),
                 _ => {}
             }

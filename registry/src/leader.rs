@@ -7,7 +7,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use muster_catalog::{ClusterId, Command, Name, Status as CheckStatus};
+use muster_catalog::{ClusterId, Command, Name, Snapshot, Status as CheckStatus};
 use tokio::{
     sync::{mpsc, watch},
     task::JoinSet,
@@ -82,8 +82,8 @@ struct Leader {
 struct Reign {
     term: u64,
     table: LeaseTable,
-    /// The index at which the table last followed the catalog: walking all nodes is for when something happened.
-    followed: u64,
+    /// The catalog that the table followed last: it looks at what moved since.
+    followed: Arc<Snapshot>,
 }
 
 impl Leader {
@@ -96,7 +96,7 @@ impl Leader {
             tracing::info!(term = leadership.term, "this member leads");
             let snapshot = self.core.catalog.now();
             let table = LeaseTable::new(self.config.clone(), leadership.term, Instant::now(), &snapshot);
-            self.reign = Some(Reign { term: leadership.term, table, followed: snapshot.index() });
+            self.reign = Some(Reign { term: leadership.term, table, followed: snapshot });
             // A new registry gets its identity at once.
             self.tick();
         }
@@ -131,10 +131,8 @@ impl Leader {
     fn tick(&mut self) {
         let Some(reign) = &mut self.reign else { return };
         let (now, snapshot) = (Instant::now(), self.core.catalog.now());
-        if reign.followed != snapshot.index() {
-            reign.table.reconcile(now, &snapshot);
-            reign.followed = snapshot.index();
-        }
+        reign.table.follow(now, &reign.followed, &snapshot);
+        reign.followed = snapshot.clone();
         metrics::gauge!("muster_registry_leases").set(reign.table.len() as f64);
         let Verdicts { lost, returned } = reign.table.tick(now);
         self.show_held();

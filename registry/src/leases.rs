@@ -80,7 +80,9 @@ impl LeaseTable {
     pub(crate) fn new(config: LeaseConfig, term: u64, now: Instant, snapshot: &Snapshot) -> Self {
         let brake = Brake::new(config.mass.clone(), term);
         let mut table = Self { config, leases: BTreeMap::new(), last_tick: now, brake };
-        table.reconcile(now, snapshot);
+        for (name, _) in snapshot.writers() {
+            table.learn(now, snapshot, name);
+        }
         table
     }
 
@@ -94,16 +96,19 @@ impl LeaseTable {
         self.leases.len()
     }
 
-    /// Follows the catalog: new nodes get a term, gone ones are forgotten, verdicts are taken note of.
-    pub(crate) fn reconcile(&mut self, now: Instant, snapshot: &Snapshot) {
-        self.leases.retain(|name, _| snapshot.find_writer(name).is_some());
-        for (name, _) in snapshot.writers() {
-            self.learn(now, snapshot, name);
+    /// Follows the catalog in the nodes that moved since `old`: new ones get a term, gone ones are forgotten, verdicts are
+    /// taken note of.
+    pub(crate) fn follow(&mut self, now: Instant, old: &Snapshot, snapshot: &Snapshot) {
+        for node in snapshot.moved_nodes(old) {
+            self.learn(now, snapshot, &node);
         }
     }
 
     /// Follows the catalog in one node.
     pub(crate) fn learn(&mut self, now: Instant, snapshot: &Snapshot, node: &Name) {
+        if snapshot.find_writer(node).is_none() {
+            self.leases.remove(node);
+        }
         let liveness = snapshot.find_node(node).and_then(|entry| entry.liveness());
         let (Some(writer), Some(liveness)) = (snapshot.find_writer(node), liveness) else { return };
         let lost = liveness.value.status != Status::Passing;
@@ -174,7 +179,7 @@ impl LeaseTable {
         Some(nodes.len())
     }
 
-    /// What follows from the time. The verdicts come again until [`Self::reconcile`] finds them in the catalog.
+    /// What follows from the time. The verdicts come again until [`Self::follow`] finds them in the catalog.
     pub(crate) fn tick(&mut self, now: Instant) -> Verdicts {
         self.forgive_lateness(now);
         let silent = self.leases.iter().filter(|(_, lease)| !lease.lost && lease.ends <= now);

@@ -6,7 +6,9 @@ use std::{
 };
 
 use bytes::Bytes;
-use muster_catalog::{Change, ClusterId, Entry, Footprint, Proposal, Rejection, Scope, Snapshot, Timestamp, decide};
+use muster_catalog::{
+    Change, ClusterId, Entry, Footprint, Proposal, Rejection, Scope, Snapshot, Timestamp, Topic, Waiters, decide,
+};
 use prost::Message;
 use tokio::sync::watch;
 
@@ -15,7 +17,10 @@ use crate::{
     convert::ConvertError,
     proto::catalog as pb,
     raft::{Committed, Machine},
-    watch::ring::{Record, Ring},
+    watch::{
+        ring::{Record, Ring},
+        watchers::Watchers,
+    },
 };
 
 pub(crate) mod restore;
@@ -53,6 +58,10 @@ pub(crate) struct Catalog {
     pub(crate) snapshot: watch::Receiver<Arc<Snapshot>>,
     /// What happened lately.
     pub(crate) ring: Arc<Ring>,
+    /// The streams that follow it, by what they hold.
+    pub(crate) watchers: Arc<Watchers>,
+    /// Those that wait for one thing of it.
+    pub(crate) waiters: Arc<Waiters>,
     /// Why nothing is applied any more.
     pub(crate) fault: watch::Receiver<Option<Arc<Fault>>>,
 }
@@ -70,9 +79,20 @@ pub(crate) struct CatalogMachine {
     snapshot: Snapshot,
     published: watch::Sender<Arc<Snapshot>>,
     ring: Arc<Ring>,
+    watchers: Arc<Watchers>,
+    waiters: Arc<Waiters>,
     fault: watch::Sender<Option<Arc<Fault>>>,
     /// What came so far of a catalog that is to take the place of this one.
     staging: Staging,
+}
+
+/// What a batch did that others have to hear of.
+#[derive(Default)]
+struct Happened {
+    records: Vec<Record>,
+    topics: Vec<Topic>,
+    /// Another catalog took the place of the present one.
+    replaced: bool,
 }
 
 impl CatalogMachine {
@@ -82,11 +102,25 @@ impl CatalogMachine {
         let (published, receiver) = watch::channel(Arc::new(snapshot.clone()));
         let (fault, fault_receiver) = watch::channel(None);
         let ring = Arc::new(Ring::new(snapshot.index()));
-        let catalog = Catalog { snapshot: receiver, ring: ring.clone(), fault: fault_receiver };
-        (Self { snapshot, published, ring, fault, staging: Staging::default() }, catalog)
+        let (watchers, waiters) = (Arc::<Watchers>::default(), Arc::<Waiters>::default());
+        let catalog = Catalog {
+            snapshot: receiver,
+            ring: ring.clone(),
+            watchers: watchers.clone(),
+            waiters: waiters.clone(),
+            fault: fault_receiver,
+        };
+        (Self { snapshot, published, ring, watchers, waiters, fault, staging: Staging::default() }, catalog)
     }
 
-    fn apply_one(&mut self, committed: Committed, records: &mut Vec<Record>) -> Answer {
+    /// Publishes another catalog than the one before.
+    fn publish_anew(&self) {
+        self.published.send_replace(Arc::new(self.snapshot.clone()));
+        self.watchers.wake_all();
+        self.waiters.wake_all();
+    }
+
+    fn apply_one(&mut self, committed: Committed, happened: &mut Happened) -> Answer {
         let index = committed.index;
         if self.fault.borrow().is_some() {
             return Answer::Unapplied;
@@ -97,8 +131,8 @@ impl CatalogMachine {
         };
         let size = payload.len();
         match decode_proposal(payload) {
-            Ok(Proposed::Command(proposal)) => self.apply_proposal(index, proposal, size, records),
-            Ok(Proposed::Restore(at, piece)) => self.apply_restore(index, at, piece, records),
+            Ok(Proposed::Command(proposal)) => self.apply_proposal(index, proposal, size, happened),
+            Ok(Proposed::Restore(at, piece)) => self.apply_restore(index, at, piece, happened),
             Err(reason) => {
                 let fault = Fault { index, reason };
                 tracing::error!(%fault, "the catalog stands still");
@@ -108,7 +142,7 @@ impl CatalogMachine {
         }
     }
 
-    fn apply_proposal(&mut self, index: u64, proposal: Proposal, size: usize, records: &mut Vec<Record>) -> Answer {
+    fn apply_proposal(&mut self, index: u64, proposal: Proposal, size: usize, happened: &mut Happened) -> Answer {
         // A leader whose clock lags behind its predecessor's must not turn time back.
         let proposal = Proposal { at: proposal.at.max(self.snapshot.at()), ..proposal };
         self.staging.expire(proposal.at);
@@ -128,25 +162,22 @@ impl CatalogMachine {
         let topics = self.snapshot.fold(&entry);
         let watched = entry.changes.iter().any(|change| !matches!(change, Change::PutWriter { .. }));
         if watched {
-            records.push(Record { footprint: footprint.after(&self.snapshot, &topics), entry, size });
+            let footprint = footprint.after(&self.snapshot, &topics);
+            happened.records.push(Record::new(entry, footprint, size));
+            happened.topics.extend(topics);
         }
         Answer::Applied
     }
 
-    fn apply_restore(
-        &mut self,
-        index: u64,
-        at: Timestamp,
-        piece: pb::RestorePiece,
-        records: &mut Vec<Record>,
-    ) -> Answer {
+    fn apply_restore(&mut self, index: u64, at: Timestamp, piece: pb::RestorePiece, happened: &mut Happened) -> Answer {
         let at = at.max(self.snapshot.at());
         match self.staging.take(piece, at, self.snapshot.format()) {
             Ok(Some(restored)) => {
                 self.snapshot = restore::in_place_of(&self.snapshot, &restored, index, at);
                 tracing::warn!(index, cluster = ?self.snapshot.cluster(), "another catalog was put in place of the present one");
                 // What happened before did not lead to it.
-                records.clear();
+                happened.records.clear();
+                happened.replaced = true;
                 self.ring.reset(index);
                 Answer::Applied
             }
@@ -167,7 +198,7 @@ impl CatalogMachine {
         let next = ClusterId { uuid, incarnation: incarnation.saturating_add(1) };
         let (index, at) = (self.snapshot.index(), self.snapshot.at());
         self.snapshot.fold(&Entry { index, at, changes: vec![Change::SetCluster(next)] });
-        self.published.send_replace(Arc::new(self.snapshot.clone()));
+        self.publish_anew();
     }
 }
 
@@ -175,11 +206,18 @@ impl Machine for CatalogMachine {
     type Answer = Answer;
 
     fn apply(&mut self, batch: Vec<Committed>) -> Vec<Answer> {
-        let mut records = Vec::new();
-        let answers = batch.into_iter().map(|committed| self.apply_one(committed, &mut records)).collect();
-        // The ring first: whoever sees the Snapshot finds all that led to it.
-        self.ring.append(records);
-        self.published.send_replace(Arc::new(self.snapshot.clone()));
+        let mut happened = Happened::default();
+        let answers = batch.into_iter().map(|committed| self.apply_one(committed, &mut happened)).collect();
+        // The ring first, and the marks: whoever sees the Snapshot finds all that led to it.
+        let marked = self.watchers.mark(&happened.records);
+        self.ring.append(happened.records);
+        if happened.replaced {
+            self.publish_anew();
+        } else {
+            self.published.send_replace(Arc::new(self.snapshot.clone()));
+        }
+        self.watchers.wake(marked);
+        self.waiters.wake(&happened.topics);
         answers
     }
 
@@ -202,7 +240,7 @@ impl Machine for CatalogMachine {
         self.staging = Staging::install(from)?;
         self.ring.reset(snapshot.index());
         self.snapshot = snapshot;
-        self.published.send_replace(Arc::new(self.snapshot.clone()));
+        self.publish_anew();
         Ok(())
     }
 }

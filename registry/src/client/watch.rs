@@ -4,6 +4,7 @@ use std::{collections::VecDeque, pin::Pin, sync::Arc, time::Duration};
 
 use futures_util::{Stream, stream};
 use muster_catalog::{ClusterId, Entry, FORMAT, Name, Scope, SnapshotRow, Splice, Timestamp, port::Consistency};
+use prost::Message;
 use tokio::{sync::mpsc, time::timeout};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Code, Streaming};
@@ -14,7 +15,10 @@ use super::{
 };
 use crate::{
     convert::{ConvertError, KNOWN_CHANGES, KNOWN_EVENTS, timestamp},
-    proto::registry::{self as pb, watch_event::Kind, watch_request::Kind as Asked},
+    proto::{
+        catalog as pb_catalog,
+        registry::{self as pb, watch_event::Kind, watch_request::Kind as Asked},
+    },
 };
 
 /// A member says something at least twice a second; one that is silent for so long is gone.
@@ -58,7 +62,7 @@ pub enum WatchEvent {
     },
     /// Services join or leave the Scope, as was asked.
     Splice(Splice),
-    /// What happened.
+    /// What happened. Of entries that touch no service which the watcher holds, several may come as one.
     Entry(Entry),
     /// Nothing that concerns this watcher happened up to this index; at least once a second.
     Advance {
@@ -260,7 +264,11 @@ fn take(
                 ready.push_back(WatchEvent::Splice(splice));
             }
         }
-        Some(Kind::Entry(entry)) => ready.push_back(WatchEvent::Entry(entry.try_into()?)),
+        Some(Kind::Entry(entry)) => {
+            let entry = pb_catalog::Entry::decode(entry);
+            let entry = entry.map_err(|source| ConvertError::Bytes { field: "watch_event.entry", source })?;
+            ready.push_back(WatchEvent::Entry(entry.try_into()?));
+        }
         Some(Kind::Advance(advance)) => {
             let at = timestamp(advance.at_milliseconds);
             ready.push_back(WatchEvent::Advance { index: advance.index, at });

@@ -34,6 +34,7 @@ fn push(snapshot: &mut Snapshot, number: usize, incarnation: u64) {
 /// A table and its catalog, with a clock that ticks as the leader does.
 struct World {
     snapshot: Snapshot,
+    followed: Snapshot,
     table: LeaseTable,
     now: Instant,
 }
@@ -44,7 +45,7 @@ impl World {
         (0..nodes).for_each(|number| push(&mut snapshot, number, 1));
         let now = Instant::now();
         let table = LeaseTable::new(LeaseConfig::default(), 7, now, &snapshot);
-        Self { snapshot, table, now }
+        Self { followed: snapshot.clone(), snapshot, table, now }
     }
 
     /// Ticks for so long, renewing the nodes of `alive`; commits all verdicts and returns those of loss and return.
@@ -59,13 +60,18 @@ impl World {
             counts = (counts.0 + verdicts.lost.len(), counts.1 + verdicts.returned.len());
             commit(&mut self.snapshot, Command::Liveness { nodes: verdicts.lost, status: Status::Critical });
             commit(&mut self.snapshot, Command::Liveness { nodes: verdicts.returned, status: Status::Passing });
-            self.table.reconcile(self.now, &self.snapshot);
+            self.follow();
         }
         counts
     }
 }
 
 impl World {
+    fn follow(&mut self) {
+        let old = std::mem::replace(&mut self.followed, self.snapshot.clone());
+        self.table.follow(self.now, &old, &self.snapshot);
+    }
+
     fn held(&self) -> usize {
         self.table.hold().map_or(0, |hold| hold.nodes.len())
     }
@@ -119,11 +125,11 @@ fn only_the_start_that_pushed_is_known() {
     assert!(!world.table.renew(now, &name(5), 1, 0, 0), "a node that the catalog does not have");
     assert!(!world.table.renew(now, &name(0), 2, 0, 0), "a start that has not pushed yet");
     push(&mut world.snapshot, 0, 2);
-    world.table.reconcile(now, &world.snapshot);
+    world.follow();
     assert!(world.table.renew(now, &name(0), 2, 0, 0));
     assert!(!world.table.renew(now, &name(0), 1, 0, 0), "a start that a newer one followed");
     commit(&mut world.snapshot, Command::Leave { node: name(0), writer: Writer { incarnation: 2, sequence: 2 } });
-    world.table.reconcile(now, &world.snapshot);
+    world.follow();
     assert_eq!(world.table.len(), 0);
 }
 

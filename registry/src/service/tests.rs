@@ -27,7 +27,7 @@ use crate::{
 };
 
 /// Longer than anything here takes; a test that gets there has failed.
-const PATIENCE: Duration = Duration::from_secs(20);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
 
 pub(crate) struct TestRegistry {
     pub(crate) cluster: Arc<MemoryCluster>,
@@ -666,7 +666,7 @@ async fn an_entry_is_told_apart_by_the_kinds_that_the_watcher_knows() {
     loop {
         let event = events.message().await.unwrap().unwrap();
         if let Some(pb::watch_event::Kind::Entry(entry)) = event.kind {
-            let entry = Entry::try_from(entry).unwrap();
+            let entry = Entry::try_from(crate::proto::catalog::Entry::decode(entry).unwrap()).unwrap();
             assert_eq!(entry.index, written.index);
             assert!(matches!(entry.changes.as_slice(), [muster_catalog::Change::PutNode(_)]));
             break;

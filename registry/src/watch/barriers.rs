@@ -74,6 +74,11 @@ impl Barriers {
         }
     }
 
+    /// Whether a stream at `cursor` has to come further first.
+    pub(crate) fn are_ahead_of(&self, cursor: u64) -> bool {
+        matches!(self.state, State::Reaching(index, _) if index > cursor)
+    }
+
     /// The barriers that a stream at `cursor` can answer, and what to answer.
     pub(crate) fn reached(&mut self, core: &Arc<Core>, cursor: u64) -> Vec<(u64, Result<u64, String>)> {
         let result = match &mut self.state {

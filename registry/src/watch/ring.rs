@@ -2,17 +2,25 @@
 
 use std::{
     collections::VecDeque,
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Arc, Mutex, OnceLock, PoisonError},
 };
 
-use muster_catalog::{Entry, Footprint};
+use bytes::Bytes;
+use muster_catalog::{Change, Entry, Footprint, Gathered};
+use prost::Message;
+
+use crate::proto::catalog as pb;
 
 /// Entries kept. Ten thousand nodes that flap once each still resume; a stream that is further behind reloads.
-const MAX_ENTRIES: usize = 16_384;
+pub(super) const MAX_ENTRIES: usize = 16_384;
 /// Payload bytes kept, at most: large pushes must not make the ring large.
-const MAX_BYTES: usize = 64 * 1024 * 1024;
+pub(super) const MAX_BYTES: usize = 64 * 1024 * 1024;
 /// What a record costs beside its payload: its footprint, and rows that are larger in memory than on the wire.
 const RECORD_BYTES: usize = 1024;
+/// Runs of entries that are kept gathered: watchers whose heartbeats come together ask for the same few.
+const MAX_RUNS: usize = 16;
+/// A run that is larger when gathered is not kept for others.
+const MAX_RUN_BYTES: usize = 1024 * 1024;
 
 /// One entry, and what a Scope needs to be told of it.
 #[derive(Debug)]
@@ -23,12 +31,43 @@ pub(crate) struct Record {
     pub(crate) footprint: Footprint,
     /// The bytes of its payload.
     pub(crate) size: usize,
+    /// As those who hold everything are sent it.
+    pub(crate) whole: OnceLock<Bytes>,
+}
+
+impl Record {
+    /// An entry that was just folded.
+    pub(crate) fn new(entry: Entry, footprint: Footprint, size: usize) -> Self {
+        Self { entry, footprint, size, whole: OnceLock::new() }
+    }
+
+    /// The entry as those who hold everything are sent it: encoded once, whoever asks.
+    pub(crate) fn encode_whole(&self) -> Bytes {
+        let encode = || {
+            let watched = self.entry.changes.iter().filter(|change| !matches!(change, Change::PutWriter { .. }));
+            encode(&Entry { changes: watched.cloned().collect(), ..self.entry })
+        };
+        self.whole.get_or_init(encode).clone()
+    }
+}
+
+/// An entry as it is sent.
+pub(crate) fn encode(entry: &Entry) -> Bytes {
+    pb::Entry::from(entry).encode_to_vec().into()
+}
+
+/// What a run of entries is to those who hold nothing that it touches: after the first index, up to the second.
+#[derive(Debug)]
+struct Run {
+    span: (u64, u64),
+    entries: Arc<[Bytes]>,
 }
 
 /// The last entries with Changes, bounded by count and bytes.
 #[derive(Debug)]
 pub(crate) struct Ring {
     inner: Mutex<Inner>,
+    runs: Mutex<VecDeque<Run>>,
     max_entries: usize,
     max_bytes: usize,
 }
@@ -49,7 +88,7 @@ impl Ring {
 
     fn bounded(floor: u64, max_entries: usize, max_bytes: usize) -> Self {
         let inner = Inner { records: VecDeque::new(), bytes: 0, floor };
-        Self { inner: Mutex::new(inner), max_entries, max_bytes }
+        Self { inner: Mutex::new(inner), runs: Mutex::default(), max_entries, max_bytes }
     }
 
     /// Adds entries in order; the oldest make room.
@@ -70,6 +109,27 @@ impl Ring {
     pub(crate) fn reset(&self, floor: u64) {
         let mut inner = self.inner.lock().unwrap_or_else(PoisonError::into_inner);
         *inner = Inner { records: VecDeque::new(), bytes: 0, floor };
+        self.runs.lock().unwrap_or_else(PoisonError::into_inner).clear();
+    }
+
+    /// What happened after `cursor` and up to `last`, for those who hold nothing that it touches: gathered and encoded once,
+    /// whoever asks. `None` when some of it is gone.
+    pub(crate) fn gather(&self, cursor: u64, last: u64) -> Option<Arc<[Bytes]>> {
+        // Whoever asks for the same waits for the first one, which takes less than doing it again.
+        let mut runs = self.runs.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(run) = runs.iter().find(|run| run.span == (cursor, last)) {
+            return Some(run.entries.clone());
+        }
+        let mut gathered = Gathered::default();
+        for record in self.after(cursor, usize::MAX)?.iter().take_while(|record| record.entry.index <= last) {
+            gathered.push(&record.entry, &record.footprint);
+        }
+        let entries: Arc<[Bytes]> = gathered.finish().iter().map(encode).collect();
+        if entries.iter().map(Bytes::len).sum::<usize>() <= MAX_RUN_BYTES {
+            runs.truncate(MAX_RUNS - 1);
+            runs.push_front(Run { span: (cursor, last), entries: entries.clone() });
+        }
+        Some(entries)
     }
 
     /// At most `limit` entries after `cursor`, in order; `None` when some of them are gone.
@@ -89,7 +149,7 @@ mod tests {
 
     fn record(index: u64, size: usize) -> Record {
         let entry = Entry { index, at: Default::default(), changes: Vec::new() };
-        Record { entry, footprint: Footprint::default(), size }
+        Record::new(entry, Footprint::default(), size)
     }
 
     fn indexes(ring: &Ring, cursor: u64) -> Option<Vec<u64>> {

@@ -2,7 +2,7 @@
 
 use std::iter::Peekable;
 
-use muster_catalog::{Name, Snapshot, SnapshotRow, Wide};
+use muster_catalog::{Name, Scope, Snapshot, SnapshotRow, Wide};
 use prost::Message;
 
 use crate::{limits::PIECE_BYTES, proto::catalog as pb};
@@ -20,14 +20,9 @@ impl<'a> Pieces<'a> {
         Self { rows: rows.peekable(), ended: false }
     }
 
-    /// All rows of a Snapshot.
-    pub(super) fn all(snapshot: &'a Snapshot) -> Self {
-        Self::new(snapshot.rows())
-    }
-
-    /// The rows that one who holds all up to an index lacks.
-    pub(super) fn after(snapshot: &'a Snapshot, index: u64) -> Self {
-        Self::new(snapshot.rows_after(index))
+    /// The rows of a Scope: all, or those that one who holds it up to an index lacks.
+    pub(super) fn load(snapshot: &'a Snapshot, scope: &'a Scope, after: Option<u64>) -> Self {
+        Self::new(snapshot.rows_for(scope, after))
     }
 
     /// The answer to a read.

@@ -1,35 +1,40 @@
 //! One watch stream: it follows the catalog from a cursor, at its reader's pace.
 //!
+//! It sleeps until something happens to what its watcher holds, until the watcher waits for a barrier, or until a heartbeat
+//! is due; what else happened meanwhile is told then, and has moved nothing but the Directory.
+//!
 //! Nothing is queued for a slow reader but what the channel holds. One that falls out of the ring gets the Directory and
 //! the sets that moved meanwhile; one that does not read at all is ended. A change of Scope is spliced in once all that
 //! came before it was sent.
 
 use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
+use bytes::Bytes;
 use futures_util::{Stream, StreamExt};
-use muster_catalog::{ClusterId, Entry, Name, Scope, Snapshot, project_changes, project_snapshot};
-use prost::Message;
+use muster_catalog::{ClusterId, Entry, Gathered, Name, Scope, Snapshot, project_changes};
 use tokio::{
     sync::{mpsc, watch},
-    time::{MissedTickBehavior, interval, timeout},
+    time::timeout,
 };
 use tonic::Status;
 
-use super::{barriers::Barriers, rescope::Rescopes, ring::Record, rows::Pieces};
+use super::{
+    barriers::Barriers,
+    pace::{Due, Pace},
+    rescope::Rescopes,
+    ring::{Record, encode},
+    rows::Pieces,
+    watchers::Watcher,
+};
 use crate::{
-    convert::{KNOWN_EVENTS, change_kind},
+    convert::{KNOWN_CHANGES, KNOWN_EVENTS, change_kind},
     limits::MAX_EVENT_BYTES,
-    proto::{
-        catalog as pb_catalog,
-        registry::{self as pb, watch_event::Kind, watch_request::Kind as Asked},
-    },
+    proto::registry::{self as pb, watch_event::Kind, watch_request::Kind as Asked},
     service::{Core, reads::policy, renewals::Pulse},
 };
 
 /// A watcher that opens a stream says at once what it wants.
 const HELLO_TIMEOUT: Duration = Duration::from_secs(5);
-/// How often the index is told when nothing happens: an agent takes a stream that is silent for some of these as dead.
-const HEARTBEAT: Duration = Duration::from_millis(500);
 /// A reader that takes nothing for so long is gone or stuck; its place is freed.
 pub(super) const STALL: Duration = Duration::from_secs(30);
 /// Entries taken from the ring at once.
@@ -124,7 +129,11 @@ struct Feed {
     snapshots: watch::Receiver<Arc<Snapshot>>,
     out: mpsc::Sender<Result<pb::WatchEvent, Status>>,
     scope: Scope,
-    known: BTreeSet<u32>,
+    /// Wakes this stream for what is of its Scope.
+    watcher: Watcher,
+    /// The kinds of Change that the watcher knows; `None` when it knows all that this build does, and can be sent what
+    /// others are.
+    known: Option<BTreeSet<u32>>,
     /// Whether the watcher takes sets, and loads that lack what it has.
     splices: bool,
     /// Changes of Scope that wait until all before them was sent.
@@ -133,6 +142,8 @@ struct Feed {
     /// The watcher has all of its Scope up to this index; `None` before it has anything.
     cursor: Option<u64>,
     barriers: Barriers,
+    /// Whether anything was sent since this was last looked at.
+    spoke: bool,
 }
 
 impl Feed {
@@ -172,10 +183,12 @@ impl Feed {
             )));
         }
         let cursor = resume.filter(|(theirs, _)| *theirs == cluster).map(|(_, index)| index);
-        let known = hello.known_changes.into_iter().collect();
+        let known: BTreeSet<u32> = hello.known_changes.into_iter().collect();
+        let known = KNOWN_CHANGES.iter().any(|kind| !known.contains(kind)).then_some(known);
         let splices = KNOWN_EVENTS.iter().all(|kind| hello.known_events.contains(kind));
-        let (rescopes, barriers) = (Rescopes::default(), Barriers::default());
-        Ok(Self { core, snapshots, out, scope, known, splices, rescopes, cluster, cursor, barriers })
+        let (rescopes, barriers, spoke) = (Rescopes::default(), Barriers::default(), false);
+        let watcher = core.catalog.watchers.join(&scope);
+        Ok(Self { core, snapshots, out, scope, watcher, known, splices, rescopes, cluster, cursor, barriers, spoke })
     }
 
     async fn run(
@@ -186,15 +199,17 @@ impl Feed {
         let cluster = Some((&self.cluster).into());
         self.send(Kind::Hello(pb::WatchHello { cluster, resumed, splices: true })).await?;
         self.pump().await?;
-        let mut heartbeat = interval(HEARTBEAT);
-        heartbeat.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut pace = Pace::new(&self.core.catalog.watchers, &self.watcher);
         let stop = self.core.stop.clone();
         let mut contact = self.core.contact.clone();
         loop {
             self.answer_barriers().await?;
+            let waits_for_index =
+                self.barriers.are_ahead_of(self.cursor.unwrap_or_default()) || !self.rescopes.is_empty();
             tokio::select! {
                 () = stop.cancelled() => return Err(End::Ours(Status::unavailable("this member is stopping"))),
-                changed = self.snapshots.changed() => {
+                () = self.watcher.woken() => self.pump().await?,
+                changed = self.snapshots.changed(), if waits_for_index => {
                     changed.map_err(|_| End::Ours(Status::unavailable("this member is stopping")))?;
                     self.pump().await?;
                 }
@@ -202,9 +217,15 @@ impl Feed {
                     Some(Ok(asked)) => self.asked(asked).await?,
                     Some(Err(_)) | None => return Ok(()),
                 },
-                () = self.barriers.progress() => {}
+                () = self.barriers.progress() => self.pump().await?,
                 true = lost(&mut contact) => return Err(End::Ours(cut_off())),
-                _ = heartbeat.tick() => self.beat().await?,
+                due = pace.due() => {
+                    self.spoke = false;
+                    self.pump().await?;
+                    if due == Due::Heartbeat && !self.spoke {
+                        self.beat().await?;
+                    }
+                }
                 () = self.out.closed() => return Ok(()),
             }
         }
@@ -245,6 +266,7 @@ impl Feed {
             return Ok(());
         }
         let (joined, left) = self.rescopes.take();
+        self.watcher.rescope(&joined, &left);
         let Scope::Services { names, .. } = &mut self.scope else { return Ok(()) };
         left.iter().for_each(|service| {
             names.remove(service);
@@ -284,56 +306,109 @@ impl Feed {
             self.cursor = None;
             return self.load(snapshot).await;
         }
-        let mut sent = false;
-        loop {
-            let records = self.cursor.and_then(|cursor| self.core.catalog.ring.after(cursor, PUMP));
-            let Some(records) = records else { return self.load(snapshot).await };
-            let full = records.len() == PUMP;
-            // The ring may be ahead of what is published.
-            let records = records.into_iter().take_while(|record| record.entry.index <= snapshot.index());
-            for record in records {
-                let Some(was_sent) = self.entry(&record).await? else { return self.load(snapshot).await };
-                sent = was_sent;
-                self.cursor = Some(record.entry.index);
-            }
-            if !full || self.cursor >= Some(snapshot.index()) {
-                break;
-            }
+        // After the Snapshot was read: what touches this Scope was marked before that one was published.
+        let quiet = self.cursor.filter(|cursor| self.known.is_none() && !self.watcher.is_touched_after(*cursor));
+        let whole = match quiet {
+            Some(cursor) => self.gathered(cursor, snapshot).await?,
+            None => self.entries(snapshot).await?,
+        };
+        if !whole {
+            return self.load(snapshot).await;
         }
         // What had no Change for this watcher still moves its index.
-        if !sent || self.cursor < Some(snapshot.index()) {
-            self.cursor = self.cursor.max(Some(snapshot.index()));
+        if self.cursor < Some(snapshot.index()) {
+            self.cursor = Some(snapshot.index());
             self.beat().await?;
         }
         Ok(())
     }
 
-    /// Sends an entry, unless nothing of it is for this watcher. `None` when it is too large for one message.
-    async fn entry(&mut self, record: &Record) -> Result<Option<bool>, End> {
-        let Record { entry, footprint, .. } = record;
-        let mut changes = project_changes(&self.scope, entry, footprint);
-        changes.retain(|change| self.known.contains(&change_kind(change)));
-        if changes.is_empty() {
-            return Ok(Some(false));
+    /// Sends what happened since the cursor where none of it touches the Scope. False when rows have to be sent instead.
+    async fn gathered(&mut self, cursor: u64, snapshot: &Snapshot) -> Result<bool, End> {
+        if cursor >= snapshot.index() {
+            return Ok(true);
         }
-        let event = pb_catalog::Entry::from(&Entry { index: entry.index, at: entry.at, changes });
-        if event.encoded_len() > MAX_EVENT_BYTES {
-            return Ok(None);
+        let Some(entries) = self.core.catalog.ring.gather(cursor, snapshot.index()) else { return Ok(false) };
+        for entry in entries.iter() {
+            if !self.send_entry(entry.clone()).await? {
+                return Ok(false);
+            }
         }
-        self.send(Kind::Entry(event)).await?;
-        Ok(Some(true))
+        Ok(true)
+    }
+
+    /// Sends what happened since the cursor. False when rows have to be sent instead.
+    async fn entries(&mut self, snapshot: &Snapshot) -> Result<bool, End> {
+        loop {
+            let records = self.cursor.and_then(|cursor| self.core.catalog.ring.after(cursor, PUMP));
+            let Some(records) = records else { return Ok(false) };
+            let full = records.len() == PUMP;
+            let mut outside = Gathered::default();
+            // The ring may be ahead of what is published.
+            let records = records.into_iter().take_while(|record| record.entry.index <= snapshot.index());
+            let mut last = None;
+            for record in records {
+                last = Some(record.entry.index);
+                if !record.footprint.touches(&self.scope) {
+                    outside.push(&record.entry, &record.footprint);
+                } else if !self.send_gathered(&mut outside).await? || !self.send_record(&record).await? {
+                    return Ok(false);
+                }
+            }
+            if !self.send_gathered(&mut outside).await? {
+                return Ok(false);
+            }
+            self.cursor = self.cursor.max(last);
+            if !full || self.cursor >= Some(snapshot.index()) {
+                return Ok(true);
+            }
+        }
+    }
+
+    async fn send_gathered(&mut self, outside: &mut Gathered) -> Result<bool, End> {
+        for entry in std::mem::take(outside).finish() {
+            if !self.send_changes(entry).await? {
+                return Ok(false);
+            }
+        }
+        Ok(true)
+    }
+
+    async fn send_record(&mut self, record: &Record) -> Result<bool, End> {
+        if self.known.is_none() && self.scope == Scope::All {
+            return self.send_entry(record.encode_whole()).await;
+        }
+        let changes = project_changes(&self.scope, &record.entry, &record.footprint);
+        self.send_changes(Entry { changes, ..record.entry }).await
+    }
+
+    /// Sends an entry, unless nothing of it is known to this watcher.
+    async fn send_changes(&mut self, mut entry: Entry) -> Result<bool, End> {
+        if let Some(known) = &self.known {
+            entry.changes.retain(|change| known.contains(&change_kind(change)));
+        }
+        if entry.changes.is_empty() {
+            return Ok(true);
+        }
+        self.send_entry(encode(&entry)).await
+    }
+
+    /// False when it is too large for one message. Rows come then, also for what was sent before it.
+    async fn send_entry(&mut self, entry: Bytes) -> Result<bool, End> {
+        if entry.len() > MAX_EVENT_BYTES {
+            return Ok(false);
+        }
+        self.send(Kind::Entry(entry)).await?;
+        Ok(true)
     }
 
     /// Sends rows: all, or for one that holds its Scope up to the cursor those that it lacks.
     async fn load(&mut self, snapshot: &Snapshot) -> Result<(), End> {
-        let projected = project_snapshot(&self.scope, snapshot);
         let sets_after = self.cursor.filter(|_| self.splices);
         let kind = if sets_after.is_some() { "moved" } else { "all" };
         metrics::counter!("muster_registry_watch_loads_total", "rows" => kind).increment(1);
-        let mut pieces = match sets_after {
-            Some(index) => Pieces::after(&projected, index),
-            None => Pieces::all(&projected),
-        };
+        let scope = self.scope.clone();
+        let mut pieces = Pieces::load(snapshot, &scope, sets_after);
         while let Some((rows, _)) = pieces.take() {
             self.send(Kind::Rows(pb::Rows { rows })).await?;
         }
@@ -367,6 +442,7 @@ impl Feed {
 
     async fn send(&mut self, kind: Kind) -> Result<(), End> {
         metrics::counter!("muster_registry_watch_events_total").increment(1);
+        self.spoke = true;
         match timeout(STALL, self.out.send(Ok(pb::WatchEvent { kind: Some(kind) }))).await {
             Ok(Ok(())) => Ok(()),
             Ok(Err(_)) => Err(End::Gone),

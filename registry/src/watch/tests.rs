@@ -1,22 +1,25 @@
 //! Watches whose Scope is a part of the catalog, on members with a log in memory and real connections.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
+use futures_util::FutureExt;
 use muster_catalog::{
-    Name, Scope, Snapshot, Wide,
+    Command, Name, Proposal, Scope, Snapshot, Wide,
     port::{Consistency, Sink, WideError, WideRead},
     project_snapshot,
 };
-use tokio::sync::mpsc;
+use tokio::{sync::mpsc, time::timeout};
 use tokio_stream::wrappers::ReceiverStream;
 
+use super::{pace::HEARTBEAT, watchers::Watcher};
 use crate::{
     client::{Client, Hello},
+    machine::{Catalog, CatalogMachine, encode_proposal},
     proto::registry::{self as pb, watch_event::Kind, watch_request::Kind as Asked},
-    raft::plaintext,
+    raft::{Committed, Machine, plaintext},
     service::{
         peers,
-        tests::{Replica, TestRegistry, all, push},
+        tests::{PATIENCE, Replica, TestRegistry, all, push},
     },
 };
 
@@ -75,7 +78,7 @@ async fn a_large_set_comes_in_pieces_and_is_taken_up_whole() {
     let mut last = 0;
     for node in 0..300 {
         let mut command = push(&format!("n{node}"), 1, &["web"]);
-        if let muster_catalog::Command::Sync(sync) = &mut command {
+        if let Command::Sync(sync) = &mut command {
             sync.instances[0].meta = [("note".into(), "x".repeat(1_000).into())].into();
         }
         last = client.submit(command).await.unwrap().index;
@@ -224,4 +227,168 @@ async fn a_member_without_a_leader_refuses_a_wide_read() {
     };
     let refused = registry.client([0]).read(&read).await.unwrap_err();
     assert!(matches!(&refused, WideError::Unreachable(why) if why.contains("hears no leader")), "{refused}");
+}
+
+/// A machine alone, and who watches it.
+struct Stage {
+    machine: CatalogMachine,
+    catalog: Catalog,
+    index: u64,
+}
+
+impl Stage {
+    fn new() -> Self {
+        let (machine, catalog) = CatalogMachine::new();
+        let mut stage = Self { machine, catalog, index: 0 };
+        stage.push("a", &["web", "db"]);
+        stage.push("b", &["web"]);
+        stage
+    }
+
+    fn push(&mut self, node: &str, services: &[&str]) {
+        self.index += 1;
+        let at = muster_catalog::Timestamp(self.index);
+        let payload = encode_proposal(&Proposal { at, command: push(node, self.index, services) });
+        self.machine.apply(vec![Committed { index: self.index, payload: Some(payload) }]);
+    }
+
+    fn watch(&self, services: &[&str], node: Option<&str>) -> Watcher {
+        self.catalog.watchers.join(&scope(services, node))
+    }
+}
+
+fn was_woken(watcher: &Watcher) -> bool {
+    watcher.woken().now_or_never().is_some()
+}
+
+#[test]
+fn an_entry_wakes_those_alone_whose_scope_it_touches() {
+    let mut stage = Stage::new();
+    let (mut idle, node, all) = (stage.watch(&["old"], None), stage.watch(&[], Some("b")), Scope::All);
+    let (db, all) = (stage.watch(&["db"], None), stage.catalog.watchers.join(&all));
+    let others: Vec<Watcher> = (0..1_000).map(|_| stage.watch(&["other"], Some("c"))).collect();
+    let woken = || [was_woken(&idle), was_woken(&node), was_woken(&db), was_woken(&all)];
+    // It may have missed what came before it, and looks for itself.
+    assert!(others[0].is_touched_after(1) && !others[0].is_touched_after(2));
+    stage.push("b", &["web", "new"]);
+    assert_eq!(woken(), [false, true, false, true]);
+    stage.push("a", &["web"]);
+    assert_eq!(woken(), [false, false, true, true]);
+    stage.push("d", &["old"]);
+    assert_eq!(woken(), [true, false, false, true]);
+    assert!(!others.iter().any(was_woken), "nothing touched them");
+    assert!(!others.iter().any(|watcher| watcher.is_touched_after(2)));
+    // One whose Scope grew has to look at what came just before.
+    idle.rescope(&names(&["db"]), &names(&["old"]));
+    assert!(idle.is_touched_after(4) && !idle.is_touched_after(5));
+    stage.push("a", &["web", "db"]);
+    assert!(was_woken(&idle));
+    stage.push("d", &[]);
+    assert!(!was_woken(&idle), "it gave up `old`");
+    // Nobody falls out of the ring for having slept.
+    for _ in 0..super::ring::MAX_ENTRIES / 4 {
+        stage.push("a", if stage.index.is_multiple_of(2) { &["web"] } else { &["web", "db"] });
+    }
+    assert!(others.iter().all(was_woken));
+    let cursor = stage.index - 100;
+    let first = stage.catalog.ring.gather(cursor, stage.index).unwrap();
+    let second = stage.catalog.ring.gather(cursor, stage.index).unwrap();
+    assert!(std::sync::Arc::ptr_eq(&first, &second), "encoded once");
+}
+
+/// A push that moves its services and nothing else of the Directory.
+fn noted(node: &str, sequence: u64, services: &[&str]) -> Command {
+    let Command::Sync(mut sync) = push(node, sequence, services) else { unreachable!("it is one") };
+    for instance in &mut sync.instances {
+        instance.meta = [("sequence".into(), sequence.to_string().as_str().into())].into();
+    }
+    Command::Sync(sync)
+}
+
+#[tokio::test]
+async fn a_watcher_hears_of_what_it_does_not_hold_with_its_heartbeat_and_of_what_it_holds_at_once() {
+    let registry = TestRegistry::start_quiet(1).await;
+    let client = registry.client([0]);
+    client.submit(push("a", 1, &["web", "db"])).await.unwrap();
+    let before = client.submit(push("b", 1, &["cache", "web"])).await.unwrap();
+    let held = scope(&["cache"], Some("c"));
+    let mut idle = open(&client, held.clone()).await;
+    idle.until_index(before.index).await;
+    idle.heard.clear();
+    let (begun, mut last) = (Instant::now(), 0);
+    for sequence in 2..202 {
+        last = client.submit(noted("a", sequence, &["web", "db"])).await.unwrap().index;
+    }
+    idle.until_index(last).await;
+    let beats = begun.elapsed().as_millis() / HEARTBEAT.as_millis() + 2;
+    assert!((idle.heard.len() as u128) <= beats, "{:?} in {beats} heartbeats", idle.heard);
+    assert_eq!(idle.snapshot, expected(&client, &held, last).await);
+    // A barrier brings what was gathered, and comes after it.
+    idle.heard.clear();
+    let unrelated = client.submit(noted("a", 202, &["web", "db"])).await.unwrap();
+    idle.asking.barrier(7, Consistency::Lease).unwrap();
+    idle.until(|idle| idle.heard.contains(&"barrier 7".to_owned())).await;
+    assert!(idle.snapshot.index() >= unrelated.index);
+    assert_eq!(idle.snapshot, expected(&client, &held, idle.snapshot.index()).await);
+    // By heartbeats alone these would take ten seconds.
+    let begun = Instant::now();
+    for sequence in 2..42 {
+        let written = client.submit(noted("b", sequence, &["cache"])).await.unwrap();
+        idle.until_index(written.index).await;
+        assert!(idle.heard.contains(&format!("entry {}", written.index)));
+    }
+    assert!(begun.elapsed() < HEARTBEAT * 10, "{:?}", begun.elapsed());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_watcher_ends_at_the_projection_whatever_is_written_asked_and_rescoped_in_whatever_order() {
+    use rand::{Rng, SeedableRng};
+    let mut random = rand::rngs::StdRng::seed_from_u64(7);
+    let registry = TestRegistry::start_quiet(2).await;
+    let client = registry.client([0]);
+    let services = ["web", "db", "cache", "api"];
+    let mut some = |most: usize| -> Vec<&str> {
+        (0..random.random_range(0..=most)).map(|_| services[random.random_range(0..services.len())]).collect()
+    };
+    let mut watchers = Vec::new();
+    for number in 0..6 {
+        let node = ["a", "b", "c"].get(number).copied();
+        let scope = scope(&some(2), node);
+        let watching = open(&registry.client([number % 2]), scope.clone()).await;
+        let asking = watching.asking.clone();
+        let (end, ended) = tokio::sync::oneshot::channel::<(u64, Scope)>();
+        let task = tokio::spawn(async move {
+            let (mut watching, mut ended) = (watching, ended);
+            let (last, scope) = loop {
+                tokio::select! {
+                    end = &mut ended => break end.unwrap(),
+                    step = watching.step() => step.unwrap(),
+                }
+            };
+            watching.until(|now| now.snapshot.index() >= last && *now.snapshot.scope() == scope).await;
+            watching.snapshot
+        });
+        watchers.push((asking, scope, end, task));
+    }
+    let mut last = 0;
+    for step in 1..200 {
+        let node = ["a", "b", "c", "d"][step as usize % 4];
+        last = client.submit(push(node, step, &some(4))).await.unwrap().index;
+        let (asking, held, ..) = &mut watchers[step as usize % 6];
+        let (joined, left) = (names(&some(2)), names(&some(2)));
+        let Scope::Services { names, .. } = held else { unreachable!("made above") };
+        if step % 3 == 0 {
+            asking.remove_services(&left).unwrap();
+            left.iter().for_each(|name| _ = names.remove(name));
+            asking.add_services(&joined).unwrap();
+            names.extend(joined);
+        } else {
+            asking.barrier(step, Consistency::Lease).unwrap();
+        }
+    }
+    for (_, scope, end, task) in watchers {
+        end.send((last, scope.clone())).unwrap();
+        let snapshot = timeout(PATIENCE, task).await.expect("in time").unwrap();
+        assert_eq!(snapshot, expected(&client, &scope, snapshot.index()).await);
+    }
 }

@@ -68,7 +68,18 @@ async fn answer(
         let wait = Duration::from_millis(request.wait_milliseconds).min(MAX_WAIT);
         // After a restore indexes start anew: what the reader has says nothing any more. Time that runs out is an answer.
         let is_newer = |index: u64| index.max(1) > request.after_index;
-        let newer = snapshots.wait_for(|now| is_newer(wide.index(now)) || *now.cluster() != cluster);
+        let newer = async {
+            loop {
+                // Others' entries wake it as little as they wake a watcher: it waits for its own topic.
+                let moved = core.catalog.waiters.subscribe(wide.topic());
+                let now = core.catalog.now();
+                if is_newer(wide.index(&now)) || *now.cluster() != cluster {
+                    return;
+                }
+                drop(now);
+                moved.await;
+            }
+        };
         let _ = timeout(wait, newer).await;
     }
     metrics::counter!("muster_registry_wide_reads_total").increment(1);
