@@ -27,11 +27,14 @@ use crate::local::LocalRows;
 
 mod barriers;
 mod disk;
+mod keeper;
 mod own;
 mod scope;
 mod stream;
 
+use disk::Disk;
 pub use disk::DiskError;
+use keeper::Keeper;
 use own::{Laid, Moved, Overlay};
 pub(crate) use scope::Width;
 use scope::{Growth, Holds, Uses};
@@ -134,8 +137,9 @@ pub(crate) struct ReplicaTask {
     wanted: mpsc::Receiver<Name>,
     growth: Growth,
     working: Snapshot,
-    /// Whether the disk has something older than `working`.
-    unsaved: bool,
+    keeper: Arc<Keeper>,
+    /// The disk, until the keeper has it.
+    disk: Option<Disk>,
     /// What the stream covers; the rows of a load are of this Scope.
     asked: Scope,
     /// Set where a member cannot splice, or errs about what is held here: the next stream loads all rows, also of what
@@ -152,7 +156,8 @@ impl Replica {
         client: Arc<Client>,
         clock: fn() -> Timestamp,
     ) -> Result<(Arc<Self>, ReplicaTask), DiskError> {
-        let kept = disk::load(&config.file)?;
+        let (disk, kept) = Disk::load(&config.file)?;
+        let keeper = Arc::new(Keeper::new(kept.as_ref().map(|(_, since)| *since)));
         let freshness = match &kept {
             Some((_, since)) => Freshness::Stale { since: *since },
             None => Freshness::Empty,
@@ -181,7 +186,8 @@ impl Replica {
             growth: Growth::default(),
             asked: working.scope().clone(),
             working,
-            unsaved: false,
+            keeper,
+            disk: Some(disk),
             loads_anew: false,
             loading: None,
             clock,
@@ -326,6 +332,17 @@ impl Source for Replica {
 impl ReplicaTask {
     /// Follows the registry until told to stop, then writes the replica to disk once more.
     pub(crate) async fn run(mut self, stop: CancellationToken) {
+        let Some(disk) = self.disk.take() else { return };
+        let (keeper, clock, followed) = (self.keeper.clone(), self.clock, CancellationToken::new());
+        let following = async {
+            self.follow_on(stop).await;
+            followed.cancel();
+        };
+        // Beside it, and not in its way: a disk is slow when it likes.
+        tokio::join!(following, keeper::run(&keeper, disk, clock, followed.clone()));
+    }
+
+    async fn follow_on(&mut self, stop: CancellationToken) {
         let mut pause = stream::FIRST_PAUSE;
         let mut ticks = stream::Ticks::new();
         while !stop.is_cancelled() {
@@ -338,10 +355,6 @@ impl ReplicaTask {
                 self.shared.parted.send_replace(true);
                 stop.cancelled().await;
                 break;
-            }
-            // The last that will be heard for a while: an agent that restarts meanwhile must not serve less.
-            if self.unsaved {
-                self.save().await;
             }
             pause = if ended.was_live { stream::FIRST_PAUSE } else { (pause * 2).min(stream::LONGEST_PAUSE) };
             let reason = ended.reason;
@@ -362,8 +375,13 @@ impl ReplicaTask {
                 () = stop.cancelled() => break,
             }
         }
+        self.note_time();
+    }
+
+    /// Has the time written at which the replica is, or was last, known to be current.
+    fn note_time(&self) {
         if self.working.index() > 0 {
-            self.save().await;
+            self.keeper.note(&self.working, Vec::new(), false);
         }
     }
 
@@ -372,23 +390,10 @@ impl ReplicaTask {
         self.growth.connection_lost();
         self.loading = None;
         if self.shared.view().freshness == Freshness::Live {
-            let stale = Freshness::Stale { since: (self.clock)() };
-            self.shared.publish(self.working.clone(), stale, &Moved::Topics(&BTreeSet::new()));
-        }
-    }
-
-    async fn save(&mut self) {
-        self.unsaved = false;
-        let (snapshot, path) = (self.working.clone(), self.config.file.clone());
-        let since = match self.shared.view().freshness {
-            Freshness::Stale { since } => since,
-            Freshness::Live | Freshness::Empty => (self.clock)(),
-        };
-        let written = tokio::task::spawn_blocking(move || disk::save(&path, &snapshot, since)).await;
-        match written {
-            Ok(Ok(())) => {}
-            Ok(Err(error)) => tracing::error!(%error, "the replica is not kept on disk: a restart would begin empty"),
-            Err(error) => tracing::error!(%error, "writing the replica ended early"),
+            let since = (self.clock)();
+            self.shared.publish(self.working.clone(), Freshness::Stale { since }, &Moved::Topics(&BTreeSet::new()));
+            self.note_time();
+            self.keeper.mark(Some(since));
         }
     }
 }

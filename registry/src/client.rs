@@ -10,7 +10,7 @@ mod connection;
 mod members;
 mod read;
 mod size;
-mod watch;
+pub(crate) mod watch;
 mod write;
 
 use std::{future::Future, sync::Arc, time::Duration};

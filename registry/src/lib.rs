@@ -23,6 +23,7 @@ mod codec;
 mod convert;
 #[cfg(feature = "fuzzing")]
 pub mod fuzzing;
+pub mod journal;
 mod leader;
 mod leases;
 mod limits;

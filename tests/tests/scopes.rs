@@ -141,9 +141,10 @@ async fn a_part_is_served_through_an_outage_and_from_disk_and_grows_on_when_it_e
             Stale(1),
         ])
         .await?;
-    let kept = stage.cluster.directory().join("node-1/data/agent/replica");
+    let folder = stage.cluster.directory().join("node-1/data/agent");
     eventually("the set to be on disk", || async {
-        let kept = std::fs::read(&kept)?;
+        let mut kept = std::fs::read(folder.join("replica"))?;
+        kept.extend(std::fs::read(folder.join("replica.journal")).unwrap_or_default());
         Ok(kept.windows(WEB[0].len()).any(|bytes| bytes == WEB[0].as_bytes()).then_some(()))
     })
     .await?;

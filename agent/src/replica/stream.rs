@@ -4,10 +4,13 @@ use std::{collections::BTreeSet, time::Duration};
 
 use futures_util::{FutureExt, StreamExt};
 use muster_catalog::{Freshness, Name, SnapshotBuilder, SnapshotRow, Splice, Topic, project_snapshot};
-use muster_registry::client::{Hello, WatchEvent, WatchSender};
+use muster_registry::{
+    client::{Hello, WatchEvent, WatchSender},
+    journal::ReplicaEvent,
+};
 use tokio::time::{Instant, Interval, interval, timeout_at};
 
-use super::{Moved, ReplicaTask, Width, disk};
+use super::{Moved, ReplicaTask, Width};
 
 /// The pause after a stream that had been live: a member restarts, another one takes over at once.
 pub(super) const FIRST_PAUSE: Duration = Duration::from_millis(50);
@@ -29,13 +32,12 @@ pub(super) struct Ended {
 
 /// The clocks of following, which go on from stream to stream.
 pub(super) struct Ticks {
-    save: Interval,
     evict: Interval,
 }
 
 impl Ticks {
     pub(super) fn new() -> Self {
-        Self { save: interval(disk::SAVE_INTERVAL), evict: interval(EVICT_INTERVAL) }
+        Self { evict: interval(EVICT_INTERVAL) }
     }
 }
 
@@ -101,11 +103,6 @@ impl ReplicaTask {
                 _ = ticks.evict.tick() => {
                     if live && splices && let Err(reason) = self.evict(&sender) {
                         return ended(reason, live);
-                    }
-                }
-                _ = ticks.save.tick() => {
-                    if live && self.unsaved {
-                        self.save().await;
                     }
                 }
             }
@@ -206,13 +203,13 @@ impl ReplicaTask {
             }
             WatchEvent::Entry(entry) => {
                 batch.topics.extend(self.working.fold(&entry));
-                self.unsaved = true;
+                batch.happened.push(ReplicaEvent::Entry(entry));
             }
             WatchEvent::Splice(splice) => self.take_splice(splice, batch)?,
             WatchEvent::Advance { index, at } => {
                 if index > self.working.index() {
                     self.working.advance(index, at);
-                    self.unsaved = true;
+                    batch.happened.push(ReplicaEvent::Advance { index, at });
                     batch.topics.insert(Topic::Index);
                 }
             }
@@ -262,6 +259,7 @@ impl ReplicaTask {
         metrics::counter!("muster_agent_scope_left_total").increment(splice.left.len() as u64);
         self.growth.spliced(&splice.joined, &splice.left);
         batch.joined.extend(splice.joined.iter().cloned());
+        batch.happened.push(ReplicaEvent::Splice(splice.clone()));
         batch.topics.extend(self.working.splice(splice));
         self.asked = self.working.scope().clone();
         self.rescoped();
@@ -271,12 +269,17 @@ impl ReplicaTask {
     /// Takes note of another Scope.
     fn rescoped(&mut self) {
         self.shared.uses.follow(self.working.scope(), Instant::now());
-        self.unsaved = true;
     }
 
     /// Publishes what a batch changed, then wakes, then answers barriers. Returns whether the View is current.
     fn publish(&mut self, batch: Batch, was_live: bool) -> bool {
         let live = was_live || batch.current;
+        if live && !was_live {
+            self.keeper.mark(None);
+        }
+        if batch.replaced || !batch.happened.is_empty() {
+            self.keeper.note(&self.working, batch.happened, batch.replaced);
+        }
         if live && (!batch.topics.is_empty() || batch.replaced || !was_live) {
             let moved = if batch.replaced { Moved::All } else { Moved::Topics(&batch.topics) };
             let own = self.shared.publish(self.working.clone(), Freshness::Live, &moved);
@@ -305,4 +308,6 @@ struct Batch {
     splices: bool,
     joined: Vec<Name>,
     reached: Vec<u64>,
+    /// What led from the replica of before the batch to the one of after it, unless that was replaced.
+    happened: Vec<ReplicaEvent>,
 }

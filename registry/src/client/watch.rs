@@ -233,6 +233,13 @@ impl Watch {
     }
 }
 
+/// A message that is one event by itself; `None` for one of a newer build.
+pub(crate) fn read_one(event: pb::WatchEvent) -> Result<Option<WatchEvent>, ConvertError> {
+    let (mut ready, mut sets) = (VecDeque::new(), Vec::new());
+    take(event, &mut ready, &mut sets)?;
+    Ok(ready.pop_front())
+}
+
 /// A message as events; what a newer member adds is passed over.
 fn take(
     event: pb::WatchEvent,
