@@ -246,6 +246,25 @@ impl Process {
     pub fn cpu_time(&self) -> Result<Duration> {
         cpu_time_of(self.child.id())
     }
+
+    /// How often its threads gave up or lost the processor so far.
+    pub fn context_switches(&self) -> Result<u64> {
+        let mut switches = 0;
+        for thread in std::fs::read_dir(format!("/proc/{}/task", self.child.id()))? {
+            // One that ended meanwhile has switched for the last time.
+            let status = std::fs::read_to_string(thread?.path().join("status")).unwrap_or_default();
+            let counts = status.lines().filter(|line| line.contains("voluntary_ctxt_switches"));
+            switches += counts.filter_map(|line| line.rsplit('\t').next()?.parse::<u64>().ok()).sum::<u64>();
+        }
+        Ok(switches)
+    }
+
+    /// Bytes that it has had written to disk so far.
+    pub fn written_bytes(&self) -> Result<u64> {
+        let io = std::fs::read_to_string(format!("/proc/{}/io", self.child.id()))?;
+        let written = io.lines().find_map(|line| line.strip_prefix("write_bytes: ")).context("no write_bytes")?;
+        Ok(written.parse()?)
+    }
 }
 
 /// CPU time that a process has spent so far, user and system.

@@ -17,11 +17,13 @@ mod peers;
 mod scopes;
 mod size;
 mod waiters;
+mod watches;
 mod writes;
 mod xds;
 
 /// What can be asked for; all when nothing is.
-const SECTIONS: [&str; 9] = ["dns", "writes", "waiters", "xds", "memory", "scopes", "idle", "checks", "failover"];
+const SECTIONS: [&str; 10] =
+    ["dns", "writes", "waiters", "watches", "xds", "memory", "scopes", "idle", "checks", "failover"];
 /// Muster beside its peers, which is a run of its own; with parts of it, only those.
 const PEERS: &str = "peers";
 /// After `peers`: the smallest run, which says nothing but that it runs.
@@ -75,6 +77,7 @@ async fn run(only: &[String]) -> Result<()> {
             "dns" => dns::run().await?,
             "writes" => writes::run().await?,
             "waiters" => waiters::run().await?,
+            "watches" => watches::run().await?,
             "xds" => xds::run().await?,
             "memory" => memory::run().await?,
             "scopes" => scopes::run().await?,
