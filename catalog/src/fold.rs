@@ -205,8 +205,13 @@ impl Fold<'_> {
 
     fn put_directory(&mut self, row: &DirectoryRow) {
         self.remember_tags(&row.service);
-        let slot =
-            ServiceSlot { name: row.service.clone(), index: row.index, tags: row.tags.as_slice().into(), set: None };
+        let known = self.snapshot.services.get(&row.service);
+        // Most rows bring a new index alone.
+        let tags = match known.filter(|known| *known.tags == *row.tags) {
+            Some(known) => known.tags.clone(),
+            None => row.tags.as_slice().into(),
+        };
+        let slot = ServiceSlot { name: row.service.clone(), index: row.index, tags, set: None };
         self.snapshot.services.insert(row.service.clone(), Arc::new(slot));
         self.touch_service_topics(&row.service);
     }
