@@ -114,14 +114,15 @@ impl Translator {
         let named = row.upstreams.iter().map(|upstream| (&upstream.service, upstream.connect_timeout));
         for (service, connect_timeout) in named.chain(leaving.map(|service| (service, None))) {
             seated.used.insert(service.clone());
+            // What is served as it was last known is asked for too: it may have left the scope since.
+            if let ServiceLookup::NotHeld(_) = view.local.service(service) {
+                seated.not_held.insert(service.clone());
+            }
             match self.upstream(view, service, connect_timeout) {
                 Some(resources) => {
                     services.insert(Text::from(service.as_key()), resources);
                 }
-                None => {
-                    is_whole = false;
-                    seated.not_held.insert(service.clone());
-                }
+                None => is_whole = false,
             }
         }
         let is_as_before = |seat: &Seat| *seat.row == *row && services.keys().eq(seat.resources.services.keys());

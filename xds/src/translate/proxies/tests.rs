@@ -129,6 +129,18 @@ fn a_proxy_is_served_its_upstreams_and_its_own_service_and_nothing_else() {
 }
 
 #[test]
+fn an_upstream_that_left_the_scope_is_served_as_last_known_and_asked_for() {
+    let mut snapshot = world();
+    register(&mut snapshot, "n1", "proxy", row(vec![upstream("db", Some(9001))]));
+    let mut agent = Agent::new();
+    assert!(agent.see(&snapshot).not_held.is_empty());
+    let scope = Scope::Services { names: Default::default(), node: Some(Name::lookup("n1")) };
+    let seated = agent.see(&project_snapshot(&scope, &snapshot));
+    assert_eq!(endpoints(&seated.audience["proxy"], "db").len(), 1);
+    assert_eq!(seated.not_held, [Name::lookup("db")].into());
+}
+
+#[test]
 fn of_an_upstream_outside_the_scope_nothing_is_said_and_one_that_does_not_exist_is_empty() {
     let mut snapshot = world();
     register(&mut snapshot, "n1", "proxy", row(vec![upstream("db", Some(9001)), upstream("none", Some(9002))]));
