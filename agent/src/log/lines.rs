@@ -78,8 +78,9 @@ impl Lines {
             metrics::counter!(DROPPED).increment(1);
             return;
         }
+        let line = as_one_line(line);
         queue.bytes += line.len();
-        queue.lines.push_back(line.to_vec());
+        queue.lines.push_back(line);
         queue.taken += 1;
         self.0.filled.notify_one();
         if urgent && !queue.stalled {
@@ -130,6 +131,25 @@ impl Shared {
         queue.stalled = false;
         std::mem::take(&mut queue.dropped)
     }
+}
+
+/// The line with control characters in it written out: what a checked service or a client says is part of it, and must
+/// neither begin a line of its own nor steer a terminal.
+fn as_one_line(line: &[u8]) -> Vec<u8> {
+    let text = String::from_utf8_lossy(line.strip_suffix(b"\n").unwrap_or(line));
+    let is_plain = |c: char| c == '\t' || !c.is_control();
+    if text.chars().all(is_plain) {
+        return line.to_vec();
+    }
+    let mut safe = String::with_capacity(text.len() + 16);
+    for c in text.chars() {
+        match is_plain(c) {
+            true => safe.push(c),
+            false => safe.extend(c.escape_default()),
+        }
+    }
+    safe.push('\n');
+    safe.into_bytes()
 }
 
 fn write_all(shared: &Shared, mut out: impl Write) {
@@ -256,6 +276,14 @@ mod tests {
     }
 
     const LONG: Duration = Duration::from_secs(20);
+
+    #[test]
+    fn what_was_said_by_others_begins_no_line_and_steers_no_terminal() {
+        assert_eq!(as_one_line(b"INFO output=fine\tso far\n"), b"INFO output=fine\tso far\n");
+        let forged = b"INFO output=fine\n2026-01-01 ERROR the disk is on fire \x1b[31m\xc2\x9b\n";
+        let shown = br"INFO output=fine\n2026-01-01 ERROR the disk is on fire \u{1b}[31m\u{9b}";
+        assert_eq!(as_one_line(forged), [&shown[..], b"\n"].concat());
+    }
 
     #[test]
     fn a_reader_that_stands_still_holds_up_nobody_and_costs_what_does_not_fit() {
