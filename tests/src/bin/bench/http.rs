@@ -25,7 +25,7 @@ impl HttpClient {
     /// Asks, and returns when the first byte of the answer came; the rest is read too.
     pub(super) async fn get(&mut self, path: &str) -> Result<Instant> {
         self.request.clear();
-        write!(self.request, "GET {path} HTTP/1.1\r\nHost: agent\r\n\r\n")?;
+        write!(self.request, "GET {path} HTTP/1.1\r\nHost: localhost\r\n\r\n")?;
         self.exchange().await
     }
 
@@ -33,7 +33,7 @@ impl HttpClient {
     pub(super) async fn put(&mut self, path: &str, body: &str) -> Result<Instant> {
         self.request.clear();
         let length = body.len();
-        write!(self.request, "PUT {path} HTTP/1.1\r\nHost: agent\r\nContent-Length: {length}\r\n\r\n{body}")?;
+        write!(self.request, "PUT {path} HTTP/1.1\r\nHost: localhost\r\nContent-Length: {length}\r\n\r\n{body}")?;
         self.exchange().await
     }
 

@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, bail, ensure};
 use muster_tests::harness::{TestAgent, TestCluster};
 use serde_json::json;
 use tokio::{runtime::Builder, task::JoinSet};
@@ -38,7 +38,7 @@ async fn wait() -> Result<()> {
     let mut all = Vec::new();
     let mut lasts = Vec::new();
     for change in 0..CHANGES {
-        let index = index_of(&agent).await?;
+        let index = index_at_rest(&agent, "web").await?;
         let mut waiting = JoinSet::new();
         for mut waiter in waiters.drain(..) {
             let path = format!("/v1/health/service/web?stale&index={index}&wait=60s");
@@ -47,7 +47,10 @@ async fn wait() -> Result<()> {
                 anyhow::Ok((woken, waiter))
             });
         }
-        parked(&agent, WAITERS).await?;
+        tokio::select! {
+            all = parked(&agent, WAITERS) => all?,
+            Some(early) = waiting.join_next() => bail!("a waiter did not wait: {:?}", early?.err()),
+        }
         let verb = if change % 2 == 0 { "warn" } else { "pass" };
         let changed = Instant::now();
         agent.put(&format!("/v1/agent/check/{verb}/service:web"), &json!(null)).await?;
@@ -69,9 +72,17 @@ async fn wait() -> Result<()> {
     Ok(())
 }
 
-async fn index_of(agent: &TestAgent) -> Result<u64> {
-    let response = agent.response("/v1/health/service/web?stale").await?;
-    Ok(response.headers().get("x-consul-index").context("no index")?.to_str()?.parse()?)
+/// A service's index once it rests: the host's own change is shown before the registry's index for it comes.
+pub(super) async fn index_at_rest(agent: &TestAgent, service: &str) -> Result<u64> {
+    let mut index = 0;
+    loop {
+        let response = agent.response(&format!("/v1/health/service/{service}?stale&index={index}&wait=300ms")).await?;
+        let next = response.headers().get("x-consul-index").context("no index")?.to_str()?.parse()?;
+        if next == index {
+            return Ok(index);
+        }
+        index = next;
+    }
 }
 
 /// Waits until this many requests are parked, as the metrics say.

@@ -8,7 +8,12 @@ use serde_json::json;
 use tokio::task::JoinSet;
 
 use super::{
-    super::{http::HttpClient, median, milliseconds, percentile, size::Size, waiters::parked},
+    super::{
+        http::HttpClient,
+        median, milliseconds, percentile,
+        size::Size,
+        waiters::{index_at_rest, parked},
+    },
     Row,
 };
 
@@ -93,8 +98,7 @@ struct Parking {
 
 async fn park(agent: &TestAgent, queue: Queue) -> Result<Parking> {
     let Queue { service, waiters } = queue;
-    let response = agent.response(&format!("/v1/health/service/{service}?stale")).await?;
-    let index: u64 = response.headers().get("x-consul-index").context("no index")?.to_str()?.parse()?;
+    let index = index_at_rest(agent, &service).await?;
     let mut waiting = JoinSet::new();
     for mut waiter in waiters {
         let path = format!("/v1/health/service/{service}?stale&index={index}&wait=300s");
