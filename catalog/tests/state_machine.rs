@@ -433,6 +433,19 @@ proptest! {
     }
 
     #[test]
+    fn a_name_ends_others_while_a_look_at_every_node_finds_one(commands in any_commands(COMMANDS)) {
+        let mut registry = Registry::default();
+        for command in commands {
+            let _ = registry.propose(command);
+            for end in NODES.iter().chain(&["b.rack", "B.RACK", "n4", "ack", "nope.rack"]) {
+                let below = format!(".{}", end.to_lowercase());
+                let expected = registry.snapshot.nodes().any(|node| node.node.value.name.as_key().ends_with(&below));
+                prop_assert_eq!(registry.snapshot.has_nodes_below(&name(end)), expected, "{}", end);
+            }
+        }
+    }
+
+    #[test]
     fn deciding_is_total_and_changes_nothing(
         before in any_commands(COMMANDS), commands in proptest::collection::vec(any_command(), 1..20),
     ) {

@@ -11,7 +11,8 @@ use muster_catalog::{
 };
 use proptest::{collection::vec, option, prelude::*, sample::select};
 
-pub(crate) const NODES: [&str; 4] = ["n1", "n2", "N3", "n4.rack"];
+/// One is the end of two others.
+pub(crate) const NODES: [&str; 4] = ["n1", "rack", "N3.Rack", "n4.b.rack"];
 pub(crate) const SERVICES: [&str; 4] = ["web", "api", "Db", "cache"];
 pub(crate) const INSTANCES: [&str; 6] = ["i1", "i2", "i3", "i4", "i5", "i6"];
 /// The last is the id of the liveness check: nobody but the registry may end up speaking for it.
