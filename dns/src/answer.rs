@@ -1,6 +1,6 @@
 //! What a question is answered with. Pure: a View, a Question, randomness and the time in, an [`Answer`] out.
 
-use std::{collections::HashSet, hash::Hash, net::IpAddr, sync::LazyLock};
+use std::{collections::HashSet, hash::Hash, iter, net::IpAddr, sync::LazyLock};
 
 use hickory_proto::{
     op::ResponseCode,
@@ -14,7 +14,7 @@ use rand::Rng;
 
 use crate::{
     Ede, EdeCode, Question, Selector, Subject, Zone, Zones,
-    pick::{self, Serving},
+    pick::{self, Order, Serving},
     question,
 };
 
@@ -29,6 +29,8 @@ const SRV_PRIORITY: u16 = 1;
 
 /// Up to so many are compared one by one.
 const FEW: usize = 16;
+/// An alias may lead to another, up to so many: resolvers follow about as many, and a circle has to end.
+const MAX_ALIASES: usize = 8;
 
 /// A question with what else an answer depends on.
 #[derive(Debug, Clone, Copy)]
@@ -41,6 +43,8 @@ pub struct Asked<'a> {
     pub qtype: RecordType,
     /// The most records that could fit in the reply: more are not made.
     pub most: usize,
+    /// How the instances of a service are ordered.
+    pub order: Order,
     /// The time.
     pub now: Timestamp,
 }
@@ -62,6 +66,8 @@ pub struct Answer {
     pub ede: Option<Ede>,
     /// Whether it comes from a View that the registry does not keep up to date at present.
     pub stale: bool,
+    /// How often each of the last answers should come first, where they are in a fixed order.
+    weights: Vec<u16>,
 }
 
 /// The replica knows that the service exists, but does not hold it: ask the source to hold it.
@@ -72,7 +78,17 @@ impl Answer {
     /// A response code and nothing else.
     pub fn code(rcode: ResponseCode) -> Self {
         let (answers, additionals) = (Vec::new(), Vec::new());
-        Self { rcode, authoritative: false, answers, soa: None, additionals, ede: None, stale: false }
+        let weights = Vec::new();
+        Self { rcode, authoritative: false, answers, soa: None, additionals, ede: None, stale: false, weights }
+    }
+
+    /// Draws an order for answers that came in a fixed one: which they are stays, which of them goes first does not.
+    pub(crate) fn draw_order(&mut self, rng: &mut impl Rng) {
+        let aliases = self.answers.iter().take_while(|record| record.record_type() == RecordType::CNAME).count();
+        let weighed = self.answers.drain(aliases..).zip(self.weights.drain(..).chain(iter::repeat(1)));
+        let mut drawn: Vec<_> = weighed.map(|(record, weight)| (pick::draw(rng.random(), weight), record)).collect();
+        drawn.sort_by(|(a, _), (b, _)| a.total_cmp(b));
+        self.answers.extend(drawn.into_iter().map(|(_, record)| record));
     }
 
     /// There is nothing to answer from yet.
@@ -92,7 +108,18 @@ pub fn answer(view: &View, zones: &Zones, asked: Asked<'_>, rng: &mut impl Rng) 
     if view.freshness == Freshness::Empty {
         return Ok(Answer::not_ready("the catalog has not been loaded yet"));
     }
-    let mut draft = Draft { zones, zone, asked, snapshot: &view.local, answers: Vec::new(), additionals: Vec::new() };
+    let mut draft = Draft {
+        zones,
+        zone,
+        asked,
+        snapshot: &view.local,
+        owner: asked.owner.clone(),
+        aliases: 0,
+        leads_to_nothing: false,
+        answers: Vec::new(),
+        weights: Vec::new(),
+        additionals: Vec::new(),
+    };
     let exists = draft.fill(subject, rng)?;
     Ok(draft.finish(exists, view.freshness))
 }
@@ -103,7 +130,15 @@ struct Draft<'a> {
     zone: &'a Zone,
     asked: Asked<'a>,
     snapshot: &'a Snapshot,
+    /// The name whose records are added: the one that was asked for, or the target of an alias.
+    owner: DnsName,
+    /// How many of the answers are aliases; they stand first.
+    aliases: usize,
+    /// Whether the last alias leads to a name here that has no such records.
+    leads_to_nothing: bool,
     answers: Vec<Record>,
+    /// As in the [`Answer`].
+    weights: Vec<u16>,
     additionals: Vec<Record>,
 }
 
@@ -118,19 +153,16 @@ impl<'a> Draft<'a> {
                 true
             }
             Subject::NameServer => {
-                let addresses = self.zones.ns_addresses.iter().copied();
-                self.fill_addresses(addresses, NS_TTL);
+                let addresses = self.zones.ns_addresses.iter();
+                self.fill_addresses(addresses.map(|ip| (*ip, 1)), NS_TTL);
                 true
             }
             Subject::Addr(ip) => {
-                self.fill_addresses([*ip], self.zones.ttls.node);
+                self.fill_addresses([(*ip, 1)], self.zones.ttls.node);
                 true
             }
             Subject::Node(name) => match self.snapshot.find_node(name) {
-                Some(node) => {
-                    self.fill_node(node);
-                    true
-                }
+                Some(node) => self.fill_node(node, rng)?,
                 // The end of a node's name with dots exists without records.
                 None => self.snapshot.has_nodes_below(name),
             },
@@ -140,7 +172,8 @@ impl<'a> Draft<'a> {
 
     fn finish(mut self, exists: bool, freshness: Freshness) -> Answer {
         let rcode = if exists { ResponseCode::NoError } else { ResponseCode::NXDomain };
-        let negative = self.answers.is_empty();
+        // RFC 2308 §2: so is an alias that leads to nothing.
+        let negative = self.answers.is_empty() || self.leads_to_nothing;
         if negative {
             self.additionals.clear();
         }
@@ -160,17 +193,26 @@ impl<'a> Draft<'a> {
             additionals: self.additionals,
             ede,
             stale: stale.is_some(),
+            weights: self.weights,
         }
     }
 
     fn push(&mut self, ttl: u32, data: RData) {
-        self.answers.push(Record::from_rdata(self.asked.owner.clone(), ttl, data));
+        self.answers.push(Record::from_rdata(self.owner.clone(), ttl, data));
+    }
+
+    /// Adds a record of an instance.
+    fn push_weighed(&mut self, ttl: u32, weight: u16, data: RData) {
+        if self.asked.order != Order::Drawn {
+            self.weights.push(weight);
+        }
+        self.push(ttl, data);
     }
 
     /// Whether no further record may be added.
     fn is_full(&self) -> bool {
         let limit = self.zones.answer_limit;
-        self.answers.len() >= self.asked.most || (limit > 0 && self.answers.len() >= limit)
+        self.answers.len() >= self.asked.most || (limit > 0 && self.answers.len() - self.aliases >= limit)
     }
 
     fn soa(&self) -> Record {
@@ -204,55 +246,55 @@ impl<'a> Draft<'a> {
         self.push(self.zones.ttls.negative, RData::HINFO(HINFO::new("RFC8482".to_owned(), String::new())));
     }
 
-    /// Adds those addresses whose family was asked for, each once. An IPv4 address that is mapped into IPv6 is one of IPv4.
-    fn fill_addresses(&mut self, addresses: impl IntoIterator<Item = IpAddr>, ttl: u32) {
+    /// Adds those addresses whose family was asked for, each once, with their weights. An IPv4 address that is mapped into
+    /// IPv6 is one of IPv4.
+    fn fill_addresses(&mut self, addresses: impl IntoIterator<Item = (IpAddr, u16)>, ttl: u32) {
         if self.asked.qtype == RecordType::ANY {
             return self.push_any();
         }
         let mut seen = Seen::default();
-        for ip in addresses {
+        for (ip, weight) in addresses {
             if self.is_full() {
                 return;
             }
             let ip = ip.to_canonical();
             if family(ip) == self.asked.qtype && seen.insert(ip) {
-                self.push(ttl, ip_data(ip));
+                self.push_weighed(ttl, weight, ip_data(ip));
             }
         }
     }
 
-    fn fill_node(&mut self, node: &NodeEntry) {
+    fn fill_node(&mut self, node: &NodeEntry, rng: &mut impl Rng) -> Result<bool, NotHeld> {
         let ttl = self.zones.ttls.node;
         match &node.node.value.address {
-            Address::Ip(ip) => self.fill_addresses([*ip], ttl),
+            Address::Ip(ip) => self.fill_addresses([(*ip, 1)], ttl),
             Address::Host(_) if self.asked.qtype == RecordType::ANY => self.push_any(),
-            Address::Host(host) => self.push_cname(host, ttl),
+            Address::Host(host) => return self.push_cname(host, ttl, rng),
         }
+        Ok(true)
     }
 
-    fn push_cname(&mut self, host: &str, ttl: u32) {
+    /// Adds an alias and what it leads to; tells whether the name that it leads to exists, as far as it is known here.
+    fn push_cname(&mut self, host: &str, ttl: u32, rng: &mut impl Rng) -> Result<bool, NotHeld> {
         let asked = matches!(self.asked.qtype, RecordType::A | RecordType::AAAA | RecordType::CNAME);
-        if let Some(target) = asked.then(|| find_host(host)).flatten() {
-            self.push(ttl, RData::CNAME(CNAME(target.clone())));
-            self.follow(target);
-        }
+        let Some(target) = asked.then(|| find_host(host)).flatten() else { return Ok(true) };
+        self.push(ttl, RData::CNAME(CNAME(target.clone())));
+        self.aliases += 1;
+        if self.asked.qtype == RecordType::CNAME { Ok(true) } else { self.follow(target, rng) }
     }
 
-    /// Adds the address of an alias's target that is a node or an address here (RFC 1034 §4.3.2): a forwarder does not ask
-    /// on.
-    fn follow(&mut self, target: DnsName) {
-        let Question::Inside { subject, .. } = question::parse(&target, self.zones) else { return };
-        let node = match &subject {
-            Subject::Node(name) => self.snapshot.find_node(name),
-            _ => None,
-        };
-        let ip = match (&subject, node.map(|node| &node.node.value.address)) {
-            (Subject::Addr(ip), _) | (_, Some(Address::Ip(ip))) => ip.to_canonical(),
-            _ => return,
-        };
-        if family(ip) == self.asked.qtype && !self.is_full() {
-            self.answers.push(Record::from_rdata(target, self.zones.ttls.node, ip_data(ip)));
+    /// Goes on with an alias's target that is a name here (RFC 1034 §4.3.2): a forwarder does not ask on, and the code of an
+    /// answer is that of the last name (RFC 6604 §3).
+    fn follow(&mut self, target: DnsName, rng: &mut impl Rng) -> Result<bool, NotHeld> {
+        if self.aliases == MAX_ALIASES || self.answers.iter().any(|alias| alias.name == target) {
+            return Ok(true);
         }
+        let Question::Inside { zone, subject } = question::parse(&target, self.zones) else { return Ok(true) };
+        (self.zone, self.owner) = (zone, target);
+        let before = self.answers.len();
+        let exists = self.fill(&subject, rng)?;
+        self.leads_to_nothing |= self.answers.len() == before;
+        Ok(exists)
     }
 
     fn fill_service(&mut self, service: &Name, selector: &Selector, rng: &mut impl Rng) -> Result<bool, NotHeld> {
@@ -262,33 +304,37 @@ impl<'a> Draft<'a> {
             ServiceLookup::Held(slot, set) => (slot, set),
         };
         let mut picked = pick::pick(self.snapshot, slot, set, selector);
+        let mut exists = picked.exists;
         match self.asked.qtype {
             RecordType::ANY if !picked.serving.is_empty() => self.push_any(),
             RecordType::SRV => {
-                pick::shuffle(&mut picked.serving, rng);
+                pick::sort(&mut picked.serving, self.asked.order, rng);
                 self.fill_srv(&picked.serving);
             }
             RecordType::A | RecordType::AAAA | RecordType::CNAME => {
-                pick::shuffle(&mut picked.serving, rng);
-                self.fill_service_addresses(&picked.serving);
+                pick::sort(&mut picked.serving, self.asked.order, rng);
+                exists &= self.fill_service_addresses(&picked.serving, rng)?;
             }
             _ => {}
         }
-        Ok(picked.exists)
+        Ok(exists)
     }
 
-    fn fill_service_addresses(&mut self, serving: &[Serving<'_>]) {
+    fn fill_service_addresses(&mut self, serving: &[Serving<'_>], rng: &mut impl Rng) -> Result<bool, NotHeld> {
         let ttl = self.zones.ttls.service;
         if serving.iter().any(|one| one.address().ip().is_some()) {
-            return self.fill_addresses(serving.iter().filter_map(|one| one.address().ip()), ttl);
+            let addresses = serving.iter().filter_map(|one| Some((one.address().ip()?, one.weight)));
+            self.fill_addresses(addresses, ttl);
+            return Ok(true);
         }
         // An alias stands alone (RFC 1034 §3.6.2): only one, and only where there is no address.
         let host = serving.iter().find_map(|one| match one.address() {
             Address::Host(host) => Some(host),
             Address::Ip(_) => None,
         });
-        if let Some(host) = host {
-            self.push_cname(host, ttl);
+        match host {
+            Some(host) => self.push_cname(host, ttl, rng),
+            None => Ok(true),
         }
     }
 
@@ -310,7 +356,7 @@ impl<'a> Draft<'a> {
             {
                 self.additionals.push(Record::from_rdata(target.clone(), self.zones.ttls.node, ip_data(ip)));
             }
-            self.push(ttl, RData::SRV(SRV::new(SRV_PRIORITY, one.weight, one.port, target)));
+            self.push_weighed(ttl, one.weight, RData::SRV(SRV::new(SRV_PRIORITY, one.weight, one.port, target)));
         }
     }
 

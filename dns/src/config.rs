@@ -8,6 +8,8 @@ use muster_catalog::NameError;
 pub(crate) const MIN_UDP_SIZE: u16 = 512;
 /// The largest UDP answer worth sending: fragments begin far below it, and it is what queries are received into.
 pub(crate) const MAX_UDP_SIZE: u16 = 4096;
+/// The largest UDP answer to a client on this host: what loopback carries in one piece, whose MTU is 65,536.
+pub(crate) const MAX_LOOPBACK_SIZE: u16 = 65_507;
 /// A week: what is cached longer outlives every repair (and RFC 8767 §4 caps caches there).
 const MAX_TTL: Duration = Duration::from_secs(7 * 24 * 3600);
 /// More zones than anyone has names for the same data; every question is matched against each.
@@ -34,7 +36,7 @@ pub struct DnsConfig {
     pub service_ttl: Duration,
     /// How long clients may keep "there is none" (the SOA's minimum). Default 5 s.
     pub negative_ttl: Duration,
-    /// The largest UDP answer, whatever larger size a client offers. Default 1232, 512 to 4096.
+    /// The largest UDP answer to another host, whatever larger size its client offers. Default 1232, 512 to 4096.
     pub max_udp_size: u16,
     /// The most addresses or SRV records in one answer; 0 sets no limit. Default 0.
     pub answer_limit: usize,

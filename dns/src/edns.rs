@@ -1,9 +1,6 @@
 //! EDNS: the OPT record of replies, and extended errors (RFC 8914), which hickory has no type for.
 
-use hickory_proto::{
-    op::Edns,
-    rr::{RecordType, rdata::opt::EdnsOption},
-};
+use hickory_proto::{op::Edns, rr::RecordType};
 
 /// The option code of an extended error.
 const EDE_OPTION: u16 = 15;
@@ -53,12 +50,6 @@ impl Ede {
     pub fn new(code: EdeCode, text: impl Into<String>) -> Self {
         Self { code, text: text.into() }
     }
-
-    fn option(&self) -> EdnsOption {
-        let mut data = self.code.number().to_be_bytes().to_vec();
-        data.extend_from_slice(self.text.as_bytes());
-        EdnsOption::Unknown(EDE_OPTION, data)
-    }
 }
 
 /// The OPT record of a reply.
@@ -81,12 +72,15 @@ impl<'a> Opt<'a> {
         OPT_BASE + self.ede.map_or(0, |ede| EDE_BASE + ede.text.len())
     }
 
-    /// As hickory's encoder takes it.
+    /// As hickory's encoder takes it, which tests compare with.
+    #[cfg(test)]
     pub(crate) fn to_edns(self) -> Edns {
         let mut edns = Edns::new();
         edns.set_max_payload(self.max_udp_size).set_version(0).set_dnssec_ok(self.dnssec_ok);
         if let Some(ede) = self.ede {
-            edns.options_mut().insert(ede.option());
+            let mut data = ede.code.number().to_be_bytes().to_vec();
+            data.extend_from_slice(ede.text.as_bytes());
+            edns.options_mut().insert(hickory_proto::rr::rdata::opt::EdnsOption::Unknown(EDE_OPTION, data));
         }
         edns
     }

@@ -5,7 +5,7 @@ use hickory_proto::{
     rr::{Name as DnsName, RData, Record},
 };
 
-use crate::{Answer, edns::Opt};
+use crate::{Answer, edns::Opt, fit::HEADER};
 
 /// Most replies are no longer.
 const USUAL_SIZE: usize = 512;
@@ -16,7 +16,7 @@ const POINTER: u8 = 0xc0;
 
 /// Writes the reply to a question, which is given as it came; `None` for a record of a type that is not made here.
 pub(crate) fn encode(metadata: &Metadata, question: &[u8], answer: &Answer, opt: Option<Opt<'_>>) -> Option<Vec<u8>> {
-    let mut reply = Reply { bytes: Vec::with_capacity(USUAL_SIZE), names: Vec::with_capacity(USUAL_NAMES) };
+    let mut reply = Reply::new();
     reply.write_flags(metadata);
     let additionals = answer.additionals.len() + usize::from(opt.is_some());
     for count in [usize::from(!question.is_empty()), answer.answers.len(), answer.soa.iter().len(), additionals] {
@@ -32,14 +32,34 @@ pub(crate) fn encode(metadata: &Metadata, question: &[u8], answer: &Answer, opt:
     Some(reply.bytes)
 }
 
+/// How many of the answers, of the SOA and of the additional records a reply of no more than `limit` bytes holds.
+pub(crate) fn count_fitting(question: &[u8], answer: &Answer, limit: usize) -> (usize, usize, usize) {
+    let mut reply = Reply::new();
+    reply.bytes.resize(HEADER, 0);
+    reply.write_question(question);
+    let mut fits = true;
+    let mut count = |records: &[Record]| {
+        let mut write = |record: &&Record| {
+            fits = fits && reply.write_record(record).is_some() && reply.bytes.len() <= limit;
+            fits
+        };
+        records.iter().take_while(&mut write).count()
+    };
+    (count(&answer.answers), count(answer.soa.as_slice()), count(&answer.additionals))
+}
+
 /// A reply being written.
 struct Reply {
     bytes: Vec<u8>,
-    /// Where names and their ends begin, to point there. Few: they are looked through one by one.
+    /// Where names and their ends begin, to point there. They are looked through one by one: few, or within reach.
     names: Vec<u16>,
 }
 
 impl Reply {
+    fn new() -> Self {
+        Self { bytes: Vec::with_capacity(USUAL_SIZE), names: Vec::with_capacity(USUAL_NAMES) }
+    }
+
     fn write_u16(&mut self, word: u16) {
         self.bytes.extend_from_slice(&word.to_be_bytes());
     }

@@ -1,17 +1,11 @@
 //! Making an answer fit: glue goes first and silently, then answers with the TC flag; the OPT record always stays.
 
-use hickory_proto::{
-    ProtoError,
-    op::Metadata,
-    rr::{Name as DnsName, RData, Record},
-    serialize::binary::BinEncoder,
-};
-use hickory_server::zone_handler::{MessageResponseBuilder, Queries};
+use hickory_proto::rr::{Name as DnsName, RData, Record};
 
-use crate::Answer;
+use crate::{Answer, encode::count_fitting};
 
 /// The message header.
-const HEADER: usize = 12;
+pub(crate) const HEADER: usize = 12;
 /// Type, class, TTL and length of a record.
 const RECORD_BASE: usize = 10;
 /// The shortest record that answers: a pointer to the name, and an IPv4 address.
@@ -24,36 +18,24 @@ pub(crate) fn most_records(limit: usize) -> usize {
     limit / SHORTEST_RECORD + 1
 }
 
-/// Trims an answer to `limit` bytes, of which the OPT record takes `opt`; tells whether records that were asked for
-/// went. The common answer is recognised as short without being encoded; the others are encoded to be measured.
-pub(crate) fn fit(
-    answer: &mut Answer,
-    metadata: Metadata,
-    queries: &Queries,
-    limit: usize,
-    opt: usize,
-) -> Result<bool, ProtoError> {
+/// Trims the answer to a question, which is given as it came, to `limit` bytes, of which the OPT record takes `opt`; tells
+/// whether records that were asked for went. The common answer is recognised as short without being encoded; the others are
+/// encoded to be measured.
+pub(crate) fn fit(answer: &mut Answer, question: &[u8], limit: usize, opt: usize) -> bool {
     let records = answer.answers.iter().chain(&answer.soa).chain(&answer.additionals);
-    let bound = HEADER + queries.as_bytes().len() + opt + records.map(size_bound).sum::<usize>();
+    let bound = HEADER + question.len() + opt + records.map(size_bound).sum::<usize>();
     if bound <= limit {
-        return Ok(false);
+        return false;
     }
-    let mut bytes = Vec::with_capacity(limit);
-    let mut encoder = BinEncoder::new(&mut bytes);
-    encoder.set_max_size(u16::try_from(limit.saturating_sub(opt)).unwrap_or(u16::MAX));
-    let response = MessageResponseBuilder::new(queries, None).build(
-        metadata,
-        answer.answers.iter(),
-        [],
-        answer.soa.iter(),
-        answer.additionals.iter(),
-    );
-    let counts = response.destructive_emit(&mut encoder)?.counts();
-    let truncated = usize::from(counts.answers) < answer.answers.len();
-    answer.answers.truncate(usize::from(counts.answers));
+    let (answers, soa, additionals) = count_fitting(question, answer, limit.saturating_sub(opt));
+    let truncated = answers < answer.answers.len() || soa < answer.soa.iter().len();
+    answer.answers.truncate(answers);
+    if truncated {
+        answer.soa = None;
+    }
     // Without all answers, the addresses of some are no use: the client asks again.
-    answer.additionals.truncate(if truncated { 0 } else { usize::from(counts.additionals) });
-    Ok(truncated)
+    answer.additionals.truncate(if truncated { 0 } else { additionals });
+    truncated
 }
 
 /// No less than the record takes, with no name compressed.

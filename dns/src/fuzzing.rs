@@ -16,7 +16,7 @@ use muster_catalog::{
 
 use crate::{
     DnsConfig, Zones,
-    config::MAX_UDP_SIZE,
+    config::MAX_LOOPBACK_SIZE,
     handler::Handler,
     wire::{self, Read},
 };
@@ -50,7 +50,7 @@ pub fn question(bytes: &[u8]) {
 }
 
 fn check(bytes: &[u8], protocol: Protocol, reply: &[u8]) -> Message {
-    let most = if protocol == Protocol::Udp { usize::from(MAX_UDP_SIZE) } else { usize::from(u16::MAX) };
+    let most = if protocol == Protocol::Udp { usize::from(MAX_LOOPBACK_SIZE) } else { usize::from(u16::MAX) };
     assert!(reply.len() <= most, "a reply of {} bytes", reply.len());
     let message = Message::from_bytes(reply).expect("a reply that can be read");
     assert_eq!(message.message_type, MessageType::Response);

@@ -1,22 +1,26 @@
-//! The one `RequestHandler`: every rule of the protocol that is not a socket's.
+//! What answers questions: every rule of the protocol that is not a socket's.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    hash::{BuildHasher, RandomState},
+    net::IpAddr,
+    sync::Arc,
+    time::Duration,
+};
 
 use hickory_proto::{
     op::{Edns, LowerQuery, Metadata, OpCode, ResponseCode},
     rr::{DNSClass, RecordType},
 };
-use hickory_server::{
-    net::{runtime::Time, xfer::Protocol},
-    server::{Request, RequestHandler, ResponseHandler, ResponseInfo},
-    zone_handler::MessageResponseBuilder,
-};
+use hickory_server::{net::xfer::Protocol, server::Request};
 use muster_catalog::port::Source;
-use tokio::{sync::Semaphore, time::timeout};
+use tokio::{
+    sync::Semaphore,
+    time::{Instant, timeout_at},
+};
 
 use crate::{
-    Answer, Asked, NotHeld, Question, Subject, Zones, answer,
-    config::{MAX_UDP_SIZE, MIN_UDP_SIZE},
+    Answer, Asked, NotHeld, Order, Question, Subject, Zones, answer,
+    config::{MAX_LOOPBACK_SIZE, MAX_UDP_SIZE, MIN_UDP_SIZE},
     edns::Opt,
     encode::encode,
     fit::{fit, most_records},
@@ -27,6 +31,8 @@ use crate::{
 
 /// The longest a question waits for a service to be held: clients ask again after a second or more.
 const HOLD_WAIT: Duration = Duration::from_millis(500);
+/// How many services one question waits for: the one that it names, and one that this is an alias of.
+const HOLDS: usize = 2;
 /// How many questions may wait for that at once; the next is told at once to ask again.
 const MAX_HOLDS: usize = 256;
 
@@ -37,13 +43,15 @@ pub(crate) struct Handler {
     source: Arc<dyn Source>,
     clock: Clock,
     holds: Semaphore,
+    /// Chooses what a client is told of an answer that is cut; other agents choose another part for theirs.
+    parts: RandomState,
     metrics: Metrics,
 }
 
 impl Handler {
     pub(crate) fn new(zones: Zones, max_udp_size: u16, source: Arc<dyn Source>, clock: Clock) -> Self {
         let (holds, metrics) = (Semaphore::new(MAX_HOLDS), Metrics::new());
-        Self { zones, max_udp_size, source, clock, holds, metrics }
+        Self { zones, max_udp_size, source, clock, holds, parts: RandomState::new(), metrics }
     }
 
     pub(crate) fn metrics(&self) -> &Metrics {
@@ -56,12 +64,17 @@ impl Handler {
             return usize::from(u16::MAX);
         }
         let offered = request.edns.as_ref().map_or(MIN_UDP_SIZE, Edns::max_payload);
-        // The configured size was checked; the largest is repeated so that no clamp can panic.
-        usize::from(offered.min(self.max_udp_size).clamp(MIN_UDP_SIZE, MAX_UDP_SIZE))
+        udp_limit(request.src().ip(), offered, self.max_udp_size)
     }
 
     /// Answers without waiting; the service that has to be held first otherwise.
-    fn look(&self, request: &Request, query: Option<&LowerQuery>, limit: usize) -> Result<Answer, NotHeld> {
+    fn look(
+        &self,
+        request: &Request,
+        query: Option<&LowerQuery>,
+        limit: usize,
+        order: Order,
+    ) -> Result<Answer, NotHeld> {
         let Some(query) = query else { return Ok(Answer::code(ResponseCode::FormErr)) };
         if let Some(rcode) = find_refusal(request, query) {
             return Ok(Answer::code(rcode));
@@ -72,20 +85,22 @@ impl Handler {
             self.source.used(service);
         }
         let (qtype, most, now) = (query.query_type(), most_records(limit), (self.clock)());
-        let asked = Asked { question: &question, owner, qtype, most, now };
+        let asked = Asked { question: &question, owner, qtype, most, order, now };
         answer::answer(&self.source.view(), &self.zones, asked, &mut rand::rng())
     }
 
     async fn answer(&self, request: &Request, query: Option<&LowerQuery>, limit: usize) -> Answer {
-        let NotHeld(service) = match self.look(request, query, limit) {
-            Ok(answer) => return answer,
-            Err(missing) => missing,
-        };
-        if let Ok(_permit) = self.holds.try_acquire() {
+        let until = Instant::now() + HOLD_WAIT;
+        for _ in 0..HOLDS {
+            let NotHeld(service) = match self.look(request, query, limit, Order::Drawn) {
+                Ok(answer) => return answer,
+                Err(missing) => missing,
+            };
+            let Ok(_permit) = self.holds.try_acquire() else { break };
             // The source promises to be back by then; the wait is bounded here all the same. Late is not held.
-            let _late = timeout(HOLD_WAIT, self.source.hold(&service)).await;
+            let _late = timeout_at(until, self.source.hold(&service)).await;
         }
-        self.look(request, query, limit).unwrap_or_else(|NotHeld(service)| {
+        self.look(request, query, limit, Order::Drawn).unwrap_or_else(|NotHeld(service)| {
             Answer::not_ready(&format!("service {service} is being loaded, ask again"))
         })
     }
@@ -95,23 +110,55 @@ impl Handler {
         Some(Opt::reply(query, self.max_udp_size, answer.ede.as_ref()))
     }
 
-    /// Makes an answer fit, and what stands above it.
-    fn compose(&self, request: &Request, mut answer: Answer, limit: usize) -> (Metadata, Answer) {
+    /// Makes an answer fit; tells whether records that were asked for went. Clients that do not ask again over TCP would take
+    /// another part each time for instances that come and go: who asks is always told of the same ones.
+    fn cut(&self, request: &Request, query: Option<&LowerQuery>, limit: usize, answer: &mut Answer) -> bool {
+        let trim = |answer: &mut Answer| {
+            let opt = self.opt(request, answer).map_or(0, |opt| opt.size());
+            fit(answer, request.queries.as_bytes(), limit, opt)
+        };
+        if !trim(answer) {
+            return false;
+        }
+        let order = Order::Fixed(self.parts.hash_one(request.src().ip()));
+        let Ok(fixed) = self.look(request, query, limit, order) else { return true };
+        *answer = fixed;
+        let truncated = trim(answer);
+        answer.draw_order(&mut rand::rng());
+        truncated
+    }
+
+    /// The reply to a question that needs nothing to be waited for, which nearly all are.
+    pub(crate) fn answer_at_once(&self, request: &Request) -> Option<Vec<u8>> {
+        let started = self.metrics.start();
+        let query = request.request_info().ok().map(|info| info.query);
+        let limit = self.limit(request);
+        let answer = self.look(request, query, limit, Order::Drawn).ok()?;
+        self.reply(request, query, limit, answer, started)
+    }
+
+    /// The reply to any question.
+    pub(crate) async fn answer_in_time(&self, request: &Request) -> Option<Vec<u8>> {
+        let started = self.metrics.start();
+        let query = request.request_info().ok().map(|info| info.query);
+        let limit = self.limit(request);
+        let answer = self.answer(request, query, limit).await;
+        self.reply(request, query, limit, answer, started)
+    }
+
+    fn reply(
+        &self,
+        request: &Request,
+        query: Option<&LowerQuery>,
+        limit: usize,
+        mut answer: Answer,
+        started: Option<std::time::Instant>,
+    ) -> Option<Vec<u8>> {
+        let truncated = self.cut(request, query, limit, &mut answer);
         let mut metadata = Metadata::response_from_request(&request.metadata);
         metadata.response_code = answer.rcode;
         metadata.authoritative = answer.authoritative;
-        let opt = self.opt(request, &answer).map_or(0, |opt| opt.size());
-        let truncated = match fit(&mut answer, metadata, &request.queries, limit, opt) {
-            Ok(truncated) => truncated,
-            Err(error) => {
-                tracing::debug!(%error, "an answer could not be encoded");
-                answer = Answer::code(ResponseCode::ServFail);
-                metadata.response_code = ResponseCode::ServFail;
-                metadata.authoritative = false;
-                false
-            }
-        };
-        // Over TCP there is nothing larger to ask with: what fits is a fair draw of the instances.
+        // Over TCP there is nothing larger to ask with: what fits is a part of the instances.
         metadata.truncation = truncated && request.protocol() == Protocol::Udp;
         if truncated {
             self.metrics.truncated.increment(1);
@@ -119,21 +166,17 @@ impl Handler {
         if answer.stale {
             self.metrics.stale.increment(1);
         }
-        (metadata, answer)
-    }
-
-    /// The reply to a question that needs nothing to be waited for, which nearly all are; `None` for the others, which
-    /// `handle_request` answers. It says the same in fewer steps.
-    pub(crate) fn answer_at_once(&self, request: &Request) -> Option<Vec<u8>> {
-        let started = self.metrics.start();
-        let query = request.request_info().ok().map(|info| info.query);
-        let limit = self.limit(request);
-        let answer = self.look(request, query, limit).ok()?;
-        let (metadata, answer) = self.compose(request, answer, limit);
-        let reply = encode(&metadata, request.queries.as_bytes(), &answer, self.opt(request, &answer))?;
+        let reply = encode(&metadata, request.queries.as_bytes(), &answer, self.opt(request, &answer));
         self.metrics.finish(query.map(LowerQuery::query_type), answer.rcode, started);
-        Some(reply)
+        reply
     }
+}
+
+/// The most bytes of a UDP answer to a client. On this host a datagram of any size arrives in one piece, and no sender is
+/// forged from outside, so the client gets what it takes.
+fn udp_limit(client: IpAddr, offered: u16, configured: u16) -> usize {
+    let most = if client.to_canonical().is_loopback() { MAX_LOOPBACK_SIZE } else { configured.min(MAX_UDP_SIZE) };
+    usize::from(offered.min(most).max(MIN_UDP_SIZE))
 }
 
 /// Why a question is not looked up at all.
@@ -156,31 +199,24 @@ fn find_refusal(request: &Request, query: &LowerQuery) -> Option<ResponseCode> {
     }
 }
 
-#[async_trait::async_trait]
-impl RequestHandler for Handler {
-    async fn handle_request<R: ResponseHandler, T: Time>(
-        &self,
-        request: &Request,
-        mut response_handle: R,
-    ) -> ResponseInfo {
-        let started = self.metrics.start();
-        let query = request.request_info().ok().map(|info| info.query);
-        let limit = self.limit(request);
-        let answer = self.answer(request, query, limit).await;
-        let (metadata, answer) = self.compose(request, answer, limit);
-        let edns = self.opt(request, &answer).map(Opt::to_edns);
-        let response = MessageResponseBuilder::new(&request.queries, edns.as_ref()).build(
-            metadata,
-            answer.answers.iter(),
-            [],
-            answer.soa.iter(),
-            answer.additionals.iter(),
-        );
-        let sent = response_handle.send_response(response).await;
-        self.metrics.finish(query.map(LowerQuery::query_type), answer.rcode, started);
-        sent.unwrap_or_else(|error| {
-            tracing::debug!(%error, "a reply could not be encoded");
-            ResponseInfo::from(hickory_proto::op::Header { metadata, counts: Default::default() })
-        })
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_client_on_this_host_gets_what_it_takes_and_others_no_more_than_is_configured() {
+        let table = [
+            ("127.0.0.1", 0, 1232, 512),
+            ("127.0.0.9", 8192, 1232, 8192),
+            ("::1", 65_535, 512, 65_507),
+            ("::ffff:127.0.0.1", 4096, 512, 4096),
+            ("10.0.0.1", 8192, 1232, 1232),
+            ("10.0.0.1", 8192, 4096, 4096),
+            ("2001:db8::1", 900, 1232, 900),
+            ("192.0.2.1", 512, 1232, 512),
+        ];
+        for (client, offered, configured, expected) in table {
+            assert_eq!(udp_limit(client.parse().unwrap(), offered, configured), expected, "{client} {offered}");
+        }
     }
 }

@@ -8,14 +8,15 @@
 //! The flow:
 //!
 //! ```text
-//! socket ──bytes──▶ wire::check ──▶ Request ──▶ Handler (the one RequestHandler, for UDP and TCP alike)
+//! socket ──bytes──▶ wire::check ──▶ Request ──▶ Handler (for UDP and TCP alike)
 //!                     │ refuses what is not worth parsing        │
 //!                     ▼                                          ├─ question: name → Question          (pure)
 //!                   reply                                        ├─ answer: View × Question → Answer   (pure)
-//!                                                                ├─ hold, once, if the replica lacks the service
-//!                                                                └─ fit: trim glue, then answers with TC ──▶ reply
+//!                                                                ├─ hold, if the replica lacks the service
+//!                                                                ├─ fit: trim glue, then answers with TC
+//!                                                                └─ encode: Answer → bytes ──▶ reply
 //!
-//! UDP, which is nearly all: the same steps without those that wait, and `encode` instead of hickory's encoder.
+//! UDP, which is nearly all: the same steps without those that wait.
 //! ```
 //!
 //! Answering does no I/O, except the first question for a service that the replica does not hold yet.
@@ -43,6 +44,7 @@ mod zone;
 pub use answer::{Answer, Asked, NotHeld, answer};
 pub use config::{ConfigError, DnsConfig};
 pub use edns::{Ede, EdeCode};
+pub use pick::Order;
 pub use question::{Question, Selector, Subject, parse};
 pub use server::{Clock, Dns, DnsError, DnsHandle};
 pub use zone::{Ttls, Zone, Zones};

@@ -1,5 +1,7 @@
 //! Which instances of a service are answered, and in what order. Pure.
 
+use std::hash::{DefaultHasher, Hash, Hasher};
+
 use muster_catalog::{Address, Instance, InstanceEntry, NodeEntry, ServiceSet, ServiceSlot, Snapshot, health};
 use rand::{Rng, seq::SliceRandom};
 
@@ -118,20 +120,40 @@ fn ends_with_labels(name: &str, end: &str) -> bool {
     split.is_some_and(|(head, tail)| head.last() == Some(&b'.') && tail.eq_ignore_ascii_case(end.as_bytes()))
 }
 
-/// Orders instances at random so that each comes first as often as its weight says.
-pub(crate) fn shuffle(serving: &mut [Serving<'_>], rng: &mut impl Rng) {
+/// How the instances of a service are ordered.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Order {
+    /// At random, anew each time.
+    Drawn,
+    /// At random, but always the same for this number: an instance that comes or goes leaves the order of the others.
+    Fixed(u64),
+}
+
+/// Orders instances so that each comes first as often as its weight says.
+pub(crate) fn sort(serving: &mut [Serving<'_>], order: Order, rng: &mut impl Rng) {
     let Some(first) = serving.first() else { return };
     let weight = first.weight;
-    if serving.iter().all(|other| other.weight == weight) {
-        serving.shuffle(rng);
-        return;
+    match order {
+        Order::Drawn if serving.iter().all(|other| other.weight == weight) => serving.shuffle(rng),
+        Order::Drawn => sort_by_draw(serving, |_| rng.random()),
+        Order::Fixed(number) => sort_by_draw(serving, |one| {
+            let mut hasher = DefaultHasher::new();
+            (number, one.instance.node.as_key(), &one.instance.id).hash(&mut hasher);
+            // The 53 bits that a fraction has room for.
+            (hasher.finish() >> 11) as f64 / (1_u64 << 53) as f64
+        }),
     }
-    // Each draws an exponential time with its weight as rate: the earliest comes first.
-    let draw = |rng: &mut _| -f64::ln(1.0 - Rng::random::<f64>(rng));
-    let mut drawn: Vec<(f64, Serving<'_>)> =
-        serving.iter().map(|entry| (draw(rng) / f64::from(entry.weight.max(1)), *entry)).collect();
+}
+
+/// An exponential time with the weight as rate, from a fraction below 1: whoever has the earliest comes first.
+pub(crate) fn draw(fraction: f64, weight: u16) -> f64 {
+    -f64::ln(1.0 - fraction) / f64::from(weight.max(1))
+}
+
+fn sort_by_draw<'v>(serving: &mut [Serving<'v>], mut fraction: impl FnMut(&Serving<'v>) -> f64) {
+    let mut drawn: Vec<_> = serving.iter().map(|one| (draw(fraction(one), one.weight), *one)).collect();
     drawn.sort_by(|(a, _), (b, _)| a.total_cmp(b));
-    for (slot, (_, entry)) in serving.iter_mut().zip(drawn) {
-        *slot = entry;
+    for (slot, (_, one)) in serving.iter_mut().zip(drawn) {
+        *slot = one;
     }
 }

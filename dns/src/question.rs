@@ -124,7 +124,8 @@ fn parse_service(words: &[&str]) -> Subject {
     let all = |service: &str| Subject::Service { service: Name::lookup(service), selector: Selector::All };
     let some = |service: &str, selector| Subject::Service { service: Name::lookup(service), selector };
     match words {
-        [protocol] if protocol.eq_ignore_ascii_case("_tcp") => Subject::Subtree,
+        // No service's name begins so. Which ports and tags there are is not looked up: it would be a look at every instance.
+        [second] if second.starts_with('_') => Subject::Subtree,
         [service] => all(service),
         [service, second] if service.starts_with('_') && second.starts_with('_') => {
             let (service, second) = (&service[1..], &second[1..]);

@@ -93,7 +93,7 @@ impl Desk {
                 None => {
                     let (socket, handler) = (self.socket.clone(), self.handler.clone());
                     return self.wait(async move {
-                        if let Some(reply) = wire::answer(&handler, &request).await {
+                        if let Some(reply) = handler.answer_in_time(&request).await {
                             send(&socket, &reply, client).await;
                         }
                     });

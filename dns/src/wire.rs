@@ -1,20 +1,12 @@
 //! Bytes in, bytes out: what is not worth parsing is refused first, then the handler answers.
 
-use std::{
-    net::SocketAddr,
-    sync::{Arc, Mutex, PoisonError},
-};
+use std::net::SocketAddr;
 
 use hickory_proto::{
     op::{Header, HeaderCounts, MessageType, Metadata, OpCode, ResponseCode},
-    rr::Record,
-    serialize::binary::{BinDecodable, BinDecoder, BinEncodable, BinEncoder},
+    serialize::binary::{BinDecodable, BinDecoder, BinEncodable},
 };
-use hickory_server::{
-    net::{NetError, runtime::TokioTime, xfer::Protocol},
-    server::{Request, RequestHandler, ResponseHandler, ResponseInfo},
-    zone_handler::MessageResponse,
-};
+use hickory_server::{net::xfer::Protocol, server::Request};
 
 use crate::handler::Handler;
 
@@ -91,13 +83,6 @@ pub(crate) fn read(handler: &Handler, bytes: Vec<u8>, client: SocketAddr, protoc
     }
 }
 
-/// Answers a question, however long that takes.
-pub(crate) async fn answer(handler: &Handler, request: &Request) -> Option<Vec<u8>> {
-    let reply = Reply::default();
-    handler.handle_request::<_, TokioTime>(request, reply.clone()).await;
-    reply.take()
-}
-
 /// Answers one message; `None` for what must not be answered.
 pub(crate) async fn exchange(
     handler: &Handler,
@@ -108,7 +93,7 @@ pub(crate) async fn exchange(
     match read(handler, bytes, client, protocol) {
         Read::Nothing => None,
         Read::Refused(reply) => Some(reply),
-        Read::Request(request) => answer(handler, &request).await,
+        Read::Request(request) => handler.answer_in_time(&request).await,
     }
 }
 
@@ -117,37 +102,6 @@ fn refuse(handler: &Handler, query: &Metadata, rcode: ResponseCode) -> Option<Ve
     metadata.response_code = rcode;
     handler.metrics().finish(None, rcode, None);
     Header { metadata, counts: HeaderCounts::default() }.to_bytes().ok()
-}
-
-/// Where the handler leaves its reply for the loop that owns the socket.
-#[derive(Clone, Default)]
-struct Reply(Arc<Mutex<Option<Vec<u8>>>>);
-
-impl Reply {
-    fn take(&self) -> Option<Vec<u8>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).take()
-    }
-}
-
-#[async_trait::async_trait]
-impl ResponseHandler for Reply {
-    async fn send_response<'a>(
-        &mut self,
-        response: MessageResponse<
-            '_,
-            'a,
-            impl Iterator<Item = &'a Record> + Send + 'a,
-            impl Iterator<Item = &'a Record> + Send + 'a,
-            impl Iterator<Item = &'a Record> + Send + 'a,
-            impl Iterator<Item = &'a Record> + Send + 'a,
-        >,
-    ) -> Result<ResponseInfo, NetError> {
-        let mut bytes = Vec::with_capacity(512);
-        // The handler has made it fit: no limit is set here, so nothing is cut off behind its back.
-        let info = response.destructive_emit(&mut BinEncoder::new(&mut bytes))?;
-        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(bytes);
-        Ok(info)
-    }
 }
 
 #[cfg(test)]

@@ -3,17 +3,17 @@
 
 mod support;
 
-use std::{sync::atomic::Ordering, time::Duration};
+use std::{collections::BTreeSet, sync::atomic::Ordering, time::Duration};
 
 use hickory_proto::{
     op::{Edns, Message, MessageType, OpCode, Query, ResponseCode},
     rr::{DNSClass, Name, RecordType, rdata::opt::EdnsOption},
 };
-use muster_catalog::{Freshness, Scope, Snapshot, Timestamp, View, project_snapshot};
+use muster_catalog::{Address, Freshness, Instance, Scope, Snapshot, Timestamp, View, project_snapshot};
 use muster_dns::{DnsConfig, DnsError};
 use support::{
     TestServer,
-    catalog::{live, sample},
+    catalog::{instance, live, node, register, sample},
     config,
 };
 use tokio::{
@@ -95,7 +95,7 @@ async fn answers_carry_the_right_flags_and_the_questions_case() {
 #[tokio::test]
 async fn udp_answers_fit_glue_goes_first_and_opt_stays() {
     let server = TestServer::sample().await;
-    for (offered, limit) in [(None, 512), (Some(100), 512), (Some(512), 512), (Some(900), 900), (Some(4096), 1232)] {
+    for (offered, limit) in [(None, 512), (Some(100), 512), (Some(512), 512), (Some(900), 900), (Some(3000), 3000)] {
         for qtype in [RecordType::A, RecordType::SRV] {
             let (reply, size) = ask_udp(&server, &query("big.service.mesh.internal.", qtype, offered)).await;
             assert!(size <= limit, "{size} > {limit} for {offered:?} {qtype}");
@@ -127,13 +127,46 @@ async fn tcp_answers_in_full_and_many_times() {
     }
 }
 
+/// A client that does not ask again over TCP, as HAProxy, is not to see instances come and go.
 #[tokio::test]
-async fn more_than_tcp_can_carry_is_a_draw_without_tc() {
+async fn a_cut_answer_holds_the_same_instances_each_time() {
+    let server = TestServer::sample().await;
+    for qtype in [RecordType::A, RecordType::SRV] {
+        let message = query("big.service.mesh.internal.", qtype, Some(1232));
+        let (mut parts, mut firsts) = (BTreeSet::new(), BTreeSet::new());
+        for _ in 0..10 {
+            let (reply, _) = ask_udp(&server, &message).await;
+            assert!(reply.metadata.truncation);
+            let texts: Vec<_> = reply.answers.iter().map(|record| record.data.to_string()).collect();
+            firsts.insert(texts[0].clone());
+            parts.insert(texts.into_iter().collect::<BTreeSet<_>>());
+        }
+        assert_eq!(parts.len(), 1, "{qtype}: another part each time");
+        assert!(firsts.len() > 1, "{qtype}: the same one goes first each time");
+    }
+}
+
+/// As HAProxy with the `accepted_payload_size` of its documentation.
+#[tokio::test]
+async fn a_client_on_this_host_gets_all_that_it_takes() {
+    let server = TestServer::sample().await;
+    let (reply, size) = ask_udp(&server, &query("big.service.mesh.internal.", RecordType::A, Some(8192))).await;
+    assert_eq!((reply.answers.len(), reply.metadata.truncation), (200, false), "{size} bytes");
+    let mut snapshot = Snapshot::default();
+    support::catalog::add_big(&mut snapshot, 900);
+    server.source.set(live(snapshot));
+    // Beyond what a pointer to an earlier name can reach, too.
+    let (reply, size) = ask_udp(&server, &query("big.service.mesh.internal.", RecordType::SRV, Some(65_535))).await;
+    assert_eq!((reply.answers.len(), reply.metadata.truncation), (900, false), "{size} bytes");
+}
+
+#[tokio::test]
+async fn more_than_tcp_can_carry_is_cut_without_tc() {
     let mut snapshot = Snapshot::default();
     support::catalog::add_big(&mut snapshot, 6000);
     let server = TestServer::start(config(), live(snapshot), None).await;
     let reply = ask_tcp(&server, &query("big.service.mesh.internal.", RecordType::A, Some(1232))).await;
-    assert!((1500..6000).contains(&reply.answers.len()), "{} answers", reply.answers.len());
+    assert!((4000..6000).contains(&reply.answers.len()), "{} answers", reply.answers.len());
     assert!(!reply.metadata.truncation && reply.edns.is_some());
 }
 
@@ -213,6 +246,24 @@ async fn a_service_outside_the_scope_is_held_once_then_answered() {
         assert_eq!(ask_udp(&server, &message).await.0.answers.len(), 3);
     }
     assert_eq!(server.source.holds.load(Ordering::SeqCst), 1);
+}
+
+#[tokio::test]
+async fn an_alias_and_what_it_leads_to_are_held_by_one_question() {
+    let mut all = sample();
+    let address = Address::parse("web.service.mesh.internal");
+    let alias = Instance { address, ..instance("n9", "al", "al") };
+    register(&mut all, node("n9", "10.0.0.99"), vec![alias], Vec::new());
+    let scoped = |names: &[&str]| {
+        let names = names.iter().map(|name| muster_catalog::Name::lookup(name)).collect();
+        live(project_snapshot(&Scope::Services { names, node: None }, &all))
+    };
+    let server = TestServer::start(config(), scoped(&["al"]), Some(all.clone())).await;
+    let (reply, _) = ask_udp(&server, &query("al.service.mesh.internal.", RecordType::A, None)).await;
+    assert_eq!(reply.answers.len(), 4);
+    server.source.grow([scoped(&[]), scoped(&["al"]), scoped(&["al", "web"])]);
+    let (reply, _) = ask_udp(&server, &query("al.service.mesh.internal.", RecordType::A, None)).await;
+    assert_eq!((reply.answers.len(), reply.metadata.response_code), (4, ResponseCode::NoError));
 }
 
 #[tokio::test]

@@ -15,11 +15,22 @@ fn config() -> DnsConfig {
 }
 
 fn ask_with(view: &View, config: &DnsConfig, name: &str, qtype: RecordType, seed: u64) -> Result<Answer, NotHeld> {
+    ask_in(Order::Drawn, view, config, name, qtype, seed)
+}
+
+fn ask_in(
+    order: Order,
+    view: &View,
+    config: &DnsConfig,
+    name: &str,
+    qtype: RecordType,
+    seed: u64,
+) -> Result<Answer, NotHeld> {
     let zones = Zones::new(config).unwrap();
     let owner = DnsName::from_ascii(name).unwrap();
     let question = question::parse(&owner, &zones);
     let now = Timestamp(61_000);
-    let asked = Asked { question: &question, owner: &owner, qtype, most: 4096, now };
+    let asked = Asked { question: &question, owner: &owner, qtype, most: 4096, order, now };
     answer(view, &zones, asked, &mut SmallRng::seed_from_u64(seed))
 }
 
@@ -79,8 +90,17 @@ fn addresses_and_targets_of_every_form() {
 fn an_alias_of_a_name_here_comes_with_its_address() {
     use RecordType::{A, AAAA, CNAME};
     let mut snapshot = sample();
-    let hosts =
-        [("al", "N1.node.mesh.internal"), ("hex", "0a000007.addr.mesh.internal"), ("no", "x.node.mesh.internal")];
+    let hosts = [
+        ("al", "N1.node.mesh.internal"),
+        ("hex", "0a000007.addr.mesh.internal"),
+        ("named", "web.service.mesh.internal"),
+        ("tagged", "blue.web.service.dc1.mesh.internal"),
+        ("twice", "al.service.mesh.internal"),
+        ("out", "edge.node.mesh.internal"),
+        ("self", "self.service.mesh.internal"),
+        ("left", "right.service.mesh.internal"),
+        ("right", "left.service.mesh.internal"),
+    ];
     let alias =
         |(service, host)| Instance { address: Some(Address::parse(host).unwrap()), ..instance("n9", service, service) };
     register(&mut snapshot, node("n9", "10.0.0.99"), hosts.map(alias).into(), Vec::new());
@@ -90,13 +110,142 @@ fn an_alias_of_a_name_here_comes_with_its_address() {
         ("al.service", AAAA, vec!["n1.node.mesh.internal."]),
         ("al.service", CNAME, vec!["n1.node.mesh.internal."]),
         ("hex.service", A, vec!["0a000007.addr.mesh.internal.", "10.0.0.7"]),
-        ("no.service", A, vec!["x.node.mesh.internal."]),
+        ("named.service", A, vec!["10.0.0.1", "10.0.0.2", "10.1.0.3", "web.service.mesh.internal."]),
+        ("named.service", CNAME, vec!["web.service.mesh.internal."]),
+        ("tagged.service", A, vec!["10.1.0.3", "blue.web.service.dc1.mesh.internal."]),
+        ("twice.service", A, vec!["10.0.0.1", "al.service.mesh.internal.", "n1.node.mesh.internal."]),
+        ("out.service", A, vec!["edge.example.com.", "edge.node.mesh.internal."]),
+        ("self.service", A, vec!["self.service.mesh.internal."]),
+        ("left.service", A, vec!["left.service.mesh.internal.", "right.service.mesh.internal."]),
     ];
     for (name, qtype, expected) in table {
         let answer = ask_with(&view, &config(), &format!("{name}.mesh.internal."), qtype, 1).unwrap();
-        let texts: Vec<_> = texts(&answer.answers).iter().map(|text| text.to_ascii_lowercase()).collect();
+        let mut texts: Vec<_> = texts(&answer.answers).iter().map(|text| text.to_ascii_lowercase()).collect();
+        texts.sort();
         assert_eq!(texts, expected, "{name} {qtype}");
         assert_eq!(answer.answers[0].record_type(), CNAME, "the alias goes first");
+        for pair in answer.answers.windows(2) {
+            let RData::CNAME(target) = &pair[0].data else { continue };
+            assert_eq!(pair[1].name, target.0, "{name}: records stand under the name that the alias leads to");
+        }
+    }
+    let limited = DnsConfig { answer_limit: 1, ..config() };
+    let answer = ask_with(&view, &limited, "twice.service.mesh.internal.", A, 1).unwrap();
+    assert_eq!(answer.answers.len(), 3, "aliases do not count");
+}
+
+#[test]
+fn aliases_are_followed_so_far_and_no_further() {
+    let mut snapshot = sample();
+    let alias = |at: usize| {
+        let service = format!("al-{at}");
+        let address = Address::parse(&format!("al-{}.service.mesh.internal", at + 1));
+        Instance { address, ..instance("n9", &service, &service) }
+    };
+    register(&mut snapshot, node("n9", "10.0.0.99"), (0..30).map(alias).collect(), Vec::new());
+    let answer = ask_with(&live(snapshot), &config(), "al-0.service.mesh.internal.", RecordType::A, 1).unwrap();
+    assert_eq!(answer.answers.len(), MAX_ALIASES);
+}
+
+#[test]
+fn the_target_of_an_alias_is_held_too() {
+    let mut snapshot = sample();
+    let address = Address::parse("web.service.mesh.internal");
+    let alias = Instance { address, ..instance("n9", "al", "al") };
+    register(&mut snapshot, node("n9", "10.0.0.99"), vec![alias], Vec::new());
+    let scope = Scope::Services { names: [Name::lookup("al")].into_iter().collect(), node: None };
+    let view = live(project_snapshot(&scope, &snapshot));
+    let answer = ask_with(&view, &config(), "al.service.mesh.internal.", RecordType::A, 1);
+    assert_eq!(answer, Err(NotHeld(Name::lookup("web"))));
+}
+
+#[test]
+fn a_fixed_order_is_another_for_each_number_and_outlives_those_that_come_and_go() {
+    let addresses = |count, number| {
+        let mut snapshot = Snapshot::default();
+        add_big(&mut snapshot, count);
+        let name = "big.service.mesh.internal.";
+        let answer = ask_in(Order::Fixed(number), &live(snapshot), &config(), name, RecordType::A, number).unwrap();
+        answer.answers.iter().map(|record| record.data.to_string()).collect::<Vec<_>>()
+    };
+    let all = addresses(60, 7);
+    assert_eq!(all, addresses(60, 7));
+    assert_ne!(all, addresses(60, 8));
+    let without_the_last: Vec<_> = all.into_iter().filter(|address| address != "10.9.0.59").collect();
+    assert_eq!(without_the_last, addresses(59, 7));
+}
+
+#[test]
+fn a_fixed_order_is_drawn_by_weight_too() {
+    let mut snapshot = Snapshot::default();
+    for (name, address, passing) in [("n1", "10.0.0.1", 3), ("n2", "10.0.0.2", 1)] {
+        let mut web = instance(name, "web", "web");
+        web.weights.passing = passing;
+        register(&mut snapshot, node(name, address), vec![web], Vec::new());
+    }
+    let view = live(snapshot);
+    let first = |number| {
+        let name = "web.service.mesh.internal.";
+        let answer = ask_in(Order::Fixed(number), &view, &config(), name, RecordType::A, 1).unwrap();
+        answer.answers[0].data.to_string()
+    };
+    let heavy = (0..4000).filter(|number| first(*number) == "10.0.0.1").count();
+    assert!((2850..3150).contains(&heavy), "{heavy} of 4000 for three quarters of the weight");
+}
+
+/// RFC 6604 §3 and RFC 2308 §2: who asks learns from one answer that there is nothing, and for how long.
+#[test]
+fn an_alias_that_leads_to_nothing_here_says_so() {
+    use RecordType::{A, AAAA, CNAME};
+    let mut snapshot = sample();
+    let hosts = [
+        ("lost", "x.node.mesh.internal"),
+        ("twice", "lost.service.mesh.internal"),
+        ("idle", "gone.service.mesh.internal"),
+        ("four", "n1.node.consul"),
+        ("out", "mx.example.com"),
+    ];
+    let alias = |(service, host)| Instance { address: Address::parse(host), ..instance("n9", service, service) };
+    register(&mut snapshot, node("n9", "10.0.0.99"), hosts.map(alias).into(), Vec::new());
+    let (view, config) = (live(snapshot), DnsConfig { alt_zones: vec!["consul".to_owned()], ..config() });
+    let (nodata, nxdomain) = (ResponseCode::NoError, ResponseCode::NXDomain);
+    let table = [
+        ("lost", A, 1, nxdomain, Some("mesh.internal.")),
+        ("twice", AAAA, 2, nxdomain, Some("mesh.internal.")),
+        ("lost", CNAME, 1, nodata, None),
+        ("idle", A, 1, nodata, Some("mesh.internal.")),
+        ("four", AAAA, 1, nodata, Some("consul.")),
+        ("four", A, 2, nodata, None),
+        ("out", A, 1, nodata, None),
+    ];
+    for (service, qtype, answers, rcode, soa) in table {
+        let name = format!("{service}.service.mesh.internal.");
+        let answer = ask_with(&view, &config, &name, qtype, 1).unwrap();
+        assert_eq!((answer.answers.len(), answer.rcode), (answers, rcode), "{service} {qtype}");
+        assert_eq!(answer.soa.map(|soa| soa.name.to_string()).as_deref(), soa, "{service} {qtype}");
+    }
+}
+
+#[test]
+fn answers_in_a_fixed_order_are_drawn_anew_by_weight() {
+    let mut snapshot = Snapshot::default();
+    for (name, address, passing) in [("n1", "10.0.0.1", 3), ("n2", "10.0.0.2", 1)] {
+        let mut web = instance(name, "web", "web");
+        web.weights.passing = passing;
+        register(&mut snapshot, node(name, address), vec![web], Vec::new());
+    }
+    let (view, mut rng) = (live(snapshot), SmallRng::seed_from_u64(1));
+    for qtype in [RecordType::A, RecordType::SRV] {
+        let fixed = ask_in(Order::Fixed(1), &view, &config(), "web.service.mesh.internal.", qtype, 1).unwrap();
+        let first = || {
+            let mut answer = fixed.clone();
+            answer.draw_order(&mut rng);
+            assert_eq!(texts(&answer.answers), texts(&fixed.answers), "none goes");
+            answer.answers[0].data.to_string()
+        };
+        let heavy =
+            iter::repeat_with(first).take(4000).filter(|data| data == "10.0.0.1" || data.contains(" n1.")).count();
+        assert!((2850..3150).contains(&heavy), "{heavy} of 4000 for three quarters of the weight");
     }
 }
 
@@ -137,6 +286,7 @@ fn what_exists_without_such_records_is_nodata_what_does_not_exist_is_nxdomain() 
         ("dc1", A),
         ("service.dc1", A),
         ("_tcp", SRV),
+        ("_metrics.service", SRV),
         ("rack-1.node", A),
         ("2.web.service", A),
         ("port.web.service", A),

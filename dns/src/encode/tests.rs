@@ -116,7 +116,7 @@ fn names_are_written_once_in_their_case_and_the_targets_of_srv_in_full() {
 }
 
 #[test]
-fn a_type_that_no_answer_has_is_left_to_hickory() {
+fn a_type_that_no_answer_has_is_not_written() {
     let mut answer = Answer::code(ResponseCode::NoError);
     answer.answers = vec![Record::from_rdata(DnsName::root(), 5, RData::TXT(TXT::new(vec!["text".to_owned()])))];
     let metadata = Metadata::new(7, MessageType::Response, OpCode::Query);

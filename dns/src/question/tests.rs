@@ -53,6 +53,8 @@ fn every_form_is_read_in_every_place() {
         ("addr", Subject::Subtree),
         ("_tcp", Subject::Subtree),
         ("_tcp.service", Subject::Subtree),
+        ("_metrics", Subject::Subtree),
+        ("_metrics.service", Subject::Subtree),
         ("0a00000g.addr", Subject::Nothing),
         ("+a000001.addr", Subject::Nothing),
         ("0a0001.addr", Subject::Nothing),

@@ -4,6 +4,7 @@
 pub mod catalog;
 
 use std::{
+    collections::VecDeque,
     net::SocketAddr,
     sync::{
         Arc, Mutex,
@@ -22,10 +23,10 @@ use tokio_util::sync::CancellationToken;
 /// The time that servers here are told.
 pub const NOW: Timestamp = Timestamp(100_000);
 
-/// A source whose View is set by the test; holding a service exchanges it for `held`, if there is one.
+/// A source whose View is set by the test; holding a service exchanges it for the next of `held`, if there is one.
 pub struct TestSource {
     view: Mutex<Arc<View>>,
-    held: Option<Arc<View>>,
+    held: Mutex<VecDeque<Arc<View>>>,
     waiters: Arc<Waiters>,
     /// How often a service was asked for.
     pub holds: AtomicUsize,
@@ -33,12 +34,19 @@ pub struct TestSource {
 
 impl TestSource {
     pub fn new(view: View, held: Option<Snapshot>) -> Arc<Self> {
-        let held = held.map(|snapshot| Arc::new(catalog::live(snapshot)));
+        let held = Mutex::new(held.map(|snapshot| Arc::new(catalog::live(snapshot))).into_iter().collect());
         Arc::new(Self { view: Mutex::new(Arc::new(view)), held, waiters: Arc::default(), holds: AtomicUsize::new(0) })
     }
 
     pub fn set(&self, view: View) {
         *self.view.lock().unwrap() = Arc::new(view);
+    }
+
+    /// Has the first View now, and one more of them each time a service is held.
+    pub fn grow(&self, views: impl IntoIterator<Item = View>) {
+        let mut views = views.into_iter();
+        self.set(views.next().unwrap());
+        *self.held.lock().unwrap() = views.map(Arc::new).collect();
     }
 }
 
@@ -58,8 +66,9 @@ impl Source for TestSource {
     fn hold(&self, _: &Name) -> BoxFuture<'_, ()> {
         self.holds.fetch_add(1, Ordering::SeqCst);
         Box::pin(async move {
-            match &self.held {
-                Some(view) => *self.view.lock().unwrap() = view.clone(),
+            let next = self.held.lock().unwrap().pop_front();
+            match next {
+                Some(view) => *self.view.lock().unwrap() = view,
                 // A registry that never answers.
                 None => std::future::pending().await,
             }
