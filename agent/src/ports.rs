@@ -369,7 +369,9 @@ impl Readiness for ReadinessPort {
         });
         let problems = self.problems.borrow();
         let wrong = problems.iter().map(|problem| Pending { part: "definitions".into(), reason: problem.clone() });
-        held.chain(wrong.take(MAX_PROBLEMS)).collect()
+        // What is held is answered from as long as nobody knows better.
+        let refused = self.replica.refusal().map(|reason| Pending { part: "replica".into(), reason });
+        refused.into_iter().chain(held).chain(wrong.take(MAX_PROBLEMS)).collect()
     }
 }
 

@@ -92,6 +92,8 @@ struct Shared {
     shown: watch::Sender<u64>,
     /// Whether the registry was told that this agent is started anew.
     parted: watch::Sender<bool>,
+    /// Why the registry refuses what is held here, for as long as an operator has to look at it.
+    refusal: watch::Sender<Option<String>>,
     waiters: Arc<Waiters>,
     uses: Uses,
     holds: Holds,
@@ -145,6 +147,8 @@ pub(crate) struct ReplicaTask {
     /// Set where a member cannot splice, or errs about what is held here: the next stream loads all rows, also of what
     /// is wanted.
     loads_anew: bool,
+    /// Set where the registry lost entries that are held here: nothing can be built on them any more.
+    obsolete: bool,
     loading: Option<SnapshotBuilder>,
     clock: fn() -> Timestamp,
 }
@@ -168,11 +172,11 @@ impl Replica {
         };
         let told = Arc::new(View::new(Arc::new(working.clone()), freshness));
         let (view, overlay) = (RwLock::new(told.clone()), Mutex::new(Overlay::new(told)));
-        let (shown, parted) = (watch::Sender::new(0), watch::Sender::new(false));
+        let (shown, parted, refusal) = (watch::Sender::new(0), watch::Sender::new(false), watch::Sender::new(None));
         let uses = Uses::new(Instant::now());
         uses.follow(working.scope(), Instant::now());
-        let shared =
-            Arc::new(Shared { view, overlay, shown, parted, waiters: Arc::default(), uses, holds: Holds::default() });
+        let (waiters, holds) = (Arc::default(), Holds::default());
+        let shared = Arc::new(Shared { view, overlay, shown, parted, refusal, waiters, uses, holds });
         let (barriers, requests) = mpsc::channel(BARRIER_QUEUE);
         let (grow, wanted) = mpsc::channel(scope::MAX_HOLDS);
         let wide = Semaphore::new(MAX_WIDE_READS);
@@ -189,6 +193,7 @@ impl Replica {
             keeper,
             disk: Some(disk),
             loads_anew: false,
+            obsolete: false,
             loading: None,
             clock,
             config,
@@ -240,12 +245,19 @@ impl Replica {
         matches!(self.view().local.service(service), ServiceLookup::NotHeld(_))
     }
 
+    /// Why the registry refuses what is held here; `None` while it does not.
+    pub(crate) fn refusal(&self) -> Option<String> {
+        self.shared.refusal.borrow().clone()
+    }
+
     /// Records how old the View is, for the metrics.
     pub(crate) fn record_age(&self, now: Timestamp) {
         let view = self.view();
         if let Some(age) = view.freshness.age(now) {
             metrics::gauge!("muster_agent_replica_age_seconds").set(age.as_secs_f64());
         }
+        let refused = if self.shared.refusal.borrow().is_some() { 1.0 } else { 0.0 };
+        metrics::gauge!("muster_agent_replica_refused").set(refused);
         metrics::gauge!("muster_agent_replica_index").set(view.local.index() as f64);
         metrics::gauge!("muster_agent_replica_instances").set(view.local.instance_count() as f64);
         metrics::gauge!("muster_agent_directory_services").set(view.local.service_count() as f64);

@@ -89,6 +89,13 @@ pub enum CallError {
     },
 }
 
+impl CallError {
+    /// Whether some member was reached.
+    fn reached(&self) -> bool {
+        !matches!(self, Self::Connect(_))
+    }
+}
+
 impl Client {
     /// A client that connects when it is first used.
     pub fn new(config: ClientConfig) -> Self {
@@ -132,7 +139,7 @@ impl Client {
             Ok(Err(status)) => status.message().to_owned(),
             Err(_) => format!("no answer within {limit:?}"),
         };
-        self.connections.leave(connection).await;
+        self.connections.leave(connection);
         Err(connection.failed(message))
     }
 }

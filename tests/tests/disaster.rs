@@ -131,3 +131,98 @@ async fn a_registry_without_a_quorum_is_recovered_from_one_member() -> Result<()
     .await?;
     agent.wait_passing("web", &["web-1"]).await
 }
+
+/// Puts an older state of a member's disk in the place of the present one, after so many more writes.
+async fn put_disk_back(cluster: &mut TestCluster, agent: &TestAgent, lost: usize) -> Result<()> {
+    cluster.kill(0)?;
+    let (disk, copy) = (cluster.data_dir(0), cluster.directory().join("older"));
+    copy_folder(&disk, &copy)?;
+    cluster.restart(0)?;
+    for number in 0..lost {
+        // The first one waits for the member to be up.
+        eventually("a write", || async {
+            agent.put("/v1/catalog/register", &external(&format!("ext-{number}"))).await.map(Some)
+        })
+        .await?;
+    }
+    shows_so_many(agent, lost + 1).await?;
+    cluster.kill(0)?;
+    std::fs::remove_dir_all(&disk)?;
+    copy_folder(&copy, &disk)?;
+    cluster.restart(0)
+}
+
+fn copy_folder(from: &std::path::Path, to: &std::path::Path) -> Result<()> {
+    std::fs::create_dir_all(to)?;
+    for entry in std::fs::read_dir(from)? {
+        let entry = entry?;
+        if entry.file_type()?.is_dir() {
+            copy_folder(&entry.path(), &to.join(entry.file_name()))?;
+        } else {
+            std::fs::copy(entry.path(), to.join(entry.file_name()))?;
+        }
+    }
+    Ok(())
+}
+
+async fn shows_so_many(agent: &TestAgent, expected: usize) -> Result<()> {
+    eventually(&format!("{expected} nodes"), || async {
+        let found = nodes(agent).await?;
+        ensure!(found.len() == expected, "it shows {found:?}");
+        Ok(Some(()))
+    })
+    .await
+}
+
+/// Waits until the agent says what the registry refuses, or that it refuses nothing.
+async fn is_refused(agent: &TestAgent, refused: bool) -> Result<()> {
+    eventually("the agent to say whether it is refused", || async {
+        let ready = agent.response("/readyz").await?.text().await?;
+        let metrics = agent.response("/metrics").await?.text().await?;
+        let told = ready.contains("entries that it had acknowledged are lost") && ready.contains("restore FILE --yes");
+        let gauge = format!("muster_agent_replica_refused {}", u8::from(refused));
+        ensure!(told == refused && metrics.lines().any(|line| line == gauge), "it says {ready}");
+        Ok(Some(()))
+    })
+    .await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_agent_says_that_the_registry_lost_entries_and_comes_back_by_a_new_incarnation() -> Result<()> {
+    let mut cluster = TestCluster::start(1)?;
+    let agent = TestAgent::start(&cluster, "node-0").await?;
+    agent.register("web", "web-1", 80).await?;
+    agent.wait_passing("web", &["web-1"]).await?;
+    put_disk_back(&mut cluster, &agent, 30).await?;
+    is_refused(&agent, true).await?;
+    // It answers from what it had, as old as it is.
+    let known = agent.get("/v1/catalog/nodes?stale").await?;
+    ensure!(known.as_array().map(Vec::len) == Some(31), "{known}");
+
+    let file = cluster.directory().join("catalog.backup");
+    let file = file.to_str().context("no path")?;
+    cluster.registry(&[0], &["backup", file])?;
+    cluster.registry(&[0], &["restore", file, "--yes"])?;
+    shows(&agent, &["node-0"]).await?;
+    is_refused(&agent, false).await?;
+    agent.wait_passing("web", &["web-1"]).await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_agent_builds_nothing_on_entries_that_the_registry_lost() -> Result<()> {
+    let mut cluster = TestCluster::start(1)?;
+    let agent = TestAgent::start(&cluster, "node-0").await?;
+    agent.register("web", "web-1", 80).await?;
+    agent.wait_passing("web", &["web-1"]).await?;
+    put_disk_back(&mut cluster, &agent, 30).await?;
+    is_refused(&agent, true).await?;
+    // The registry comes as far again by other entries.
+    let other = TestAgent::start(&cluster, "node-1").await?;
+    for number in 0..40 {
+        other.put("/v1/catalog/register", &external(&format!("other-{number}"))).await?;
+    }
+    shows_so_many(&agent, 42).await?;
+    is_refused(&agent, false).await?;
+    ensure!(nodes(&agent).await? == nodes(&other).await?, "two histories are mixed");
+    Ok(())
+}

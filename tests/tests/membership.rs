@@ -100,7 +100,9 @@ async fn a_dead_member_goes_once_another_has_come_and_a_reader_serves_without_a_
         Ok(Some(()))
     })
     .await?;
-    let refused = cluster.registry(&[0, 1], &["remove", "member-1"]).unwrap_err().to_string();
+    let asked = cluster.registry(&[0, 1], &["remove", "member-1"]).unwrap_err().to_string();
+    ensure!(asked.contains("nothing was done") && asked.contains("without it there are 2"), "{asked}");
+    let refused = cluster.registry(&[0, 1], &["remove", "member-1", "--yes"]).unwrap_err().to_string();
     ensure!(refused.contains("member-2 would not answer"), "{refused}");
 
     cluster.restart(4)?;

@@ -1,18 +1,15 @@
 //! `muster registry …`: the members and what they hold, asked for at the registry itself.
 
-use std::{path::PathBuf, time::Duration};
+use std::path::PathBuf;
 
 use clap::{Args, Subcommand};
-use muster_registry::{
-    Client, ClientConfig,
-    client::{MemberHealth, RegistryStatus},
-    raft::{Member, MemberChange},
-};
-use serde_json::{Value, json};
+use muster_registry::{Client, ClientConfig, raft::MemberChange};
+use serde_json::json;
 
-use super::{Failure, Outcome, say, table};
+use super::{Failure, Outcome, say};
 
 mod disaster;
+mod members;
 
 /// How a command reaches the registry, and what it prints.
 #[derive(Debug, Args)]
@@ -63,11 +60,14 @@ pub(crate) enum RegistryCommand {
     },
     /// Take a member out. Refused where a quorum of answering voters would not be left.
     #[command(
-        after_help = "Examples:\n  muster registry remove registry-2\n  muster registry remove 0f3c5a9d21b7e846\n\nThe member notices within seconds, stops, and does not start with its old data again."
+        after_help = "Examples:\n  muster registry remove registry-4\n  muster registry remove 0f3c5a9d21b7e846\n  muster registry remove registry-2 --yes    although fewer than three voters remain, or fewer may be lost\n\nThe member notices within seconds, stops, and does not start with its old data again."
     )]
     Remove {
         /// The member's name or id.
         member: String,
+        /// Do it also where fewer than three voters remain, or where fewer may be lost than before.
+        #[arg(long)]
+        yes: bool,
         #[command(flatten)]
         registry: RegistryArgs,
     },
@@ -146,7 +146,7 @@ pub(crate) enum RegistryCommand {
 /// Runs one command.
 pub(crate) fn run(command: RegistryCommand) -> Outcome {
     let (registry, change) = match command {
-        RegistryCommand::Members { registry } => return members(&registry),
+        RegistryCommand::Members { registry } => return members::list(&registry),
         RegistryCommand::Backup { file, stale, registry } => return disaster::backup(&file, stale, &registry),
         RegistryCommand::Inspect { file, json } => return disaster::inspect(&file, json),
         RegistryCommand::Restore { file, yes, registry } => return disaster::restore(&file, yes, &registry),
@@ -155,7 +155,12 @@ pub(crate) fn run(command: RegistryCommand) -> Outcome {
             (registry, MemberChange::Add { address, read_only: learner })
         }
         RegistryCommand::Promote { member, registry } => (registry, MemberChange::Promote(member)),
-        RegistryCommand::Remove { member, registry } => (registry, MemberChange::Remove(member)),
+        RegistryCommand::Remove { member, yes, registry } => {
+            if !yes {
+                members::check_removal(&member, &registry)?;
+            }
+            (registry, MemberChange::Remove(member))
+        }
         RegistryCommand::Replace { member, address, registry } => (registry, MemberChange::Replace { member, address }),
         RegistryCommand::TransferLeader { member, registry } => (registry, MemberChange::Transfer(member)),
     };
@@ -169,92 +174,4 @@ pub(super) fn runtime() -> Result<tokio::runtime::Runtime, Failure> {
 
 pub(super) fn client(args: &RegistryArgs) -> Client {
     Client::new(ClientConfig::new(args.members.clone()))
-}
-
-fn members(args: &RegistryArgs) -> Outcome {
-    let status = runtime()?.block_on(client(args).members_by_leader()).map_err(|error| {
-        Failure::Failed(format!("{error}; name members of the registry with --registry-addr or MUSTER_REGISTRY_ADDR"))
-    })?;
-    if args.json {
-        return say(&as_json(&status).to_string());
-    }
-    let rows = status.members.iter().map(|member| row(member, status.health.get(&member.id))).collect();
-    say(&table::render(&["MEMBER", "ID", "ADDRESS", "ROLE", "HEALTH", "HEARD", "ENTRY", "FORMAT", "NOTE"], rows))?;
-    say(&summary(&status))
-}
-
-fn role(member: &Member) -> &'static str {
-    match member {
-        Member { is_leader: true, .. } => "leader",
-        Member { voter: true, .. } => "voter",
-        Member { read_only: true, .. } => "reader",
-        _ => "learner",
-    }
-}
-
-fn row(member: &Member, health: Option<&MemberHealth>) -> Vec<String> {
-    let shown = |text: Option<String>| text.unwrap_or_else(|| "-".to_owned());
-    vec![
-        member.name.clone(),
-        format!("{:016x}", member.id),
-        member.address.clone(),
-        role(member).to_owned(),
-        shown(health.map(|health| if health.healthy { "healthy" } else { "not healthy" }.to_owned())),
-        shown(health.and_then(|health| health.silent).map(ago)),
-        shown(health.map(|health| health.matched.to_string())),
-        shown(health.filter(|health| health.format > 0).map(|health| health.format.to_string())),
-        health.map(|health| health.note.clone()).unwrap_or_default(),
-    ]
-}
-
-fn ago(silent: Duration) -> String {
-    match silent.as_secs() {
-        0 => format!("{} ms ago", silent.as_millis()),
-        seconds => format!("{seconds} s ago"),
-    }
-}
-
-fn summary(status: &RegistryStatus) -> String {
-    let registry = format!(
-        "registry {}, incarnation {}, catalog format {}, index {}",
-        status.cluster.uuid, status.cluster.incarnation, status.format, status.index
-    );
-    match status.failure_tolerance {
-        Some(0) => {
-            format!("{registry}\nNo more voter may be lost: bring those back that are not healthy, or add members.")
-        }
-        Some(1) => format!("{registry}\n1 more voter may be lost."),
-        Some(more) => format!("{registry}\n{more} more voters may be lost."),
-        None => {
-            format!("{registry}\nNo leader answers: this is what one member knows, and nobody says how the others are.")
-        }
-    }
-}
-
-fn as_json(status: &RegistryStatus) -> Value {
-    let members = status.members.iter().map(|member| {
-        let health = status.health.get(&member.id);
-        json!({
-            "id": format!("{:016x}", member.id),
-            "name": member.name,
-            "address": member.address,
-            "role": role(member),
-            "voter": member.voter,
-            "healthy": health.map(|health| health.healthy),
-            "heard_milliseconds": health.and_then(|health| health.silent).map(|silent| silent.as_millis() as u64),
-            "entry": health.map(|health| health.matched),
-            "format": health.map(|health| health.format),
-            "version": health.map(|health| health.version.clone()),
-            "note": health.map(|health| health.note.clone()),
-        })
-    });
-    json!({
-        "members": members.collect::<Vec<_>>(),
-        "registry": &*status.cluster.uuid,
-        "incarnation": status.cluster.incarnation,
-        "format": status.format,
-        "index": status.index,
-        "term": status.term,
-        "failure_tolerance": status.failure_tolerance,
-    })
 }

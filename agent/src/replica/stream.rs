@@ -5,7 +5,7 @@ use std::{collections::BTreeSet, time::Duration};
 use futures_util::{FutureExt, StreamExt};
 use muster_catalog::{Freshness, Name, SnapshotBuilder, SnapshotRow, Splice, Topic, project_snapshot};
 use muster_registry::{
-    client::{Hello, WatchEvent, WatchSender},
+    client::{Hello, WatchError, WatchEvent, WatchSender},
     journal::ReplicaEvent,
 };
 use tokio::time::{Instant, Interval, interval, timeout_at};
@@ -48,7 +48,7 @@ impl ReplicaTask {
         let hello = self.hello();
         let (sender, mut events) = match self.client.watch(hello).await {
             Ok(stream) => stream,
-            Err(error) => return ended(error.to_string(), false),
+            Err(error) => return ended(self.failed(&error), false),
         };
         let (mut live, mut splices, mut parting, mut heard) = (false, false, false, Instant::now());
         loop {
@@ -64,7 +64,7 @@ impl ReplicaTask {
                     let first = match event {
                         Err(_) => return ended(format!("nothing heard for {SILENCE:?}"), live),
                         Ok(None) => return ended("the member closed it".into(), live),
-                        Ok(Some(Err(error))) => return ended(error.to_string(), live),
+                        Ok(Some(Err(error))) => return ended(self.failed(&error), live),
                         Ok(Some(Ok(event))) => event,
                     };
                     let mut batch = Batch::default();
@@ -82,7 +82,7 @@ impl ReplicaTask {
                     splices |= batch.splices;
                     live |= self.publish(batch, live);
                     if let Some(Err(error)) = next {
-                        return ended(error.to_string(), live);
+                        return ended(self.failed(&error), live);
                     }
                 }
                 Some(request) = self.requests.recv() => {
@@ -107,6 +107,23 @@ impl ReplicaTask {
                 }
             }
         }
+    }
+
+    /// Takes note of what an operator has to look at; the reason, for people.
+    fn failed(&mut self, error: &WatchError) -> String {
+        let reason = error.to_string();
+        if matches!(error, WatchError::OtherRegistry(_) | WatchError::Lost(_)) {
+            self.obsolete |= matches!(error, WatchError::Lost(_));
+            let news = self.shared.refusal.send_if_modified(|refusal| {
+                let news = refusal.as_deref() != Some(reason.as_str());
+                *refusal = Some(reason.clone());
+                news
+            });
+            if news {
+                tracing::error!(%reason, "the registry refuses what this agent holds; answering from that as last known");
+            }
+        }
+        reason
     }
 
     /// Sends the barriers and changes of Scope that readers wait for.
@@ -187,7 +204,12 @@ impl ReplicaTask {
     fn take(&mut self, event: WatchEvent, batch: &mut Batch) -> Result<(), String> {
         batch.events += 1;
         match event {
-            WatchEvent::Hello { resumed, splices, .. } => {
+            WatchEvent::Hello { resumed, splices, cluster } => {
+                if std::mem::take(&mut self.obsolete) && cluster == *self.working.cluster() {
+                    // It has come as far again, by other entries: what happens from now on does not lead from here to there.
+                    self.loads_anew = true;
+                    return Err("the registry lost entries that are held here: loading everything anew".into());
+                }
                 batch.current |= resumed;
                 batch.splices |= splices;
                 if resumed && *self.working.scope() != self.asked {
@@ -275,6 +297,7 @@ impl ReplicaTask {
     fn publish(&mut self, batch: Batch, was_live: bool) -> bool {
         let live = was_live || batch.current;
         if live && !was_live {
+            self.shared.refusal.send_if_modified(|refusal| refusal.take().is_some());
             self.keeper.mark(None);
         }
         if batch.replaced || !batch.happened.is_empty() {

@@ -3,9 +3,8 @@
 use std::time::Duration;
 
 use muster_catalog::port::SubmitError;
-use tokio::time::{Instant, sleep};
 
-use super::{CallError, Client, connection::Backoff};
+use super::{CallError, Client, connection::Tries};
 use crate::{
     leases::brake::Decision,
     proto::registry::{self as pb, decide_brake_reply::Outcome},
@@ -69,18 +68,13 @@ pub struct SharedTrait {
 impl Client {
     /// What the leader holds back. Asks member after member until one answers or the deadline of writes has passed.
     pub async fn held_expiry(&self) -> Result<Option<HeldExpiry>, CallError> {
-        let deadline = Instant::now() + self.connections.config.write_deadline;
-        let mut backoff = Backoff::default();
+        let mut tries = Tries::within(self.connections.config.write_deadline);
         loop {
-            let error = match self.try_held_expiry().await {
+            match self.try_held_expiry().await {
                 Ok(held) => return Ok(held),
-                Err(error) => error,
-            };
-            let delay = backoff.next_delay();
-            if Instant::now() + delay >= deadline {
-                return Err(error);
+                Err(error) if !tries.again(error.reached()).await => return Err(error),
+                Err(_) => {}
             }
-            sleep(delay).await;
         }
     }
 
@@ -94,22 +88,19 @@ impl Client {
     /// Decides on what is held under this id; returns how many nodes that were. Repeated while it is surely not done,
     /// within the deadline of writes.
     pub async fn decide_brake(&self, id: &str, decision: Decision) -> Result<u64, SubmitError> {
-        let deadline = Instant::now() + self.connections.config.write_deadline;
-        let mut backoff = Backoff::default();
+        let mut tries = Tries::within(self.connections.config.write_deadline);
         loop {
-            let why = match self.try_decide_brake(id, decision).await {
+            let (why, reached) = match self.try_decide_brake(id, decision).await {
                 Ok(Outcome::Nodes(nodes)) => return Ok(nodes),
                 Ok(Outcome::Refused(why)) => return Err(SubmitError::Refused(why)),
                 Ok(Outcome::UnknownOutcome(why)) => return Err(SubmitError::UnknownOutcome(why)),
-                Ok(Outcome::NotDone(why)) => why,
-                Err(error @ CallError::Connect(_)) => error.to_string(),
+                Ok(Outcome::NotDone(why)) => (why, true),
+                Err(error @ CallError::Connect(_)) => (error.to_string(), false),
                 Err(error) => return Err(SubmitError::UnknownOutcome(error.to_string())),
             };
-            let delay = backoff.next_delay();
-            if Instant::now() + delay >= deadline {
+            if !tries.again(reached).await {
                 return Err(SubmitError::Unavailable(why));
             }
-            sleep(delay).await;
         }
     }
 

@@ -7,11 +7,13 @@ use std::{
     time::Duration,
 };
 
-use rand::{Rng, seq::SliceRandom};
-use tokio::{
-    sync::Mutex,
-    time::{Instant, sleep, timeout},
+use futures_util::{
+    FutureExt, StreamExt,
+    future::{BoxFuture, Shared, join_all},
+    stream::FuturesUnordered,
 };
+use rand::{Rng, seq::SliceRandom};
+use tokio::time::{Instant, sleep, timeout};
 use tonic::transport::Channel;
 
 use super::{CallError, ClientConfig};
@@ -28,8 +30,14 @@ const MUCH: usize = 64;
 const LEADER_LOOK: Duration = Duration::from_secs(10);
 /// How long after a failure the leader is not tried again: where it is out of reach it mostly stays so.
 const LEADER_PAUSE: Duration = Duration::from_secs(30);
+/// Where no member is reached at all a call is given up after this: whoever gave a wrong address learns it at once, and
+/// the restart of a member is over by then.
+const UNREACHED: Duration = Duration::from_secs(1);
 /// Addresses tried in one round.
 const MAX_ADDRESSES: usize = 32;
+/// An address that has not answered for so long is tried beside the next one: with all of them dead but one, a round takes
+/// some three seconds and not half a minute.
+const STAGGER: Duration = Duration::from_millis(100);
 
 /// Why no member could be reached.
 #[derive(Debug, Clone, thiserror::Error)]
@@ -66,13 +74,18 @@ pub(super) struct Connections {
     members: std::sync::Mutex<Vec<String>>,
     /// Members that the registry named, besides those.
     learned: std::sync::Mutex<Vec<String>>,
-    state: Mutex<State>,
+    state: std::sync::Mutex<State>,
     traffic: std::sync::Mutex<Traffic>,
 }
+
+/// One look for a member, which all wait for that need one.
+type Round = Shared<BoxFuture<'static, Result<Connection, ConnectError>>>;
 
 #[derive(Debug, Default)]
 struct State {
     current: Option<Connection>,
+    /// Under way.
+    round: Option<Round>,
     /// Tried last in the next round.
     left: Option<SocketAddr>,
     /// For writes, where the leader is another member than the current one.
@@ -104,7 +117,7 @@ impl Connections {
     pub(super) fn new(config: ClientConfig) -> Self {
         let members = std::sync::Mutex::new(config.members.clone());
         let learned = Default::default();
-        Self { config, members, learned, state: Mutex::default(), traffic: Default::default() }
+        Self { config, members, learned, state: Default::default(), traffic: Default::default() }
     }
 
     /// Takes these in the place of what was learnt before.
@@ -117,34 +130,70 @@ impl Connections {
         *self.members.lock().unwrap_or_else(PoisonError::into_inner) = members;
     }
 
-    /// The connection, or a new one to some member: one round over all of them, in random order.
-    pub(super) async fn connection(&self) -> Result<Connection, ConnectError> {
-        let mut state = self.state.lock().await;
-        if let Some(current) = &state.current {
-            return Ok(current.clone());
-        }
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The connection, or a new one to some member, waited for no longer than for an answer. All who wait share one round
+    /// over the members, and it goes on when they give up: the next caller has what it found.
+    pub(super) async fn connection(self: &Arc<Self>) -> Result<Connection, ConnectError> {
+        let limit = self.config.request_timeout;
+        let round = {
+            let mut state = self.state();
+            if let Some(current) = &state.current {
+                return Ok(current.clone());
+            }
+            state.round.get_or_insert_with(|| self.clone().begin_round()).clone()
+        };
+        let late =
+            |_| Err(ConnectError::Unreachable(format!("none was reached within {limit:?}, and they are tried on")));
+        timeout(limit, round).await.unwrap_or_else(late)
+    }
+
+    fn begin_round(self: Arc<Self>) -> Round {
+        let round = tokio::spawn(async move {
+            let found = self.find_member().await;
+            let mut state = self.state();
+            // At once, whether or not somebody still waits for it: what it found may be left soon.
+            state.round = None;
+            let (address, channel) = found?;
+            let connection = state.number(address, channel);
+            state.current = Some(connection.clone());
+            Ok(connection)
+        });
+        let ended = |ended: Result<_, tokio::task::JoinError>| {
+            ended.unwrap_or_else(|error| Err(ConnectError::Unreachable(error.to_string())))
+        };
+        round.map(ended).boxed().shared()
+    }
+
+    /// One round over all members, in random order: the first that answers.
+    async fn find_member(&self) -> Result<(SocketAddr, Channel), ConnectError> {
         let mut addresses = self.resolve().await?;
         addresses.shuffle(&mut rand::rng());
         addresses.truncate(MAX_ADDRESSES);
+        let left = self.state().left;
         // The sort is stable: all others come before the one that was just left.
-        addresses.sort_by_key(|address| state.left == Some(*address));
-        let mut reasons = Vec::new();
-        for address in addresses {
-            match self.connect(address).await {
-                Ok(channel) => {
-                    let connection = state.number(address, channel);
-                    state.current = Some(connection.clone());
-                    return Ok(connection);
-                }
-                Err(reason) => reasons.push(format!("{address}: {reason}")),
+        addresses.sort_by_key(|address| left == Some(*address));
+        let (mut waiting, mut trying, mut reasons) = (addresses.into_iter(), FuturesUnordered::new(), Vec::new());
+        loop {
+            if let Some(address) = waiting.next() {
+                trying.push(self.connect(address).map(move |connected| (address, connected)));
+            }
+            // With nobody left to try, those under way have all the time there is.
+            let patience = if waiting.len() == 0 { self.config.connect_timeout } else { STAGGER };
+            match timeout(patience, trying.next()).await {
+                Ok(Some((address, Ok(channel)))) => return Ok((address, channel)),
+                Ok(Some((address, Err(reason)))) => reasons.push(format!("{address}: {reason}")),
+                Ok(None) => return Err(ConnectError::Unreachable(reasons.join("; "))),
+                Err(_) => {}
             }
         }
-        Err(ConnectError::Unreachable(reasons.join("; ")))
     }
 
     /// The connection for a write: to the leader where there is one, else as for anything else.
-    pub(super) async fn for_writes(&self) -> Result<Connection, ConnectError> {
-        let leader = self.state.lock().await.leader.clone();
+    pub(super) async fn for_writes(self: &Arc<Self>) -> Result<Connection, ConnectError> {
+        let leader = self.state().leader.clone();
         match leader {
             Some(leader) => Ok(leader),
             None => self.connection().await,
@@ -180,7 +229,7 @@ impl Connections {
         };
         tracing::debug!(%leader, "writing to the leader itself");
         let generation = {
-            let mut state = self.state.lock().await;
+            let mut state = self.state();
             let connection = state.number(address, channel);
             state.leader = Some(connection.clone());
             connection.generation
@@ -188,7 +237,7 @@ impl Connections {
         loop {
             sleep(LEADER_LOOK).await;
             let straight = std::mem::take(&mut self.traffic().straight);
-            let mut state = self.state.lock().await;
+            let mut state = self.state();
             if state.leader.as_ref().is_none_or(|leader| leader.generation != generation) {
                 return;
             }
@@ -204,8 +253,8 @@ impl Connections {
     }
 
     /// Leaves a connection: the next call goes to another member, if there is one.
-    pub(super) async fn leave(&self, connection: &Connection) {
-        let mut state = self.state.lock().await;
+    pub(super) fn leave(&self, connection: &Connection) {
+        let mut state = self.state();
         let is_it =
             |kept: &Option<Connection>| kept.as_ref().is_some_and(|kept| kept.generation == connection.generation);
         // Somebody else may have left it already.
@@ -227,8 +276,11 @@ impl Connections {
         let (mut addresses, mut reasons) = (BTreeSet::new(), Vec::new());
         let learned = self.learned.lock().unwrap_or_else(PoisonError::into_inner).clone();
         let members: BTreeSet<String> = members.into_iter().chain(learned).collect();
-        for member in &members {
-            match timeout(self.config.connect_timeout, self.config.resolve.resolve(member)).await {
+        let limit = self.config.connect_timeout;
+        let asked = members.iter().map(|member| timeout(limit, self.config.resolve.resolve(member)));
+        // Together: a name server that is silent costs one patience, not one for each name.
+        for (member, found) in members.iter().zip(join_all(asked).await) {
+            match found {
                 Ok(Ok(found)) => addresses.extend(found),
                 Ok(Err(error)) => reasons.push(format!("{member}: {error}")),
                 Err(_) => reasons.push(format!("{member}: no answer in time")),
@@ -248,10 +300,12 @@ impl Connections {
 
     async fn connect(&self, address: SocketAddr) -> Result<Channel, String> {
         let endpoint = raft::endpoint(format!("http://{address}")).map_err(|error| root_cause(&error))?;
-        match timeout(self.config.connect_timeout, endpoint.connect()).await {
+        let limit = self.config.connect_timeout;
+        // The endpoint's own limit says less, and is for when it connects again by itself.
+        match timeout(limit, endpoint.connect_timeout(limit * 2).connect()).await {
             Ok(Ok(channel)) => Ok(channel),
             Ok(Err(error)) => Err(root_cause(&error)),
-            Err(_) => Err(format!("no connection within {:?}", self.config.connect_timeout)),
+            Err(_) => Err(format!("no connection within {limit:?}")),
         }
     }
 }
@@ -283,5 +337,111 @@ impl Backoff {
         let step = self.pause;
         self.pause = (step * 2).min(LONGEST_PAUSE);
         rand::rng().random_range(step / 2..=step)
+    }
+}
+
+/// The tries of one call that a person or a task waits for.
+#[derive(Debug)]
+pub(super) struct Tries {
+    begun: Instant,
+    deadline: Duration,
+    backoff: Backoff,
+}
+
+impl Tries {
+    /// The first is made at once, the last before the deadline.
+    pub(super) fn within(deadline: Duration) -> Self {
+        Self { begun: Instant::now(), deadline, backoff: Backoff::default() }
+    }
+
+    /// Pauses before the next try; false when there is none.
+    pub(super) async fn again(&mut self, reached: bool) -> bool {
+        let limit = if reached { self.deadline } else { self.deadline.min(UNREACHED) };
+        let delay = self.backoff.next_delay();
+        let more = self.begun.elapsed() + delay < limit;
+        if more {
+            sleep(delay).await;
+        }
+        more
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::net::{TcpListener, TcpSocket, TcpStream};
+
+    use super::*;
+
+    /// An address that takes no connection and refuses none: the backlog of its listener is full.
+    async fn dead() -> (SocketAddr, TcpListener, Vec<TcpStream>) {
+        let socket = TcpSocket::new_v4().unwrap();
+        socket.bind("127.0.0.1:0".parse().unwrap()).unwrap();
+        let listener = socket.listen(1).unwrap();
+        let (address, mut held) = (listener.local_addr().unwrap(), Vec::new());
+        while let Ok(stream) = timeout(Duration::from_millis(50), TcpStream::connect(address)).await {
+            held.push(stream.unwrap());
+        }
+        (address, listener, held)
+    }
+
+    fn connections(members: Vec<SocketAddr>, limit: Duration) -> Arc<Connections> {
+        let config = ClientConfig::new(members.iter().map(ToString::to_string).collect());
+        Arc::new(Connections::new(ClientConfig { request_timeout: limit, ..config }))
+    }
+
+    #[tokio::test]
+    async fn one_that_lives_is_found_among_the_dead_and_who_gives_up_finds_it_next() {
+        let (dead, live) = (join_all((0..8).map(|_| dead())).await, TcpListener::bind("127.0.0.1:0").await.unwrap());
+        let live = live.local_addr().unwrap();
+        let members = dead.iter().map(|(address, ..)| *address).chain([live]).collect();
+        let connections = connections(members, Duration::from_millis(20));
+        // Tried last, so that nobody has it in time.
+        connections.state().left = Some(live);
+        let begun = Instant::now();
+        let all = join_all((0..100).map(|_| connections.connection())).await;
+        assert!(all.iter().all(|one| matches!(one, Err(ConnectError::Unreachable(_)))), "{all:?}");
+        assert!(begun.elapsed() < Duration::from_millis(500), "they waited for {:?}", begun.elapsed());
+        let found = loop {
+            if let Ok(found) = connections.connection().await {
+                break found;
+            }
+        };
+        assert_eq!(found.address, live);
+        assert!(begun.elapsed() < Duration::from_secs(3), "one address after the other: {:?}", begun.elapsed());
+    }
+
+    #[tokio::test]
+    async fn a_round_over_nobody_ends_and_the_next_one_is_another() {
+        let (gone, dead) = (TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap(), dead().await);
+        let connections = connections(vec![gone, dead.0], Duration::from_secs(10));
+        let reason = connections.connection().await.unwrap_err().to_string();
+        assert!(reason.contains("refused") && reason.contains("no connection within"), "{reason}");
+        let live = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        connections.set_members(vec![live.local_addr().unwrap().to_string()]);
+        assert!(connections.connection().await.is_ok(), "the end of the last round is passed off as this one's");
+    }
+
+    #[tokio::test]
+    async fn what_was_found_for_those_who_gave_up_is_not_handed_out_once_it_was_left() {
+        let live = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let connections = connections(vec![live.local_addr().unwrap()], Duration::from_secs(10));
+        assert!(connections.connection().now_or_never().is_none());
+        let found = loop {
+            tokio::task::yield_now().await;
+            if let Some(found) = connections.state().current.clone() {
+                break found;
+            }
+        };
+        connections.leave(&found);
+        let next = connections.connection().await.unwrap();
+        assert_ne!(next.generation, found.generation, "the one that was left comes back");
+    }
+
+    #[tokio::test]
+    async fn a_call_that_reaches_nobody_is_given_up_sooner() {
+        let mut tries = Tries::within(Duration::from_secs(10));
+        while tries.again(false).await {}
+        assert!(tries.begun.elapsed() < UNREACHED, "{:?}", tries.begun.elapsed());
+        assert!(tries.again(true).await, "a member that was reached may have no leader for a while");
     }
 }

@@ -3,9 +3,9 @@
 use std::{collections::BTreeMap, time::Duration};
 
 use muster_catalog::{ClusterId, port::SubmitError};
-use tokio::time::{Instant, sleep, timeout};
+use tokio::time::timeout;
 
-use super::{CallError, Client, connection::Backoff};
+use super::{CallError, Client, ConnectError, connection::Tries};
 use crate::{
     convert::{ConvertError, required},
     proto::registry::{self as pb, change_members_reply::Outcome},
@@ -71,18 +71,13 @@ impl Client {
     }
 
     async fn members_as_known(&self, from_leader: bool) -> Result<RegistryStatus, CallError> {
-        let deadline = Instant::now() + self.connections.config.write_deadline;
-        let mut backoff = Backoff::default();
+        let mut tries = Tries::within(self.connections.config.write_deadline);
         loop {
-            let error = match self.try_members(from_leader).await {
+            match self.try_members(from_leader).await {
                 Ok(status) => return Ok(status),
-                Err(error) => error,
-            };
-            let delay = backoff.next_delay();
-            if Instant::now() + delay >= deadline {
-                return Err(error);
+                Err(error) if !tries.again(error.reached()).await => return Err(error),
+                Err(_) => {}
             }
-            sleep(delay).await;
         }
     }
 
@@ -98,28 +93,23 @@ impl Client {
         let Some(request) = request(change) else {
             return Err(SubmitError::Refused("only the leader completes a change of members".to_owned()));
         };
-        let deadline = Instant::now() + self.connections.config.write_deadline;
-        let mut backoff = Backoff::default();
+        let mut tries = Tries::within(self.connections.config.write_deadline);
         loop {
-            let why = match self.try_change(request.clone()).await {
-                Outcome::Done(done) => return Ok(done),
-                Outcome::Refused(why) => return Err(SubmitError::Refused(why)),
-                Outcome::UnknownOutcome(why) => return Err(SubmitError::UnknownOutcome(why)),
-                Outcome::NotDone(why) => why,
+            let (why, reached) = match self.try_change(request.clone()).await {
+                Ok(Outcome::Done(done)) => return Ok(done),
+                Ok(Outcome::Refused(why)) => return Err(SubmitError::Refused(why)),
+                Ok(Outcome::UnknownOutcome(why)) => return Err(SubmitError::UnknownOutcome(why)),
+                Ok(Outcome::NotDone(why)) => (why, true),
+                Err(error) => (error.to_string(), false),
             };
-            let delay = backoff.next_delay();
-            if Instant::now() + delay >= deadline {
+            if !tries.again(reached).await {
                 return Err(SubmitError::Unavailable(why));
             }
-            sleep(delay).await;
         }
     }
 
-    async fn try_change(&self, request: pb::ChangeMembersRequest) -> Outcome {
-        let connection = match self.connections.connection().await {
-            Ok(connection) => connection,
-            Err(error) => return Outcome::NotDone(error.to_string()),
-        };
+    async fn try_change(&self, request: pb::ChangeMembersRequest) -> Result<Outcome, ConnectError> {
+        let connection = self.connections.connection().await?;
         let mut client = connection.client.clone();
         let member = connection.address;
         let outcome = match timeout(CHANGE_TIMEOUT, client.change_members(request)).await {
@@ -127,7 +117,7 @@ impl Client {
                 let outcome = reply.into_inner().outcome;
                 let outcome = outcome.unwrap_or_else(|| Outcome::UnknownOutcome(format!("{member} gave no outcome")));
                 if !matches!(outcome, Outcome::NotDone(_)) {
-                    return outcome;
+                    return Ok(outcome);
                 }
                 outcome
             }
@@ -139,8 +129,8 @@ impl Client {
             Err(_) => Outcome::UnknownOutcome(format!("{member} did not answer within {CHANGE_TIMEOUT:?}")),
         };
         // Another member may know better who leads.
-        self.connections.leave(&connection).await;
-        outcome
+        self.connections.leave(&connection);
+        Ok(outcome)
     }
 }
 

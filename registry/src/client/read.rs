@@ -48,7 +48,7 @@ impl Client {
                 _ => connection.failed(status.message().to_owned()),
             },
         };
-        self.connections.leave(&connection).await;
+        self.connections.leave(&connection);
         Err(unreachable(failed.to_string()))
     }
 

@@ -89,6 +89,10 @@ pub enum WatchError {
     /// Another registry than the one resumed from; an operator has to look.
     #[error("{0}")]
     OtherRegistry(String),
+    /// The registry has less than what was resumed from, in the same incarnation: it lost entries that it had acknowledged.
+    /// An operator has to look. What was resumed from is of no use, also once the registry has come as far again.
+    #[error("{0}")]
+    Lost(String),
     /// The member said what this build does not understand.
     #[error("the registry sent what this build cannot read: {0}")]
     Convert(#[from] ConvertError),
@@ -173,7 +177,7 @@ impl Client {
             Ok(Err(status)) => status.message().to_owned(),
             Err(_) => format!("no answer within {limit:?}"),
         };
-        self.connections.leave(&connection).await;
+        self.connections.leave(&connection);
         Err(connection.failed(message).into())
     }
 }
@@ -213,7 +217,7 @@ impl Watch {
             }
             if let Err(error) = self.receive().await {
                 self.ended = true;
-                self.connections.leave(&self.connection).await;
+                self.connections.leave(&self.connection);
                 return Some((Err(error), self));
             }
         }
@@ -227,6 +231,7 @@ impl Watch {
             Ok(Err(status)) if status.code() == Code::FailedPrecondition => {
                 Err(WatchError::OtherRegistry(status.message().to_owned()))
             }
+            Ok(Err(status)) if status.code() == Code::DataLoss => Err(WatchError::Lost(status.message().to_owned())),
             Ok(Err(status)) => failed(status.message().to_owned()),
             Err(_) => failed(format!("nothing was heard for {SILENCE:?}")),
         }

@@ -78,7 +78,7 @@ impl Client {
                 }
             };
             if let Some(from) = from.filter(|_| attempt % PATIENCE == 0) {
-                self.connections.leave(&from).await;
+                self.connections.leave(&from);
             }
             let delay = backoff.next_delay();
             if Instant::now() + delay >= deadline {
@@ -134,7 +134,7 @@ async fn send(connections: Arc<Connections>, mut sender: Sender) {
                 if timeout(connections.config.request_timeout, &mut exchange).await.is_err() {
                     // It may still be answered, but what waits behind it goes elsewhere. Each of these ends with the
                     // deadline of its writes.
-                    connections.leave(&connection).await;
+                    connections.leave(&connection);
                     tokio::spawn(exchange);
                 }
             }
@@ -166,7 +166,7 @@ async fn exchange(connections: Arc<Connections>, connection: Connection, writes:
         join_all(writes.into_iter().map(|write| exchange_alone(&connection, write, limit))).await;
         return;
     }
-    connections.leave(&connection).await;
+    connections.leave(&connection);
     answer(writes, Some(&connection), || failure(&connection, &status));
 }
 

@@ -277,6 +277,12 @@ async fn a_resumed_watch_ends_where_a_full_one_does_and_another_registry_is_refu
     let mut refused = Replica::open(&client, hello, Snapshot::default()).await;
     assert!(matches!(refused.step().await, Err(WatchError::Call(why)) if why.to_string().contains("incarnation 2")));
 
+    // One who has more than was ever committed saw entries that the registry lost.
+    let hello = Hello { resume: Some((cluster.clone(), last.index + 100)), ..all() };
+    let mut refused = Replica::open(&client, hello, Snapshot::default()).await;
+    let Err(WatchError::Lost(why)) = refused.step().await else { panic!("what was lost is not missed") };
+    assert!(why.contains(&format!("entry {}", last.index + 100)) && why.contains("restore"), "{why}");
+
     let mut other = cluster;
     other.uuid = "another".into();
     let hello = Hello { resume: Some((other.clone(), 1)), ..all() };
@@ -286,6 +292,56 @@ async fn a_resumed_watch_ends_where_a_full_one_does_and_another_registry_is_refu
     let mut taken = Replica::open(&client, hello, Snapshot::default()).await;
     taken.until_index(last.index).await;
     assert!(!taken.resumed);
+}
+
+#[tokio::test]
+async fn a_watcher_that_is_ahead_of_its_member_alone_has_lost_nothing() {
+    let registry = TestRegistry::start_quiet(2).await;
+    let mut before = Replica::open(&registry.client([0]), all(), Snapshot::default()).await;
+    registry.cluster.lag(2, true);
+    let written = registry.client([0]).submit(push("a", 1, &["web"])).await.unwrap();
+    before.until_index(written.index).await;
+    let hello = Hello { resume: Some((before.snapshot.cluster().clone(), written.index)), ..all() };
+    let mut resumed = Replica::open(&registry.client([1]), hello, before.snapshot.clone()).await;
+    resumed.step().await.unwrap();
+    assert!(resumed.resumed);
+    registry.cluster.lag(2, false);
+    let next = registry.client([0]).submit(push("a", 2, &["db"])).await.unwrap();
+    resumed.until_index(next.index).await;
+    before.until_index(next.index).await;
+    assert_eq!(resumed.rows(), before.rows());
+}
+
+#[tokio::test]
+async fn a_member_that_takes_connections_and_is_silent_holds_up_no_call_for_long() {
+    const LIMIT: Duration = Duration::from_millis(200);
+    let registry = TestRegistry::start_quiet(1).await;
+    registry.client([0]).submit(push("a", 1, &[])).await.unwrap();
+    // Its backlog takes connections, as that of a process which stands still.
+    let silent = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let members = vec![silent.local_addr().unwrap().to_string(), registry.members[0].address.clone()];
+    let config = ClientConfig { request_timeout: LIMIT, ..ClientConfig::new(members) };
+    // Which one is tried first is chance: some of these begin with the silent one.
+    for _ in 0..20 {
+        let (client, node) = (Client::new(config.clone()), Name::lookup("a"));
+        let soon = async {
+            for step in 0.. {
+                let renewed = timeout(4 * LIMIT, client.renew(&node, "", 1)).await.expect("a renewal hangs");
+                if renewed.is_ok() {
+                    return;
+                }
+                assert!(step < 2, "the silent member is asked again and again");
+            }
+        };
+        soon.await;
+    }
+    for _ in 0..8 {
+        let client = Client::new(config.clone());
+        assert!(timeout(8 * LIMIT, client.members()).await.expect("it hangs").is_ok());
+        let watched = Client::new(config.clone());
+        let opened = async { while watched.watch(all()).await.is_err() {} };
+        timeout(8 * LIMIT, opened).await.expect("the silent member's watch hangs");
+    }
 }
 
 #[tokio::test]

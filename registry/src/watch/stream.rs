@@ -30,6 +30,7 @@ use crate::{
     convert::{KNOWN_CHANGES, KNOWN_EVENTS, change_kind},
     limits::MAX_EVENT_BYTES,
     proto::registry::{self as pb, watch_event::Kind, watch_request::Kind as Asked},
+    raft::ReadPolicy,
     service::{Core, reads::policy, renewals::Pulse},
 };
 
@@ -37,6 +38,9 @@ use crate::{
 const HELLO_TIMEOUT: Duration = Duration::from_secs(5);
 /// A reader that takes nothing for so long is gone or stuck; its place is freed.
 pub(super) const STALL: Duration = Duration::from_secs(30);
+/// How long the leader may take to say how far the registry is: a watcher hears nothing meanwhile, and gives a member up
+/// after three seconds.
+const CONFIRM: Duration = Duration::from_secs(1);
 /// Entries taken from the ring at once.
 const PUMP: usize = 256;
 /// Services in a Scope; wider ones ask for all.
@@ -195,6 +199,7 @@ impl Feed {
         mut self,
         mut inbound: impl Stream<Item = Result<pb::WatchRequest, Status>> + Unpin + Send,
     ) -> Result<(), End> {
+        self.check_watcher().await?;
         let resumed = self.cursor.is_some_and(|cursor| self.core.catalog.ring.after(cursor, 0).is_some());
         let cluster = Some((&self.cluster).into());
         self.send(Kind::Hello(pb::WatchHello { cluster, resumed, splices: true })).await?;
@@ -229,6 +234,27 @@ impl Feed {
                 () = self.out.closed() => return Ok(()),
             }
         }
+    }
+
+    /// Sends away a watcher that has more than this member, unless the leader confirms that there is more. Within one
+    /// incarnation a watcher cannot be ahead of what is committed: if it is, the registry lost what it had acknowledged, and
+    /// what the watcher holds is of another history, whatever is written from now on.
+    async fn check_watcher(&mut self) -> Result<(), End> {
+        let own = self.snapshots.borrow().index();
+        let Some(cursor) = self.cursor.filter(|cursor| *cursor > own) else { return Ok(()) };
+        let status = match timeout(CONFIRM, self.core.clone().read_index(ReadPolicy::Lease)).await {
+            Ok(Ok(last)) if last >= cursor => return Ok(()),
+            Ok(Ok(last)) => Status::data_loss(format!(
+                "the watcher has seen entry {cursor} of this registry, whose last one is {last}: entries that it had \
+                 acknowledged are lost, as when older disks are put in the place of members' own; `muster registry backup \
+                 FILE`, then `muster registry restore FILE --yes` begins a new incarnation, which every agent loads anew"
+            )),
+            Ok(Err(_)) | Err(_) => Status::unavailable(format!(
+                "the watcher has seen entry {cursor}, this member is at {own}, and no leader says whether there is more: ask \
+                 another"
+            )),
+        };
+        Err(End::Ours(status))
     }
 
     async fn asked(&mut self, asked: pb::WatchRequest) -> Result<(), End> {
