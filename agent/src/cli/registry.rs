@@ -5,7 +5,7 @@ use std::{path::PathBuf, time::Duration};
 use clap::{Args, Subcommand};
 use muster_registry::{
     Client, ClientConfig,
-    client::{MemberHealth, RegistryStatus},
+    client::RegistryStatus,
     raft::{Member, MemberChange},
 };
 use serde_json::{Value, json};
@@ -178,7 +178,7 @@ fn members(args: &RegistryArgs) -> Outcome {
     if args.json {
         return say(&as_json(&status).to_string());
     }
-    let rows = status.members.iter().map(|member| row(member, status.health.get(&member.id))).collect();
+    let rows = status.members.iter().map(|member| row(&status, member)).collect();
     say(&table::render(&["MEMBER", "ID", "ADDRESS", "ROLE", "HEALTH", "HEARD", "ENTRY", "FORMAT", "NOTE"], rows))?;
     say(&summary(&status))
 }
@@ -192,18 +192,26 @@ fn role(member: &Member) -> &'static str {
     }
 }
 
-fn row(member: &Member, health: Option<&MemberHealth>) -> Vec<String> {
+fn row(status: &RegistryStatus, member: &Member) -> Vec<String> {
+    let health = status.health.get(&member.id);
+    let fault = status.faults.get(&member.id).map(String::as_str);
     let shown = |text: Option<String>| text.unwrap_or_else(|| "-".to_owned());
     vec![
         member.name.clone(),
         format!("{:016x}", member.id),
         member.address.clone(),
         role(member).to_owned(),
-        shown(health.map(|health| if health.healthy { "healthy" } else { "not healthy" }.to_owned())),
+        match fault {
+            Some(_) => "serves nothing".to_owned(),
+            None => shown(health.map(|health| if health.healthy { "healthy" } else { "not healthy" }.to_owned())),
+        },
         shown(health.and_then(|health| health.silent).map(ago)),
         shown(health.map(|health| health.matched.to_string())),
         shown(health.filter(|health| health.format > 0).map(|health| health.format.to_string())),
-        health.map(|health| health.note.clone()).unwrap_or_default(),
+        match fault {
+            Some(fault) => fault.to_owned(),
+            None => health.map(|health| health.note.clone()).unwrap_or_default(),
+        },
     ]
 }
 
@@ -246,6 +254,7 @@ fn as_json(status: &RegistryStatus) -> Value {
             "format": health.map(|health| health.format),
             "version": health.map(|health| health.version.clone()),
             "note": health.map(|health| health.note.clone()),
+            "fault": status.faults.get(&member.id),
         })
     });
     json!({
