@@ -13,7 +13,7 @@ use muster_http::{Http, HttpHandle, Ports};
 use muster_registry::{
     LeaseConfig, Registry, RegistryConfig, StopReason,
     client::{Client, ClientConfig},
-    raft::{self, ConsensusConfig, Leadership, Removed},
+    raft::{self, ConsensusConfig, Removed},
 };
 use muster_xds::Xds;
 use tokio::{
@@ -145,8 +145,8 @@ impl App {
         let metrics = Metrics::install().map_err(|error| StartError::Room(error.into()))?;
         let listener = bind_tcp("the registry", "registry.listen", config.registry.listen).await?;
         let probes = bind_tcp("metrics", "registry.metrics_listen", config.registry.metrics_listen).await?;
-        let leadership = app.start_registry(config, listener, config.registry.members.clone()).await?;
-        app.start_probes(config, probes, leadership, metrics)?;
+        let readiness = app.start_registry(config, listener, config.registry.members.clone()).await?;
+        app.start_probes(config, probes, readiness, metrics)?;
         Ok(app)
     }
 
@@ -260,7 +260,7 @@ impl App {
         config: &Config,
         listener: TcpListener,
         members: Vec<String>,
-    ) -> Result<watch::Receiver<Leadership>, StartError> {
+    ) -> Result<MemberReadiness, StartError> {
         let name = config.node_name()?;
         let advertise = config.registry.advertise.clone().unwrap_or_else(|| config.registry.listen.to_string());
         let consensus = ConsensusConfig {
@@ -284,7 +284,7 @@ impl App {
             error => StartError::Room(error.into()),
         })?;
         self.bound.registry = Some(registry.address());
-        let leadership = registry.leadership();
+        let readiness = MemberReadiness { leadership: registry.leadership(), agreement: registry.agreement() };
         let (removed_sender, removed) = watch::channel(None);
         self.removed = Some(removed);
         self.supervisor.spawn("registry", async move {
@@ -293,7 +293,7 @@ impl App {
                 reason => tracing::debug!(%reason, "the registry member has stopped"),
             }
         });
-        Ok(leadership)
+        Ok(readiness)
     }
 
     async fn start_agent(&mut self, config: &Config, members: Vec<String>, dev: bool) -> Result<(), StartError> {
@@ -506,10 +506,10 @@ impl App {
         &mut self,
         config: &Config,
         listener: TcpListener,
-        leadership: watch::Receiver<Leadership>,
+        readiness: MemberReadiness,
         metrics: Metrics,
     ) -> Result<(), StartError> {
-        let readiness = Arc::new(MemberReadiness { leadership });
+        let readiness = Arc::new(readiness);
         let render = {
             let metrics = metrics.clone();
             Arc::new(move || metrics.render())

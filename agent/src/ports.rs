@@ -14,6 +14,7 @@ use muster_http::port::{
     Readiness, ServiceRegistration, Talk as HttpTalk, Tls as HttpTls,
 };
 use muster_registry::{
+    Agreement,
     client::{Client, RegistryStatus},
     raft::Leadership,
 };
@@ -378,6 +379,7 @@ impl Readiness for ReadinessPort {
 /// What a member of the registry that runs alone still waits for.
 pub(crate) struct MemberReadiness {
     pub(crate) leadership: watch::Receiver<Leadership>,
+    pub(crate) agreement: watch::Receiver<Agreement>,
 }
 
 impl Readiness for MemberReadiness {
@@ -390,6 +392,9 @@ impl Readiness for MemberReadiness {
         }
         if !now.recovered {
             wait("log", "what was on disk is being applied");
+        }
+        if let Some(found) = &self.agreement.borrow().own {
+            wait("catalog", &found.why);
         }
         pending
     }

@@ -61,7 +61,10 @@ impl Fold<'_> {
                 self.topics.insert(Topic::Format);
             }
             Change::PutWriter { node, writer } => {
-                self.snapshot.writers.insert(node.clone(), *writer);
+                if let Some(old) = self.snapshot.writers.insert(node.clone(), *writer) {
+                    self.snapshot.checksum.goes(&(node, old));
+                }
+                self.snapshot.checksum.comes(&(node, *writer));
             }
             Change::PutNode(node) => self.put_node(node),
             Change::DeleteNode(name) => self.delete_node(name),
@@ -83,7 +86,10 @@ impl Fold<'_> {
                 NodeEntry { node: self.row(None, node), index: 0, checks: Vec::new(), instances: Instances::default() }
             }
         };
-        self.snapshot.nodes.insert(name.clone(), Arc::new(entry));
+        self.snapshot.checksum.comes(&entry.node);
+        if let Some(old) = self.snapshot.nodes.insert(name.clone(), Arc::new(entry)) {
+            self.snapshot.checksum.goes(&old.node);
+        }
         self.touch_nodes_table();
         self.touch_node(name);
         self.nodes_moved.insert(name.clone());
@@ -98,7 +104,10 @@ impl Fold<'_> {
         self.snapshot.instance_count -= entry.instances.len();
         self.snapshot.nodes.remove(name);
         self.snapshot.node_ends.remove(name);
-        self.snapshot.writers.remove(name);
+        if let Some(writer) = self.snapshot.writers.remove(name) {
+            self.snapshot.checksum.goes(&(name, writer));
+        }
+        self.snapshot.checksum.node_goes(&entry);
         self.touch_nodes_table();
         self.touch_checks();
         self.topics.insert(Topic::Node(name.clone()));
@@ -116,8 +125,16 @@ impl Fold<'_> {
         // never seen them, and must come to the same rows.
         let row = self.row(old.as_ref().filter(|_| moved.is_none()).map(|old| &old.instance), instance);
         let mut checks = old.as_ref().map(|old| old.checks.clone()).unwrap_or_default();
+        if let Some(old) = &old {
+            self.snapshot.checksum.goes(&old.instance);
+        }
+        self.snapshot.checksum.comes(&row);
         if moved.is_some() && !checks.is_empty() {
-            checks.iter_mut().for_each(|check| *check = self.row(None, &check.value));
+            for check in &mut checks {
+                self.snapshot.checksum.goes(check);
+                *check = self.row(None, &check.value);
+                self.snapshot.checksum.comes(check);
+            }
             self.touch_checks();
         }
         let entry = Arc::new(InstanceEntry { instance: row, checks });
@@ -131,6 +148,7 @@ impl Fold<'_> {
             return;
         };
         self.leave_service(&old);
+        self.snapshot.checksum.instance_goes(&old);
         self.places = None;
         self.snapshot.instance_count -= 1;
         if let Some(entry) = self.snapshot.nodes.get_mut(node) {
@@ -151,7 +169,10 @@ impl Fold<'_> {
         if stays.is_none() {
             self.delete_check(&check.node, &check.id);
         }
-        self.edit_checks(&check.node, check.instance.as_ref(), |checks| put_check(checks, row));
+        if self.edit_checks(&check.node, check.instance.as_ref(), |checks| put_check(checks, row.clone())).is_some() {
+            self.snapshot.checksum.comes(&row);
+            stays.iter().for_each(|old| self.snapshot.checksum.goes(old));
+        }
         if let Some((node, places)) = &mut self.places
             && *node == check.node
         {
@@ -161,11 +182,9 @@ impl Fold<'_> {
 
     fn delete_check(&mut self, node: &Name, id: &str) {
         let Some(place) = self.find_place(node, id) else { return };
-        self.edit_checks(node, place.as_ref(), |checks| {
-            if let Ok(at) = find_check(checks, id) {
-                checks.remove(at);
-            }
-        });
+        let removed =
+            self.edit_checks(node, place.as_ref(), |checks| find_check(checks, id).ok().map(|at| checks.remove(at)));
+        removed.flatten().iter().for_each(|check| self.snapshot.checksum.goes(check));
         if let Some((_, places)) = &mut self.places {
             places.remove(id);
         }
@@ -182,25 +201,33 @@ impl Fold<'_> {
         self.places.as_ref()?.1.get(id).cloned()
     }
 
-    /// Edits the checks of a node, or of one of its instances, and touches all that shows them.
-    fn edit_checks(&mut self, node: &Name, instance: Option<&Text>, edit: impl FnOnce(&mut Vec<Row<Check>>)) {
-        let Some(entry) = self.snapshot.nodes.get_mut(node) else { return };
-        match instance {
+    /// Edits the checks of a node, or of one of its instances, and touches all that shows them. `None` where there is no
+    /// such place.
+    fn edit_checks<R>(
+        &mut self,
+        node: &Name,
+        instance: Option<&Text>,
+        edit: impl FnOnce(&mut Vec<Row<Check>>) -> R,
+    ) -> Option<R> {
+        let entry = self.snapshot.nodes.get_mut(node)?;
+        let edited = match instance {
             None => {
-                edit(&mut Arc::make_mut(entry).checks);
+                let edited = edit(&mut Arc::make_mut(entry).checks);
                 self.nodes_moved.insert(node.clone());
+                edited
             }
             Some(id) => {
-                let Some(old) = entry.find_instance(id) else { return };
-                let mut changed = (**old).clone();
-                edit(&mut changed.checks);
+                let mut changed = (**entry.find_instance(id)?).clone();
+                let edited = edit(&mut changed.checks);
                 let changed = Arc::new(changed);
                 self.snapshot.put_in_node(&changed);
                 self.store_in_service(&changed);
+                edited
             }
-        }
+        };
         self.touch_node(node);
         self.touch_checks();
+        Some(edited)
     }
 
     fn put_directory(&mut self, row: &DirectoryRow) {

@@ -18,6 +18,7 @@
 
 mod change;
 mod check;
+mod checksum;
 mod command;
 mod decide;
 mod ends;
@@ -45,6 +46,7 @@ mod wide;
 
 pub use change::{Change, DirectoryRow, Entry, Writer};
 pub use check::{Check, CheckId, CheckKind, NODE_LIVENESS_CHECK, Status};
+pub use checksum::{CHECKSUM_VERSION, Checksum};
 pub use command::{Command, NodeSync, Proposal, Registration, Rejection, Removal};
 pub use decide::decide;
 pub use format::{FIRST_FORMAT, FORMAT, strip_command, strip_instance};

@@ -69,6 +69,7 @@ pub fn project_snapshot(scope: &Scope, full: &Snapshot) -> Snapshot {
     let mut projected = full.clone();
     projected.scope = scope.clone();
     projected.writers = imbl::OrdMap::new();
+    projected.checksum = Default::default();
     if *scope == Scope::All {
         return projected;
     }

@@ -6,7 +6,7 @@ use imbl::{OrdMap, ordmap::DiffItem};
 
 use crate::{
     Check, ClusterId, FIRST_FORMAT, Instance, Instances, NODE_LIVENESS_CHECK, Name, Node, Origin, Scope, ServiceSet,
-    ServiceSlot, Text, Timestamp, Writer, ends::NameEnds, rows::find_check,
+    ServiceSlot, Text, Timestamp, Writer, checksum::Kept, ends::NameEnds, rows::find_check,
 };
 
 /// A row with the log indexes that made it and changed it last.
@@ -99,6 +99,7 @@ pub struct Snapshot {
     pub(crate) checks_index: u64,
     pub(crate) extinction_index: u64,
     pub(crate) instance_count: usize,
+    pub(crate) checksum: Kept,
 }
 
 impl Default for Snapshot {
@@ -125,6 +126,7 @@ impl Snapshot {
             checks_index: 0,
             extinction_index: 0,
             instance_count: 0,
+            checksum: Kept::default(),
         }
     }
 

@@ -6,7 +6,7 @@ use std::collections::{BTreeSet, HashMap};
 
 use muster_catalog::{
     Change, Check, Command, Entry, Footprint, Gathered, Name, NodeEntry, Scope, ServiceLookup, Snapshot,
-    SnapshotBuilder, SnapshotRow, Splice, Status, Text, Topic, Wide, project_changes, project_snapshot,
+    SnapshotBuilder, SnapshotRow, Splice, Status, Text, Timestamp, Topic, Wide, project_changes, project_snapshot,
 };
 use proptest::prelude::*;
 use support::{NODES, Registry, SERVICES, any_change, any_command, any_commands, any_scope, name};
@@ -62,6 +62,15 @@ fn spoken_for(snapshot: &Snapshot, node: &Name, id: &Text) -> Option<Option<Text
     let checks = entry.instances.iter().flat_map(|entry| &entry.checks).chain(&entry.checks);
     let found = checks.map(|row| &row.value).find(|check| check.id == *id)?;
     Some(found.instance.clone())
+}
+
+/// What a checksum says of a row: not what follows from others.
+fn hashed(row: SnapshotRow) -> Option<SnapshotRow> {
+    match row {
+        SnapshotRow::Header(_) | SnapshotRow::Service(_) => None,
+        SnapshotRow::Node { row, .. } => Some(SnapshotRow::Node { row, index: 0 }),
+        row => Some(row),
+    }
 }
 
 /// What happens to a replica whose Scope changes while the catalog does.
@@ -446,6 +455,28 @@ proptest! {
     }
 
     #[test]
+    fn the_checksum_that_is_kept_is_that_of_the_rows(
+        commands in any_commands(COMMANDS), entries in proptest::collection::vec(proptest::collection::vec(any_change(), 0..6), 1..20),
+    ) {
+        let mut log = registry_after(&commands).log;
+        let after = log.len() as u64 + 1;
+        // Then such as no command makes.
+        log.extend((after..).zip(entries).map(|(index, changes)| Entry { index, at: Timestamp(index), changes }));
+        let (mut kept, mut seen) = (Snapshot::default(), HashMap::new());
+        kept.keep_checksum();
+        for entry in &log {
+            kept.fold(entry);
+            let mut counted = kept.clone();
+            counted.keep_checksum();
+            prop_assert_eq!(kept.checksum(), counted.checksum(), "{:#?}", entry.changes);
+            // Others have another.
+            let rows: Vec<_> = kept.rows().filter_map(hashed).collect();
+            let known = seen.entry(kept.checksum()).or_insert_with(|| rows.clone());
+            prop_assert_eq!(&*known, &rows);
+        }
+    }
+
+    #[test]
     fn deciding_is_total_and_changes_nothing(
         before in any_commands(COMMANDS), commands in proptest::collection::vec(any_command(), 1..20),
     ) {
@@ -462,7 +493,7 @@ proptest! {
     ) {
         let mut snapshot = Snapshot::new(scope);
         for (index, changes) in (1..).zip(entries) {
-            let entry = Entry { index, at: muster_catalog::Timestamp(index), changes };
+            let entry = Entry { index, at: Timestamp(index), changes };
             snapshot.fold(&entry);
         }
         prop_assert_eq!(snapshot.index() > 0, true);

@@ -64,7 +64,10 @@ pub(crate) async fn run(
                 None => return,
             },
             Some(_) = leader.proposing.join_next() => {}
-            _ = ticks.tick() => leader.tick(),
+            _ = ticks.tick() => {
+                leader.follow(&leadership.borrow());
+                leader.tick();
+            }
         }
     }
 }
@@ -88,7 +91,8 @@ struct Reign {
 
 impl Leader {
     fn follow(&mut self, leadership: &Leadership) {
-        if !leadership.is_leader {
+        // By a catalog that differs no verdict is spoken. Once it is right again all leases begin anew.
+        if !leadership.is_leader || self.core.disagreement().is_some() {
             self.reign = None;
             self.show_held();
             metrics::gauge!("muster_registry_leases").set(0.0);

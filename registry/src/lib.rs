@@ -16,6 +16,7 @@
 //! Client::renew ─▶ any member ─(gathered)─▶ leader: leases ─▶ only a loss or return is proposed
 //! ```
 
+mod agreement;
 mod autopilot;
 pub mod backup;
 pub mod client;
@@ -39,6 +40,7 @@ mod service;
 pub mod store;
 mod watch;
 
+pub use agreement::{Agreement, Disagreement};
 pub use autopilot::AutopilotConfig;
 pub use client::{Client, ClientConfig, Hello, WatchError, WatchEvent, WatchSender, WatchStream};
 pub use codec::{SnapshotError, decode_replica, decode_snapshot, encode_replica, encode_snapshot};

@@ -7,7 +7,8 @@ use std::{
 
 use bytes::Bytes;
 use muster_catalog::{
-    Change, ClusterId, Entry, Footprint, Proposal, Rejection, Scope, Snapshot, Timestamp, Topic, Waiters, decide,
+    Change, Checksum, ClusterId, Entry, Footprint, Proposal, Rejection, Scope, Snapshot, Timestamp, Topic, Waiters,
+    decide,
 };
 use prost::Message;
 use tokio::sync::watch;
@@ -24,8 +25,10 @@ use crate::{
 };
 
 pub(crate) mod restore;
+pub(crate) mod sums;
 
 use restore::Staging;
+use sums::Sums;
 
 /// What became of one entry.
 #[derive(Debug, Clone, Default)]
@@ -62,6 +65,8 @@ pub(crate) struct Catalog {
     pub(crate) watchers: Arc<Watchers>,
     /// Those that wait for one thing of it.
     pub(crate) waiters: Arc<Waiters>,
+    /// Its checksums after the last entries.
+    pub(crate) sums: Arc<Sums>,
     /// Why nothing is applied any more.
     pub(crate) fault: watch::Receiver<Option<Arc<Fault>>>,
 }
@@ -81,6 +86,7 @@ pub(crate) struct CatalogMachine {
     ring: Arc<Ring>,
     watchers: Arc<Watchers>,
     waiters: Arc<Waiters>,
+    sums: Arc<Sums>,
     fault: watch::Sender<Option<Arc<Fault>>>,
     /// What came so far of a catalog that is to take the place of this one.
     staging: Staging,
@@ -91,6 +97,8 @@ pub(crate) struct CatalogMachine {
 struct Happened {
     records: Vec<Record>,
     topics: Vec<Topic>,
+    /// The index and checksum after each entry.
+    sums: Vec<(u64, Checksum)>,
     /// Another catalog took the place of the present one.
     replaced: bool,
 }
@@ -98,19 +106,21 @@ struct Happened {
 impl CatalogMachine {
     /// An empty catalog and its readers' side.
     pub(crate) fn new() -> (Self, Catalog) {
-        let snapshot = Snapshot::default();
+        let mut snapshot = Snapshot::default();
+        snapshot.keep_checksum();
         let (published, receiver) = watch::channel(Arc::new(snapshot.clone()));
         let (fault, fault_receiver) = watch::channel(None);
         let ring = Arc::new(Ring::new(snapshot.index()));
-        let (watchers, waiters) = (Arc::<Watchers>::default(), Arc::<Waiters>::default());
+        let (watchers, waiters, sums) = <(Arc<Watchers>, Arc<Waiters>, Arc<Sums>)>::default();
         let catalog = Catalog {
             snapshot: receiver,
             ring: ring.clone(),
             watchers: watchers.clone(),
             waiters: waiters.clone(),
+            sums: sums.clone(),
             fault: fault_receiver,
         };
-        (Self { snapshot, published, ring, watchers, waiters, fault, staging: Staging::default() }, catalog)
+        (Self { snapshot, published, ring, watchers, waiters, sums, fault, staging: Staging::default() }, catalog)
     }
 
     /// Publishes another catalog than the one before.
@@ -174,6 +184,7 @@ impl CatalogMachine {
         match self.staging.take(piece, at, self.snapshot.format()) {
             Ok(Some(restored)) => {
                 self.snapshot = restore::in_place_of(&self.snapshot, &restored, index, at);
+                self.snapshot.keep_checksum();
                 tracing::warn!(index, cluster = ?self.snapshot.cluster(), "another catalog was put in place of the present one");
                 // What happened before did not lead to it.
                 happened.records.clear();
@@ -207,7 +218,15 @@ impl Machine for CatalogMachine {
 
     fn apply(&mut self, batch: Vec<Committed>) -> Vec<Answer> {
         let mut happened = Happened::default();
-        let answers = batch.into_iter().map(|committed| self.apply_one(committed, &mut happened)).collect();
+        let mut answers = Vec::with_capacity(batch.len());
+        for committed in batch {
+            let index = committed.index;
+            answers.push(self.apply_one(committed, &mut happened));
+            // None after an entry that this build cannot read.
+            let reached = self.snapshot.checksum().filter(|_| self.snapshot.index() == index);
+            happened.sums.extend(reached.map(|sum| (index, sum)));
+        }
+        self.sums.extend(happened.sums);
         // The ring first, and the marks: whoever sees the Snapshot finds all that led to it.
         let marked = self.watchers.mark(&happened.records);
         self.ring.append(happened.records);
@@ -240,6 +259,8 @@ impl Machine for CatalogMachine {
         self.staging = Staging::install(from)?;
         self.ring.reset(snapshot.index());
         self.snapshot = snapshot;
+        self.snapshot.keep_checksum();
+        self.sums.reset(self.snapshot.index(), self.snapshot.checksum());
         self.publish_anew();
         Ok(())
     }

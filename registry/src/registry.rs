@@ -7,6 +7,7 @@ use tokio::{net::TcpListener, sync::watch, task::JoinSet, time::timeout};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
+    agreement::{self, Agreement},
     autopilot::{self, AutopilotConfig},
     client::RegistryStatus,
     leader,
@@ -15,7 +16,7 @@ use crate::{
     raft::{self, Consensus, ConsensusConfig, Formats, Leadership, Removed},
     server,
     service::{Core, contact, renewals},
-    store::directory::DirectoryError,
+    store::directory::{self, DirectoryError},
 };
 
 /// How long a member that stops tries to hand its leadership on: more would only delay the election.
@@ -112,11 +113,16 @@ impl Registry {
         let (machine, catalog) = CatalogMachine::new();
         let read = catalog.clone();
         let formats = Formats { newest: FORMAT, in_force: Arc::new(move || read.now().format()) };
+        let folder = config.consensus.data_dir.clone();
         let consensus = ConsensusConfig { formats, ..config.consensus };
         let consensus = Arc::new(Consensus::start(consensus, machine).await?);
         // Ends after the leadership was handed on; `stop` only begins that.
         let halt = CancellationToken::new();
         let (core, queues) = Core::new(consensus.clone(), catalog.clone(), dial, halt.clone());
+        if let Some(why) = directory::differing(&folder).map_err(raft::StartError::from)? {
+            queues.agreement.send_replace(agreement::task::marked(why));
+            queues.contact.send_replace(false);
+        }
         let mut tasks = JoinSet::new();
         let routes = server::routes(core.clone()).add_service(consensus.service());
         let serving = server::serve(routes, listener, config.max_connections, halt.clone());
@@ -130,6 +136,8 @@ impl Registry {
         tasks.spawn(async move { (listening.await, ("contact", None)).1 });
         let piloting = autopilot::task::run(core.clone(), config.autopilot, queues.autopilot, halt.clone());
         tasks.spawn(async move { (piloting.await, ("autopilot", None)).1 });
+        let comparing = agreement::task::run(core.clone(), Some(folder), queues.agreement, halt.clone());
+        tasks.spawn(async move { (comparing.await, ("agreement", None)).1 });
         consensus.bootstrap_or_join();
         let (stopped_sender, stopped) = watch::channel(None);
         tokio::spawn(supervise(Supervised {
@@ -158,6 +166,11 @@ impl Registry {
     /// The newest Snapshot this member has applied, and every later one.
     pub fn snapshots(&self) -> watch::Receiver<Arc<Snapshot>> {
         self.core.catalog.snapshot.clone()
+    }
+
+    /// Whether its catalog is that of the others, and every change of that.
+    pub fn agreement(&self) -> watch::Receiver<Agreement> {
+        self.core.agreement.clone()
     }
 
     /// The members, as this one knows them.

@@ -29,6 +29,7 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tonic::{Request, Response, Status, Streaming};
 
 use crate::{
+    agreement::Agreement,
     autopilot::task::{AutopilotStatus, StatusSender},
     leader::brakes::Shown,
     log::Log,
@@ -66,6 +67,8 @@ pub(crate) struct Core {
     pub(crate) held: watch::Receiver<Shown>,
     /// Whether a leader is heard, and kept up with.
     pub(crate) contact: watch::Receiver<bool>,
+    /// Whether the members hold the same catalog.
+    pub(crate) agreement: watch::Receiver<Agreement>,
     /// How the members do, while this one leads.
     pub(crate) autopilot: watch::Receiver<Option<Arc<AutopilotStatus>>>,
     pub(crate) stop: CancellationToken,
@@ -84,6 +87,7 @@ pub(crate) struct Queues {
     pub(crate) decisions: mpsc::Receiver<Decide>,
     pub(crate) held: watch::Sender<Shown>,
     pub(crate) contact: watch::Sender<bool>,
+    pub(crate) agreement: watch::Sender<Agreement>,
     pub(crate) autopilot: StatusSender,
 }
 
@@ -97,6 +101,7 @@ impl Core {
         let (decisions, decisions_receiver) = mpsc::channel(16);
         let (held_sender, held) = watch::channel(None);
         let (contact_sender, contact) = watch::channel(true);
+        let (agreement_sender, agreement) = watch::channel(Agreement::default());
         let (autopilot_sender, autopilot) = watch::channel(None);
         let (peers, tasks, meters, stamped) = (Peers::new(dial), TaskTracker::new(), Meters::new(), AtomicU64::new(0));
         let reads = Arc::new(Semaphore::new(MAX_READS));
@@ -109,6 +114,7 @@ impl Core {
             decisions,
             held,
             contact,
+            agreement,
             autopilot,
             stop,
             tasks,
@@ -123,6 +129,7 @@ impl Core {
             decisions: decisions_receiver,
             held: held_sender,
             contact: contact_sender,
+            agreement: agreement_sender,
             autopilot: autopilot_sender,
         };
         (Arc::new(core), queues)
@@ -177,6 +184,7 @@ impl Registry for RegistryService {
     }
 
     async fn read(&self, request: Request<pb::ReadRequest>) -> Result<Response<Self::ReadStream>, Status> {
+        self.0.check_serves()?;
         let place = self.0.reads.clone().try_acquire_owned();
         let place = place.map_err(|_| Status::resource_exhausted("as many reads wait here as this member takes"))?;
         let (sender, replies) = mpsc::channel(READ_QUEUE);
@@ -185,6 +193,7 @@ impl Registry for RegistryService {
     }
 
     async fn renew(&self, request: Request<pb::RenewRequest>) -> Result<Response<pb::RenewReply>, Status> {
+        self.0.check_serves()?;
         let (known, term) = self.0.renew(request.into_inner()).await?;
         Ok(Response::new(pb::RenewReply { known, term }))
     }
@@ -207,6 +216,10 @@ impl Registry for RegistryService {
 
     async fn members(&self, request: Request<pb::MembersRequest>) -> Result<Response<pb::MembersReply>, Status> {
         Ok(Response::new(self.0.members(request.into_inner()).await))
+    }
+
+    async fn checksum(&self, request: Request<pb::ChecksumRequest>) -> Result<Response<pb::ChecksumReply>, Status> {
+        Ok(Response::new(self.0.checksum(request.into_inner().index)))
     }
 
     async fn backup(&self, request: Request<pb::BackupRequest>) -> Result<Response<BackupStream>, Status> {

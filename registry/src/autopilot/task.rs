@@ -100,7 +100,8 @@ impl Pilot {
             return self.act(act, name);
         }
         let newest = self.format_of_all(&contacts);
-        if newest.is_some_and(|newest| newest > self.core.catalog.now().format()) {
+        let serves = self.core.disagreement().is_none();
+        if serves && newest.is_some_and(|newest| newest > self.core.catalog.now().format()) {
             self.raise_format();
         }
     }

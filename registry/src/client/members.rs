@@ -37,6 +37,8 @@ pub struct RegistryStatus {
     pub failure_tolerance: Option<u32>,
     /// How the members do, by their ids; empty unless the leader answered.
     pub health: BTreeMap<u64, MemberHealth>,
+    /// Why members serve nothing though they run, by their ids.
+    pub faults: BTreeMap<u64, String>,
 }
 
 /// How a member does, in the eyes of the leader.
@@ -158,6 +160,7 @@ impl From<&RegistryStatus> for pb::MembersReply {
                     since_milliseconds: milliseconds(health.since),
                     note: health.note.clone(),
                 }),
+                fault: status.faults.get(&member.id).cloned().unwrap_or_default(),
             }
         });
         Self {
@@ -177,9 +180,12 @@ impl TryFrom<pb::MembersReply> for RegistryStatus {
     type Error = ConvertError;
 
     fn try_from(reply: pb::MembersReply) -> Result<Self, ConvertError> {
-        let (mut members, mut known) = (Vec::new(), BTreeMap::new());
+        let (mut members, mut known, mut faults) = (Vec::new(), BTreeMap::new(), BTreeMap::new());
         for member in reply.members {
-            let pb::Member { id, name, address, leader, voter, read_only, format, version, health } = member;
+            let pb::Member { id, name, address, leader, voter, read_only, format, version, health, fault } = member;
+            if !fault.is_empty() {
+                faults.insert(id, fault);
+            }
             if let Some(health) = health {
                 let health = MemberHealth {
                     healthy: health.healthy,
@@ -205,6 +211,7 @@ impl TryFrom<pb::MembersReply> for RegistryStatus {
             format: reply.format.max(1),
             failure_tolerance: reply.failure_tolerance,
             health: known,
+            faults,
         })
     }
 }

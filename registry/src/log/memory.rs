@@ -103,6 +103,20 @@ impl MemoryCluster {
 }
 
 impl MemoryCluster {
+    /// Has one member apply what for all others is a blank entry, as a defect or damaged memory would.
+    pub(crate) fn alter(&self, id: u64, payload: Bytes) {
+        let mut inner = self.inner.lock().unwrap();
+        inner.index += 1;
+        let index = inner.index;
+        for seat in &mut inner.seats {
+            let committed = Committed { index, payload: (seat.member.id == id).then(|| payload.clone()) };
+            match &mut seat.lagging {
+                Some(missed) => missed.push(committed),
+                None => drop(seat.machine.apply(vec![committed])),
+            }
+        }
+    }
+
     /// Replaces a lagging member's catalog by another's, as a Raft snapshot does.
     pub(crate) fn install(&self, from: u64, to: u64) {
         let mut inner = self.inner.lock().unwrap();

@@ -41,6 +41,9 @@ proptest! {
             parts.apply(batch.to_vec());
         }
         prop_assert_eq!(rows(&all.now()), rows(&some.now()));
+        let sums = |catalog: &Catalog| (1..=log.len() as u64).map(|index| catalog.sums.at(index)).collect::<Vec<_>>();
+        prop_assert_eq!(sums(&all), sums(&some));
+        prop_assert!(!sums(&all).contains(&None));
         prop_assert_eq!(all.now().index(), log.len() as u64);
 
         // What is frozen half-way and installed elsewhere goes on alike.
@@ -50,8 +53,12 @@ proptest! {
         first.freeze()(&mut bytes).unwrap();
         let (mut second, installed) = CatalogMachine::new();
         second.install(&mut bytes.as_slice()).unwrap();
-        second.apply(log[log.len() / 2..].to_vec());
+        let half = log.len() / 2;
+        // It can be compared before the next entry comes.
+        prop_assert!(half == 0 || installed.sums.last() == Some((half as u64, sums(&all)[half - 1].unwrap())));
+        second.apply(log[half..].to_vec());
         prop_assert_eq!(rows(&all.now()), rows(&installed.now()));
+        prop_assert_eq!(&sums(&all)[half..], &sums(&installed)[half..]);
     }
 }
 
@@ -171,6 +178,8 @@ fn a_restored_catalog_is_in_place_at_one_index_in_the_next_incarnation_however_t
         second.install(&mut bytes.as_slice()).unwrap();
         second.apply(entries[cut..].to_vec());
         assert_eq!(rows(&now), rows(&installed.now()), "cut at {cut}");
+        assert!(catalog.sums.at(last).is_some());
+        assert_eq!(catalog.sums.at(last), installed.sums.at(last), "cut at {cut}");
     }
 }
 

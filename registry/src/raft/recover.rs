@@ -12,7 +12,7 @@ use super::{
     Committed, EntryPayload, LogId, Machine, Membership, Payload, Peer, SnapshotMeta, StartError, StoredMembership,
     wire,
 };
-use crate::store::directory::DataDirectory;
+use crate::store::directory::{DataDirectory, unmark_differing};
 use crate::store::mark::LogMark;
 use crate::store::{DiskGuard, Engine, EngineKind, LogSettings};
 
@@ -94,6 +94,7 @@ pub(crate) fn recover<M: Machine>(
     engine.purge(wire::position(&last)).and_then(|()| engine.flush()).map_err(failed("the log"))?;
     // The new member's log is what it is now, whatever the old one's had lost.
     LogMark::remove(directory.path()).map_err(failed("the log"))?;
+    unmark_differing(directory.path()).map_err(failed("the note that it differs"))?;
     Ok(recovered)
 }
 

@@ -67,6 +67,11 @@ impl Core {
         self: Arc<Self>,
         request: pb::BackupRequest,
     ) -> Result<mpsc::Receiver<Result<pb::BackupPiece, Status>>, Status> {
+        let decided = self.agreement.borrow().own.as_ref().is_some_and(|found| found.decided);
+        // Where nobody knows who is right, whatever one member has may be what is wanted.
+        if decided || !request.stale {
+            self.check_serves()?;
+        }
         if !request.stale {
             let index = self.clone().read_index(ReadPolicy::Quorum).await;
             let index = index.map_err(|why| {

@@ -30,10 +30,16 @@ pub(crate) async fn run(core: Arc<Core>, contact: watch::Sender<bool>, stop: Can
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     // When this member was last known to have all that was committed; and what it lacked since.
     let (mut current, mut lacking) = (Instant::now(), None);
+    let mut agreement = core.agreement.clone();
     loop {
         tokio::select! {
             () = stop.cancelled() => return,
+            Ok(()) = agreement.changed() => {}
             _ = ticks.tick() => {}
+        }
+        if core.disagreement().is_some() {
+            // The log has its reason already.
+            contact.send_if_modified(|before| std::mem::replace(before, false));
         }
         let asked = Instant::now();
         match timeout(ANSWER_TIMEOUT, core.try_read_index(ReadPolicy::Lease)).await {
@@ -50,10 +56,12 @@ pub(crate) async fn run(core: Arc<Core>, contact: watch::Sender<bool>, stop: Can
         if let Some((asked, _)) = lacking.take_if(|(_, index)| core.catalog.now().index() >= *index) {
             current = asked;
         }
-        let now = current.elapsed() < PATIENCE;
+        let disagrees = core.disagreement().is_some();
+        let now = current.elapsed() < PATIENCE && !disagrees;
         let changed = contact.send_if_modified(|before| std::mem::replace(before, now) != now);
         match (changed, now, lacking) {
             (false, ..) => {}
+            (true, false, _) if disagrees => {}
             (true, true, _) => tracing::info!("this member has what its leader has again"),
             (true, false, None) => {
                 tracing::warn!("no leader was heard for {PATIENCE:?}: watchers are sent to other members");

@@ -20,7 +20,10 @@ impl Core {
     pub(crate) fn status(&self) -> RegistryStatus {
         let snapshot = self.catalog.now();
         let leading = self.autopilot.borrow().clone();
+        let mut faults = self.agreement.borrow().others.clone();
+        faults.extend(self.disagreement().map(|why| (self.log.id(), why.to_string())));
         RegistryStatus {
+            faults,
             members: self.log.members(),
             answered_by: self.log.id(),
             term: self.log.leadership().borrow().term,

@@ -15,7 +15,7 @@ use tonic::service::Routes;
 
 use super::*;
 use crate::{
-    Decision, autopilot,
+    Decision, agreement, autopilot,
     client::{Client, ClientConfig, HeldExpiry, Hello, WatchError, WatchEvent, WatchSender, WatchStream},
     leader,
     leases::LeaseConfig,
@@ -36,7 +36,9 @@ pub(crate) struct TestRegistry {
 
 pub(crate) struct TestMember {
     pub(crate) address: String,
-    catalog: Catalog,
+    pub(crate) catalog: Catalog,
+    /// Unchanged since the start as long as nothing was found.
+    pub(crate) agreement: watch::Receiver<agreement::Agreement>,
     stop: CancellationToken,
     server: tokio::task::JoinHandle<()>,
 }
@@ -64,7 +66,7 @@ impl TestRegistry {
         Self::start_as(members, ttl, before, server::routes).await
     }
 
-    async fn start_as(
+    pub(crate) async fn start_as(
         members: usize,
         ttl: Duration,
         before: impl FnOnce(&MemoryCluster),
@@ -83,11 +85,13 @@ impl TestRegistry {
             tokio::spawn(leader::run(core.clone(), leases, queues.signs, queues.decisions, queues.held, stop.clone()));
             tokio::spawn(renewals::run(core.clone(), queues.pulses, stop.clone()));
             tokio::spawn(contact::run(core.clone(), queues.contact, stop.clone()));
+            let agreement = queues.agreement.subscribe();
+            tokio::spawn(agreement::task::run(core.clone(), None, queues.agreement, stop.clone()));
             let piloting = autopilot::task::run(core.clone(), Default::default(), queues.autopilot, stop.clone());
             tokio::spawn(piloting);
             let serving = server::serve(routes(core), listener, 100, stop.clone());
             let server = tokio::spawn(async move { serving.await.unwrap() });
-            started.push(TestMember { address, catalog, stop, server });
+            started.push(TestMember { address, catalog, agreement, stop, server });
         }
         before(&cluster);
         cluster.elect(Some(1));
@@ -500,8 +504,8 @@ async fn a_write_waits_at_its_member_for_a_leader() {
     assert!(matches!(replies[0].outcome, Some(pb::write_reply::Outcome::Index(_))), "{replies:?}");
 }
 
-/// A member of a version that knows no batches.
-struct Earlier(RegistryService);
+/// A member of a version that knows neither batches nor checksums.
+pub(crate) struct Earlier(pub(crate) RegistryService);
 
 #[tonic::async_trait]
 impl Registry for Earlier {
@@ -550,6 +554,10 @@ impl Registry for Earlier {
         request: Request<pb::ChangeMembersRequest>,
     ) -> Result<Response<pb::ChangeMembersReply>, Status> {
         self.0.change_members(request).await
+    }
+
+    async fn checksum(&self, _: Request<pb::ChecksumRequest>) -> Result<Response<pb::ChecksumReply>, Status> {
+        Err(Status::unimplemented(""))
     }
 
     async fn backup(&self, request: Request<pb::BackupRequest>) -> Result<Response<BackupStream>, Status> {
@@ -613,7 +621,7 @@ async fn a_member_without_a_leader_passes_off_no_old_catalog_as_the_present_one(
 }
 
 /// Waits until a watch is ended by its member, which takes no other one then.
-async fn sent_away(client: &Client, mut replica: Replica) {
+pub(crate) async fn sent_away(client: &Client, mut replica: Replica) {
     let follow = async { while replica.step().await.is_ok() {} };
     timeout(PATIENCE, follow).await.expect("the watch goes on with an old catalog");
     let mut refused = Replica::open(client, all(), Snapshot::default()).await;
@@ -621,7 +629,7 @@ async fn sent_away(client: &Client, mut replica: Replica) {
 }
 
 /// A watch, once the member takes one.
-async fn let_in(client: &Client) -> Replica {
+pub(crate) async fn let_in(client: &Client) -> Replica {
     loop {
         let mut replica = Replica::open(client, all(), Snapshot::default()).await;
         if replica.step().await.is_ok() {
@@ -873,4 +881,7 @@ async fn a_backup_at_any_member_is_whole_and_a_restore_reaches_every_watcher() {
     // Writes go on from there.
     let written = client.submit(push("a", 2, &["new"])).await.unwrap();
     watcher.until_index(written.index).await;
+    let sums = registry.members.iter().map(|member| member.catalog.sums.at(written.index));
+    let sums: BTreeSet<_> = sums.collect();
+    assert!(sums.len() == 1 && !sums.contains(&None), "{sums:?}");
 }

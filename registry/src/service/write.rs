@@ -51,6 +51,9 @@ struct Admitted {
 impl Core {
     /// Stamps and proposes.
     pub(crate) async fn propose(&self, command: Command) -> Outcome {
+        if let Some(why) = self.disagreement() {
+            return Err(ProposeError::Refused(why.to_string()));
+        }
         let proposal = Proposal { at: self.stamp(), command };
         let outcome = self.log.propose_many(vec![encode_proposal(&proposal)]).await.pop();
         outcome.unwrap_or_else(|| Err(ProposeError::UnknownOutcome("the log gave no outcome".to_owned())))
@@ -86,6 +89,9 @@ impl Core {
 
     /// One for each command, in order. What was surely not proposed is tried again while an election may be under way.
     async fn outcomes(&self, commands: &[Bytes], forwarded: bool) -> Vec<Reply> {
+        if let Some(why) = self.disagreement() {
+            return vec![Reply::NotProposed(why.to_string()); commands.len()];
+        }
         let deadline = Instant::now() + ELECTION_PATIENCE;
         let mut leadership = self.log.leadership();
         loop {

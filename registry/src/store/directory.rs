@@ -16,6 +16,8 @@ const LOCK_FILE: &str = "LOCK";
 const NODE_ID_FILE: &str = "node-id";
 /// Why the member that the folder belongs to takes part no more.
 const REMOVED_FILE: &str = "REMOVED";
+/// Why the member serves nothing: its catalog was found to differ from the others'.
+const DIFFERS_FILE: &str = "DIFFERS";
 
 /// Why a data folder cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -227,6 +229,29 @@ fn refuse_foreign(path: &Path) -> Result<(), DirectoryError> {
 /// Notes that the folder's member was removed: it is not opened again.
 pub(crate) fn mark_removed(path: &Path, why: &str) -> io::Result<()> {
     write_durably(&path.join(REMOVED_FILE), format!("{why}\n").as_bytes())
+}
+
+/// Notes that the catalog of the folder's member differs from the others'.
+pub(crate) fn mark_differing(path: &Path, why: &str) -> io::Result<()> {
+    write_durably(&path.join(DIFFERS_FILE), format!("{why}\n").as_bytes())
+}
+
+/// What was noted when the member was found to differ.
+pub(crate) fn differing(path: &Path) -> Result<Option<String>, DirectoryError> {
+    let path = path.join(DIFFERS_FILE);
+    match fs::read_to_string(&path) {
+        Ok(why) => Ok(Some(why.trim().to_owned())),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(source) => Err(DirectoryError::Io { path, source }),
+    }
+}
+
+/// Takes the note away: for a member that is made the whole registry, there is nobody to differ from.
+pub(crate) fn unmark_differing(path: &Path) -> io::Result<()> {
+    match fs::remove_file(path.join(DIFFERS_FILE)) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+        _ => Ok(()),
+    }
 }
 
 /// Writes a file so that after a crash it is there whole or not at all.

@@ -161,8 +161,8 @@ impl Feed {
         if cluster.uuid.is_empty() || !core.log.leadership().borrow().recovered {
             return Err(Status::unavailable("this member has no catalog yet: it waits for a leader, or to catch up"));
         }
-        if !*core.contact.borrow() {
-            return Err(cut_off());
+        if !*core.contact.borrow() || core.disagreement().is_some() {
+            return Err(cut_off(&core));
         }
         let scope = scope(hello.scope.as_ref())?;
         let resume = hello.resume.map(|resume| (ClusterId::from(resume.cluster.unwrap_or_default()), resume.index));
@@ -223,7 +223,7 @@ impl Feed {
                     Some(Err(_)) | None => return Ok(()),
                 },
                 () = self.barriers.progress() => self.pump().await?,
-                true = lost(&mut contact) => return Err(End::Ours(cut_off())),
+                true = lost(&mut contact) => return Err(End::Ours(cut_off(&self.core))),
                 due = pace.due() => {
                     self.spoke = false;
                     self.pump().await?;
@@ -482,10 +482,9 @@ pub(super) async fn lost(contact: &mut watch::Receiver<bool>) -> bool {
     contact.wait_for(|heard| !heard).await.is_ok()
 }
 
-pub(super) fn cut_off() -> Status {
-    Status::unavailable(
-        "this member hears no leader, or lacks what the others have: its catalog may be old, ask another",
-    )
+pub(super) fn cut_off(core: &Core) -> Status {
+    let old = "this member hears no leader, or lacks what the others have: its catalog may be old, ask another";
+    core.check_serves().err().unwrap_or_else(|| Status::unavailable(old))
 }
 
 fn scope(scope: Option<&pb::Scope>) -> Result<Scope, Status> {

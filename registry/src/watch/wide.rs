@@ -39,7 +39,7 @@ pub(crate) async fn read(
         ended = answer(&core, request, &out) => ended,
         () = out.closed() => return,
         () = stop.cancelled() => Err(Status::unavailable("this member is stopping")),
-        true = lost(&mut contact) => Err(cut_off()),
+        true = lost(&mut contact) => Err(cut_off(&core)),
     };
     if let Err(status) = ended {
         // Whoever does not read is not told.

@@ -29,7 +29,7 @@ pub(super) fn list(args: &RegistryArgs) -> Outcome {
     if args.json {
         return say(&as_json(&status, &unanswered).to_string());
     }
-    let rows = status.members.iter().map(|member| row(member, status.health.get(&member.id))).collect();
+    let rows = status.members.iter().map(|member| row(&status, member)).collect();
     say(&table::render(&["MEMBER", "ID", "ADDRESS", "ROLE", "HEALTH", "HEARD", "ENTRY", "FORMAT", "NOTE"], rows))?;
     say(&summary(&status))?;
     unanswered.iter().try_for_each(|why| say(why))
@@ -73,7 +73,10 @@ pub(super) fn check_removal(member: &str, args: &RegistryArgs) -> Outcome {
 fn removal_cost(status: &RegistryStatus, member: &str) -> Option<String> {
     let is_it = |one: &&Member| one.name == member || format!("{:016x}", one.id) == member;
     let goes = status.members.iter().find(is_it).filter(|goes| goes.voter)?;
-    let healthy = |member: &Member| status.health.get(&member.id).is_none_or(|health| health.healthy);
+    let healthy = |member: &Member| {
+        let serves = !status.faults.contains_key(&member.id);
+        serves && status.health.get(&member.id).is_none_or(|health| health.healthy)
+    };
     // How many voters there are, and how many of them may be lost.
     let strength = |without: Option<u64>| {
         let voters: Vec<_> = status.members.iter().filter(|one| one.voter && Some(one.id) != without).collect();
@@ -99,18 +102,26 @@ fn role(member: &Member) -> &'static str {
     }
 }
 
-fn row(member: &Member, health: Option<&MemberHealth>) -> Vec<String> {
+fn row(status: &RegistryStatus, member: &Member) -> Vec<String> {
+    let health = status.health.get(&member.id);
+    let fault = status.faults.get(&member.id).map(String::as_str);
     let shown = |text: Option<String>| text.unwrap_or_else(|| "-".to_owned());
     vec![
         member.name.clone(),
         format!("{:016x}", member.id),
         member.address.clone(),
         role(member).to_owned(),
-        shown(health.map(|health| if health.healthy { "healthy" } else { "not healthy" }.to_owned())),
+        match fault {
+            Some(_) => "serves nothing".to_owned(),
+            None => shown(health.map(|health| if health.healthy { "healthy" } else { "not healthy" }.to_owned())),
+        },
         shown(health.and_then(|health| health.silent).map(ago)),
         shown(health.map(|health| health.matched.to_string())),
         shown(health.filter(|health| health.format > 0).map(|health| health.format.to_string())),
-        health.map(|health| health.note.clone()).unwrap_or_default(),
+        match fault {
+            Some(fault) => fault.to_owned(),
+            None => health.map(|health| health.note.clone()).unwrap_or_default(),
+        },
     ]
 }
 
@@ -153,6 +164,7 @@ fn as_json(status: &RegistryStatus, unanswered: &[String]) -> Value {
             "format": health.map(|health| health.format),
             "version": health.map(|health| health.version.clone()),
             "note": health.map(|health| health.note.clone()),
+            "fault": status.faults.get(&member.id),
         })
     });
     json!({
@@ -189,6 +201,7 @@ mod tests {
             format: 1,
             failure_tolerance: Some(0),
             health: (0..).zip(members).map(health).collect(),
+            faults: Default::default(),
         }
     }
 
