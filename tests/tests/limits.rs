@@ -55,7 +55,11 @@ fn write_definitions(directory: &Path) -> Result<()> {
         for number in half * FULL / 2..(half + 1) * FULL / 2 {
             let tags: Vec<String> = (0..TAGS).map(|tag| format!("\"{number:0>127}-{tag:0>127}\"")).collect();
             let tags = tags.join(", ");
-            writeln!(text, "[[services]]\nname = \"full\"\nid = \"full-{number:0>2}\"\nport = 80\ntags = [{tags}]")?;
+            writeln!(
+                text,
+                "[[services]]\nname = \"full\"\nid = \"full-{number:0>2}\"\nport = {}\ntags = [{tags}]",
+                80 + number
+            )?;
         }
         std::fs::write(directory.join(format!("full-{half}.toml")), text)?;
     }
@@ -138,8 +142,13 @@ async fn the_largest_state_that_is_taken_goes_everywhere_and_what_is_refused_har
     ensure!(refused.len() == FULL - FIT && named("full-62") && named("full-63"), "{refused:?}");
     ensure!(refused[0].contains("over 1048576") && refused[0].contains("meta"), "{refused:?}");
     ensure!(metric(&agent, "muster_agent_rows_not_pushed{reason=\"refused\"}").await? == 2.0, "it is not counted");
-    let log = agent.process.log();
-    ensure!(log.contains("instance full-62 of service full") && log.contains("refuses a row"), "{log}");
+    // Lines are written by a thread of their own.
+    let is_logged = || async {
+        let log = agent.process.log();
+        let line = |id: &str| log.contains(&format!("row=instance {id} of service full"));
+        Ok((log.contains("the registry refuses a row") && line("full-62") && line("full-63")).then_some(()))
+    };
+    eventually("the refused rows to be in the log", is_logged).await?;
 
     // An agent that is new loads it, one with a part and one with all.
     let part = TestAgent::start(&cluster, "part").await?;
@@ -174,7 +183,7 @@ async fn the_largest_state_that_is_taken_goes_everywhere_and_what_is_refused_har
     }
 
     // An agent's own disk has it.
-    let saved = cluster.directory().join("all").join("data").join("replica");
+    let saved = cluster.directory().join("all").join("data").join("agent").join("replica");
     let bytes = || std::fs::metadata(&saved).map_or(0, |file| file.len());
     eventually("the replica to be on disk", || async { Ok((bytes() > 5_000_000).then_some(())) }).await?;
     cluster.kill_all()?;
