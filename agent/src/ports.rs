@@ -37,8 +37,9 @@ use crate::{
 
 /// How long the registry may take to say who its members are: an election is ridden out, an outage is not.
 const STATUS_PATIENCE: Duration = Duration::from_secs(2);
-/// Definitions that `/readyz` names: what is shown to a person; all of them are in the log.
-const MAX_PROBLEMS: usize = 16;
+/// Rows that `/readyz` names, of those that are refused and of definitions that are not taken up: what is shown to a
+/// person; all of them are in the log.
+const MAX_NOTICES: usize = 16;
 
 /// How long a member may take to accept a connection before it counts as out of reach: they stand close to each other.
 const REACH_PATIENCE: Duration = Duration::from_millis(500);
@@ -368,11 +369,17 @@ impl Readiness for ReadinessPort {
             let reason = format!("the removal of {services} services is held as {id}: see `muster brakes`");
             Pending { part: "definitions".into(), reason }
         });
+        let refused = self.status.borrow().refused_rows.clone();
+        let refused = refused.reasons().map(|(row, why)| Pending {
+            part: "registration".into(),
+            reason: format!("the registry refuses {row}: {why}"),
+        });
         let problems = self.problems.borrow();
         let wrong = problems.iter().map(|problem| Pending { part: "definitions".into(), reason: problem.clone() });
         // What is held is answered from as long as nobody knows better.
-        let refused = self.replica.refusal().map(|reason| Pending { part: "replica".into(), reason });
-        refused.into_iter().chain(held).chain(wrong.take(MAX_PROBLEMS)).collect()
+        let behind = self.replica.refusal().map(|reason| Pending { part: "replica".into(), reason });
+        let refused = refused.take(MAX_NOTICES);
+        behind.into_iter().chain(held).chain(refused).chain(wrong.take(MAX_NOTICES)).collect()
     }
 }
 

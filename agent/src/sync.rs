@@ -2,6 +2,9 @@
 //!
 //! Dirty rows go at once; everything goes when the registry may not know it: at the start, after an unknown
 //! outcome, when the registry does not know the node, and when the replica shows the node otherwise than it is.
+//!
+//! A push that is too large for one Command goes in parts (`parts.rs`). One that is refused is taken apart (`send.rs`), so
+//! that a row which the registry does not take holds up no other (`refused.rs`).
 
 use std::{
     sync::{
@@ -12,12 +15,15 @@ use std::{
 };
 
 use muster_catalog::{
-    ClusterId, Command, FIRST_FORMAT, Freshness, Node, NodeSync, Topic, Writer,
+    ClusterId, Command, FIRST_FORMAT, Freshness, InstanceId, Node, Topic, Writer,
     port::{Sink, Source, SubmitError},
 };
 use muster_registry::client::Client;
 use rand::Rng;
-use tokio::sync::{Notify, watch};
+use tokio::{
+    sync::{Notify, watch},
+    time::{Instant, sleep, sleep_until},
+};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
@@ -26,9 +32,16 @@ use crate::{
 };
 
 mod lease;
+mod parts;
 mod plan;
+mod refused;
+#[cfg(test)]
+mod samples;
+mod send;
 
 pub(crate) use lease::LeaseTask;
+use refused::Refused;
+use send::{Halted, Sender, Sent, is_refusal};
 
 /// The first pause after a push that did not arrive.
 const FIRST_PAUSE: Duration = Duration::from_millis(100);
@@ -36,6 +49,9 @@ const FIRST_PAUSE: Duration = Duration::from_millis(100);
 const LONGEST_PAUSE: Duration = Duration::from_secs(5);
 /// The pause after a refusal: an operator has to act first.
 const REFUSED_PAUSE: Duration = Duration::from_secs(5);
+/// The longest pause before rows that were refused are tried again as they are: the registry may have room for them by
+/// then. Each try costs it a message for every such row.
+const LONGEST_REFUSED_PAUSE: Duration = Duration::from_secs(300);
 /// How often the replica's picture of this node is compared with LocalState at most.
 const RECONCILE_PAUSE: Duration = Duration::from_secs(1);
 
@@ -62,12 +78,16 @@ impl Pusher {
 /// Where Sync stands, for readiness and the API.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub(crate) struct SyncStatus {
-    /// Whether the registry has taken this node at least once.
+    /// Whether the registry knows the node, of which it may lack rows.
+    pub(crate) known: bool,
+    /// Whether the registry has had all of this node at least once, but for rows that it refuses.
     pub(crate) registered: bool,
     /// Why the last push did not arrive.
     pub(crate) problem: Option<String>,
     /// The registry answered and does not take it: to ask again does not help.
     pub(crate) refused: bool,
+    /// Rows that it does not take, while it has all others.
+    pub(crate) refused_rows: Arc<Refused>,
 }
 
 /// The owner task of the push.
@@ -79,6 +99,10 @@ pub(crate) struct SyncTask {
     unknown: Arc<Notify>,
     status: watch::Sender<SyncStatus>,
     acknowledged: Option<Arc<LocalRows>>,
+    /// Rows that are refused: the registry has them in an earlier state or not at all.
+    refused: Arc<Refused>,
+    /// When they are tried again as they are, and the pause that ends then.
+    again: Option<(Instant, Duration)>,
     written: u64,
     /// The registry, in the incarnation that `acknowledged` and `written` are about.
     cluster: ClusterId,
@@ -98,9 +122,21 @@ impl SyncTask {
         drain_time: Duration,
     ) -> (Self, watch::Receiver<SyncStatus>) {
         let (status, seen) = watch::channel(SyncStatus::default());
-        let (acknowledged, written, format, cluster) = (None, 0, FIRST_FORMAT, ClusterId::default());
-        let task =
-            Self { pusher, client, replica, rows, unknown, status, acknowledged, written, cluster, format, drain_time };
+        let task = Self {
+            pusher,
+            client,
+            replica,
+            rows,
+            unknown,
+            status,
+            acknowledged: None,
+            refused: Arc::default(),
+            again: None,
+            written: 0,
+            cluster: ClusterId::default(),
+            format: FIRST_FORMAT,
+            drain_time,
+        };
         (task, seen)
     }
 
@@ -121,6 +157,7 @@ impl SyncTask {
                 self.acknowledged = None;
                 retry = Some(jitter(RECONCILE_PAUSE));
             }
+            let again = self.again.map(|(at, _)| at);
             let push = tokio::select! {
                 () = stop.cancelled() => break,
                 () = stay.cancelled() => return,
@@ -132,7 +169,8 @@ impl SyncTask {
                     self.acknowledged = None;
                     true
                 }
-                () = tokio::time::sleep(retry.unwrap_or_default()), if retry.is_some() => true,
+                () = sleep(retry.unwrap_or_default()), if retry.is_some() => true,
+                () = sleep_until(again.unwrap_or_else(Instant::now)), if again.is_some() && retry.is_none() => true,
                 () = settled(seen), if retry.is_none() => false,
                 () = other_format, if retry.is_none() => false,
             };
@@ -144,7 +182,7 @@ impl SyncTask {
                     pause = FIRST_PAUSE;
                     None
                 }
-                Err(SubmitError::Rejected(_) | SubmitError::Refused(_)) => Some(REFUSED_PAUSE),
+                Err(error) if is_refusal(&error) => Some(REFUSED_PAUSE),
                 Err(_) => {
                     pause = (pause * 2).min(LONGEST_PAUSE);
                     Some(jitter(pause))
@@ -182,32 +220,64 @@ impl SyncTask {
         // What the catalog cannot hold yet would be missed in it at every look.
         self.format = self.replica.view().local.format();
         let rows = plan::strip(self.format, &rows);
-        let Some(push) = plan::plan(self.acknowledged.as_deref(), &rows) else { return Ok(()) };
-        let sync = NodeSync {
-            writer: self.pusher.next_writer(),
-            node: self.pusher.node.clone(),
-            complete: push.complete && rows.sources == Sources::Whole,
-            instances: push.instances,
-            checks: push.checks,
-            removed_instances: push.removed_instances,
-            removed_checks: push.removed_checks,
+        let Some(mut push) = plan::plan(self.acknowledged.as_deref(), &rows) else {
+            self.settle(rows, Refused::default(), true);
+            return Ok(());
         };
-        let result = self.client.submit(Command::Sync(sync)).await;
-        match &result {
-            Ok(written) => {
-                self.acknowledged = Some(rows);
-                self.written = self.written.max(written.index);
-                self.report(None, false);
+        let known = self.replica.told().local.find_node(&self.pusher.node.name).cloned();
+        let has = |id: &InstanceId| {
+            let mut rows = self.acknowledged.iter().flat_map(|rows| &rows.instances);
+            known.as_ref().is_some_and(|entry| entry.find_instance(id).is_some()) || rows.any(|row| row.id == *id)
+        };
+        // A push of everything holds nothing back: what it lacks may be removed.
+        let tries_all = self.acknowledged.is_none() || self.again.is_some_and(|(at, _)| Instant::now() >= at);
+        let held = if tries_all { Refused::default() } else { self.refused.hold_back(&mut push, has) };
+        if push == plan::Push::default() {
+            self.settle(rows, held, false);
+            return Ok(());
+        }
+        let count = push.instances.len() + push.checks.len();
+        let taken = || _ = self.status.send_if_modified(|status| !std::mem::replace(&mut status.known, true));
+        let sender = Sender { sink: &*self.client, pusher: &self.pusher, known: known.clone(), taken: &taken };
+        match sender.send(push, has).await {
+            Ok(Sent { index, mut refused }) => {
+                self.written = self.written.max(index);
+                refused.extend(held);
+                self.settle(rows, refused, tries_all);
+                Ok(())
             }
-            Err(error) => {
-                if matches!(error, SubmitError::UnknownOutcome(_)) {
+            Err(Halted { error, begun }) => {
+                if begun {
+                    // Of what is half said all is said anew.
                     self.acknowledged = None;
                 }
-                let refused = matches!(error, SubmitError::Rejected(_) | SubmitError::Refused(_));
-                self.report(Some(error.to_string()), refused);
+                metrics::gauge!("muster_agent_rows_not_pushed", "reason" => "unreached").set(count as f64);
+                self.report(Some(error.to_string()), is_refusal(&error));
+                Err(error)
             }
         }
-        result.map(|_| ())
+    }
+
+    /// Notes that the registry has these rows, but for those that it refuses. `tried` says whether it was asked about all
+    /// of those just now.
+    fn settle(&mut self, rows: Arc<LocalRows>, refused: Refused, tried: bool) {
+        self.acknowledged = Some(refused.settle(self.acknowledged.as_deref(), &rows));
+        let others = refused.log_changes(&self.refused);
+        self.again = match self.again {
+            _ if refused.is_empty() => None,
+            Some(again) if !others && !tried => Some(again),
+            again => {
+                let pause = next_pause(again.map(|(_, pause)| pause).filter(|_| !others));
+                Some((Instant::now() + jitter(pause), pause))
+            }
+        };
+        self.refused = Arc::new(refused);
+        let count = |reason: &'static str, rows: usize| {
+            metrics::gauge!("muster_agent_rows_not_pushed", "reason" => reason).set(rows as f64);
+        };
+        count("refused", self.refused.len());
+        count("unreached", 0);
+        self.report(None, false);
     }
 
     /// Whether the registry's picture of this node lacks something that it had acknowledged.
@@ -226,22 +296,31 @@ impl SyncTask {
             view.local.find_node(&self.pusher.node.name).map(|entry| &**entry),
             &self.pusher.node,
             acknowledged,
+            &self.refused,
         )
     }
 
     fn report(&self, problem: Option<String>, refused: bool) {
-        let registered = problem.is_none();
-        let changed = self.status.send_if_modified(|status| {
-            let next = SyncStatus { registered: status.registered || registered, problem: problem.clone(), refused };
+        let arrived = problem.is_none();
+        let mut news = false;
+        self.status.send_if_modified(|status| {
+            let next = SyncStatus {
+                known: status.known || arrived,
+                registered: status.registered || arrived,
+                problem: problem.clone(),
+                refused,
+                refused_rows: self.refused.clone(),
+            };
+            news = (&status.problem, status.registered) != (&next.problem, next.registered);
             let changed = *status != next;
             *status = next;
             changed
         });
         match problem {
-            Some(problem) if changed => {
+            Some(problem) if news => {
                 tracing::warn!(%problem, "the registry has not taken this node's state; retrying")
             }
-            None if changed => tracing::info!("the registry has this node's state"),
+            None if news => tracing::info!("the registry has this node's state"),
             _ => {}
         }
     }
@@ -251,7 +330,7 @@ impl SyncTask {
         if let Err(error) = self.push().await {
             tracing::warn!(%error, "could not announce that this node drains");
         }
-        tokio::time::sleep(self.drain_time).await;
+        sleep(self.drain_time).await;
         let (node, writer) = (self.pusher.node.name.clone(), self.pusher.next_writer());
         match self.client.submit(Command::Leave { node, writer }).await {
             Ok(_) => tracing::info!("left the registry"),
@@ -262,7 +341,12 @@ impl SyncTask {
 
 async fn settled(changed: muster_catalog::Waiter) {
     changed.await;
-    tokio::time::sleep(RECONCILE_PAUSE).await;
+    sleep(RECONCILE_PAUSE).await;
+}
+
+/// How long rows that are refused stay as they are: longer each time that they were tried in vain.
+fn next_pause(before: Option<Duration>) -> Duration {
+    before.map_or(REFUSED_PAUSE, |pause| (pause * 2).min(LONGEST_REFUSED_PAUSE))
 }
 
 /// Between half and all of it, so that hosts which lost the registry together do not return together.

@@ -56,7 +56,7 @@ impl NodeEntry {
     }
 
     /// The node's own checks and those of its instances.
-    pub(crate) fn all_checks(&self) -> impl Iterator<Item = &Row<Check>> {
+    pub fn all_checks(&self) -> impl Iterator<Item = &Row<Check>> {
         self.checks.iter().chain(self.instances.iter().flat_map(|instance| &instance.checks))
     }
 

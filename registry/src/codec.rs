@@ -207,6 +207,18 @@ mod tests {
     use crate::machine::tests::busy_snapshot;
 
     #[test]
+    fn a_row_that_an_earlier_build_let_grow_is_kept() {
+        let mut builder = muster_catalog::SnapshotBuilder::new(Scope::All);
+        let tags = (0..12_000).map(|at| format!("{at:0>490}").as_str().into()).collect();
+        let row = muster_catalog::DirectoryRow { service: Name::lookup("web"), index: 7, tags };
+        builder.push(SnapshotRow::Service(row));
+        let snapshot = builder.finish();
+        let mut bytes = Vec::new();
+        encode_snapshot(&snapshot, &mut bytes).unwrap();
+        assert_eq!(decode_snapshot(&mut bytes.as_slice(), Scope::All).unwrap(), snapshot);
+    }
+
+    #[test]
     fn a_snapshot_comes_back_from_its_bytes_and_damage_is_seen() {
         let snapshot = busy_snapshot();
         let mut bytes = Vec::new();

@@ -1,8 +1,18 @@
 //! The limits of this crate that have to know each other. What one of them lets in fits all that it goes through.
+//!
+//! ```text
+//! all different tags of a service   1 MiB   one row of the Directory; the leader refuses what would bring more
+//! a Command                         2 MiB   an agent pushes more than that in parts
+//! an event of a watch               3 MiB   what is larger is told in rows
+//! a message that a member takes     4 MiB
+//! a payload of the log              4 MiB   a quarter of a message between members
+//! a step of a replica's journal    64 MiB   what is larger writes the replica anew
+//! a row that is read              256 MiB   catalogs of earlier builds have larger ones than this one admits
+//! ```
 
 use muster_catalog::MAX_TAG_BYTES;
 
-use crate::{raft::MAX_PAYLOAD_BYTES, watch::stream::MAX_SCOPE};
+use crate::{journal::MAX_STEP_BYTES, raft::MAX_PAYLOAD_BYTES, watch::stream::MAX_SCOPE};
 
 /// The largest Command in its encoded form: an entry is copied to every member and every watcher.
 pub const MAX_COMMAND_BYTES: usize = 2 * 1024 * 1024;
@@ -31,3 +41,4 @@ const _: () = assert!(MAX_COMMAND_BYTES + PIECE_BYTES + FRAME_BYTES <= MAX_MESSA
 const _: () = assert!(MAX_TAG_BYTES + FRAME_BYTES <= MAX_COMMAND_BYTES, "all tags of a service are no larger");
 const _: () = assert!(MAX_SCOPE * NAME_BYTES + FRAME_BYTES <= MAX_MESSAGE_BYTES, "a member takes the widest Scope");
 const _: () = assert!(MAX_MESSAGE_BYTES <= MAX_ROW_BYTES, "what was sent in one message can be written as one row");
+const _: () = assert!(MAX_EVENT_BYTES + FRAME_BYTES <= MAX_STEP_BYTES, "a replica's journal takes any event");

@@ -16,7 +16,7 @@ pub(crate) struct LeaseTask {
     pub(crate) client: Arc<Client>,
     /// Notified when the registry does not know the node.
     pub(crate) unknown: Arc<Notify>,
-    /// Renewals begin once the node is registered.
+    /// Renewals begin once the registry knows the node.
     pub(crate) status: watch::Receiver<SyncStatus>,
     /// The lease's time to live.
     pub(crate) ttl: Duration,
@@ -25,9 +25,9 @@ pub(crate) struct LeaseTask {
 impl LeaseTask {
     /// Renews at a third of the time to live until told to stop.
     pub(crate) async fn run(mut self, stop: CancellationToken) {
-        let registered = async { self.status.wait_for(|status| status.registered).await.is_ok() };
+        let known = async { self.status.wait_for(|status| status.known).await.is_ok() };
         tokio::select! {
-            registered = registered => if !registered { return },
+            known = known => if !known { return },
             () = stop.cancelled() => return,
         }
         let third = self.ttl / 3;

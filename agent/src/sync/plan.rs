@@ -4,11 +4,13 @@ use std::{borrow::Cow, collections::BTreeMap, sync::Arc};
 
 use muster_catalog::{Check, CheckId, Instance, InstanceId, Node, NodeEntry, Origin, Status, strip_instance};
 
-use crate::local::LocalRows;
+use super::refused::Refused;
+use crate::local::{LocalRows, Sources};
 
 /// The rows of a push.
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub(super) struct Push {
+    /// What is not named here is not on this node.
     pub(super) complete: bool,
     pub(super) instances: Vec<Instance>,
     pub(super) checks: Vec<Check>,
@@ -21,7 +23,7 @@ pub(super) struct Push {
 pub(super) fn plan(acknowledged: Option<&LocalRows>, rows: &LocalRows) -> Option<Push> {
     let Some(old) = acknowledged else {
         return Some(Push {
-            complete: true,
+            complete: rows.sources == Sources::Whole,
             instances: rows.instances.iter().map(|row| (**row).clone()).collect(),
             checks: rows.checks.iter().map(|row| (**row).clone()).collect(),
             removed_instances: Vec::new(),
@@ -63,24 +65,26 @@ fn difference<T: PartialEq + Clone, K: Ord + Clone>(
 }
 
 /// Whether the registry's rows of this agent are others than these. Outputs alone do not count: they travel with
-/// the next push.
-pub(super) fn differs(entry: Option<&NodeEntry>, node: &Node, rows: &LocalRows) -> bool {
+/// the next push. Nor do rows that it refused: it has them in an earlier state, or not at all.
+pub(super) fn differs(entry: Option<&NodeEntry>, node: &Node, rows: &LocalRows, refused: &Refused) -> bool {
     let Some(entry) = entry else { return true };
     if *entry.node.value != *node {
         return true;
     }
-    let own = |origin: Origin| origin == Origin::Agent;
-    let instances = entry.instances.iter().map(|entry| &*entry.instance.value).filter(|row| own(row.origin));
-    let known: BTreeMap<&InstanceId, &Instance> = instances.map(|row| (&row.id, row)).collect();
+    let instances = entry.instances.iter().map(|entry| &*entry.instance.value);
+    let instances = instances.filter(|row| row.origin == Origin::Agent && !refused.has_instance(&row.id));
+    let mut known: BTreeMap<&InstanceId, &Instance> = instances.map(|row| (&row.id, row)).collect();
     let checks = entry.checks.iter().chain(entry.instances.iter().flat_map(|entry| &entry.checks));
-    let known_checks: BTreeMap<&CheckId, (Status, &Option<InstanceId>)> = checks
-        .filter(|row| own(row.value.origin))
-        .map(|row| (&row.value.id, (row.value.status, &row.value.instance)))
-        .collect();
-    known.len() != rows.instances.len()
-        || known_checks.len() != rows.checks.len()
-        || rows.instances.iter().any(|row| known.get(&row.id).is_none_or(|known| **known != **row))
-        || rows.checks.iter().any(|row| known_checks.get(&row.id) != Some(&(row.status, &row.instance)))
+    let checks = checks.map(|row| &*row.value);
+    let checks = checks.filter(|row| row.origin == Origin::Agent && !refused.has_check(&row.id));
+    let mut known_checks: BTreeMap<&CheckId, (Status, &Option<InstanceId>)> =
+        checks.map(|row| (&row.id, (row.status, &row.instance))).collect();
+    let mut instances = rows.instances.iter().filter(|row| !refused.has_instance(&row.id));
+    let mut checks = rows.checks.iter().filter(|row| !refused.has_check(&row.id));
+    instances.any(|row| known.remove(&row.id).is_none_or(|known| *known != **row))
+        || checks.any(|row| known_checks.remove(&row.id) != Some((row.status, &row.instance)))
+        || !known.is_empty()
+        || !known_checks.is_empty()
 }
 
 #[cfg(test)]

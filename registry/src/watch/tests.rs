@@ -392,3 +392,56 @@ async fn a_watcher_ends_at_the_projection_whatever_is_written_asked_and_rescoped
         assert_eq!(snapshot, expected(&client, &scope, snapshot.index()).await);
     }
 }
+
+/// A push whose services have so many bytes of tags each, no two tags alike.
+fn tagged(node: &str, sequence: u64, services: &[String], bytes: usize) -> Command {
+    let services: Vec<&str> = services.iter().map(String::as_str).collect();
+    let Command::Sync(mut sync) = push(node, sequence, &services) else { panic!("no push") };
+    sync.complete = false;
+    for instance in &mut sync.instances {
+        instance.tags = (0..bytes / 500).map(|at| format!("{node}-{sequence}-{at:0>480}").as_str().into()).collect();
+    }
+    Command::Sync(sync)
+}
+
+#[tokio::test]
+async fn the_tags_of_a_service_stay_within_what_every_message_and_file_takes() {
+    let registry = TestRegistry::start_quiet(1).await;
+    let client = registry.client([0]);
+    let web = ["web".to_owned()];
+    let pushes = (0..12).map(|at| client.submit(tagged(&format!("n{at}"), 1, &web, 450_000)));
+    // At once: those under way count too.
+    let outcomes = futures_util::future::join_all(pushes).await;
+    let taken = outcomes.iter().filter(|outcome| outcome.is_ok()).count();
+    assert_eq!(taken, 2, "{outcomes:?}");
+    let refused = outcomes.into_iter().find_map(Result::err).unwrap().to_string();
+    assert!(refused.contains("service web") && refused.contains("meta"), "{refused}");
+    let scope = scope(&[], None);
+    let mut replica = open(&client, scope.clone()).await;
+    replica.until(|replica| replica.snapshot.service_count() == 1).await;
+    assert_eq!(replica.snapshot, expected(&client, &scope, replica.snapshot.index()).await);
+    // A service that is full takes all that adds no tag.
+    client.submit(push("n20", 1, &["web"])).await.unwrap();
+}
+
+#[tokio::test]
+async fn an_entry_whose_effect_is_larger_than_a_message_comes_in_rows() {
+    let registry = TestRegistry::start_quiet(1).await;
+    let client = registry.client([0]);
+    // Services that stand on one node, each with many tags, in pushes that are legal one by one.
+    let services: Vec<String> = (0..12).map(|at| format!("s{at}")).collect();
+    for (at, service) in services.iter().enumerate() {
+        let sequence = at as u64 + 1;
+        client.submit(tagged("n1", sequence, std::slice::from_ref(service), 500_000)).await.unwrap();
+    }
+    let scope = scope(&[], None);
+    let mut replica = open(&client, scope.clone()).await;
+    replica.until(|replica| replica.snapshot.service_count() == services.len()).await;
+    let Command::Sync(mut sync) = push("n1", 100, &[]) else { panic!("no push") };
+    sync.complete = false;
+    sync.node.meta.insert("rack".into(), "7".into());
+    let written = client.submit(Command::Sync(sync)).await.unwrap();
+    // The node's row moves the index of every service on it: 6 MB of Directory.
+    replica.until_index(written.index).await;
+    assert_eq!(replica.snapshot, expected(&client, &scope, written.index).await);
+}

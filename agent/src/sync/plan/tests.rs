@@ -38,7 +38,7 @@ fn check(id: &str, status: Status) -> Arc<Check> {
 }
 
 fn rows(instances: Vec<Arc<Instance>>, checks: Vec<Arc<Check>>) -> LocalRows {
-    LocalRows { instances, checks, ..LocalRows::default() }
+    LocalRows { instances, checks, sources: Sources::Whole, ..LocalRows::default() }
 }
 
 #[test]

@@ -13,6 +13,7 @@ mod http;
 mod idle;
 mod memory;
 mod nameserver;
+mod node;
 mod peers;
 mod scopes;
 mod size;
@@ -22,8 +23,8 @@ mod writes;
 mod xds;
 
 /// What can be asked for; all when nothing is.
-const SECTIONS: [&str; 10] =
-    ["dns", "writes", "waiters", "watches", "xds", "memory", "scopes", "idle", "checks", "failover"];
+const SECTIONS: [&str; 11] =
+    ["dns", "writes", "node", "waiters", "watches", "xds", "memory", "scopes", "idle", "checks", "failover"];
 /// Muster beside its peers, which is a run of its own; with parts of it, only those.
 const PEERS: &str = "peers";
 /// After `peers`: the smallest run, which says nothing but that it runs.
@@ -76,6 +77,7 @@ async fn run(only: &[String]) -> Result<()> {
         match section {
             "dns" => dns::run().await?,
             "writes" => writes::run().await?,
+            "node" => node::run()?,
             "waiters" => waiters::run().await?,
             "watches" => watches::run().await?,
             "xds" => xds::run().await?,
