@@ -3,11 +3,7 @@
 use std::time::Duration;
 
 use futures_util::{StreamExt, stream::FuturesUnordered};
-use muster_registry::{
-    Client, ClientConfig,
-    client::{MemberHealth, RegistryStatus},
-    raft::Member,
-};
+use muster_registry::{Client, ClientConfig, client::RegistryStatus, raft::Member};
 use serde_json::{Value, json};
 
 use super::{super::table, Failure, Outcome, RegistryArgs, client, runtime, say};
@@ -181,6 +177,8 @@ fn as_json(status: &RegistryStatus, unanswered: &[String]) -> Value {
 
 #[cfg(test)]
 mod tests {
+    use muster_registry::client::MemberHealth;
+
     use super::*;
 
     fn status(members: &[(&str, bool, bool)]) -> RegistryStatus {
