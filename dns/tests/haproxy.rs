@@ -53,7 +53,7 @@ defaults
     timeout client 1s
     timeout server 1s
 backend big
-    server-template s- 100 _big._tcp.service.mesh.internal resolvers muster resolve-prefer ipv4 init-addr none
+    server-template s- 100 _big._tcp.service.mesh.internal resolvers muster resolve-prefer ipv4 resolve-opts allow-dup-ip init-addr none
 ",
             socket.display(),
             server.udp
@@ -83,10 +83,11 @@ backend big
         if told.is_ok() { text } else { String::new() }
     }
 
-    /// The addresses of the servers that have one.
+    /// The addresses and ports of the servers that have one.
     fn servers(&self) -> BTreeSet<String> {
         let state = self.say("show servers state big");
-        let addresses = state.lines().filter_map(|line| line.split(' ').nth(4)).map(str::to_owned);
+        let fields = state.lines().map(|line| line.split(' ').collect::<Vec<_>>());
+        let addresses = fields.filter_map(|fields| Some(format!("{}:{}", fields.get(4)?, fields.get(18)?)));
         addresses.filter(|address| address.starts_with("10.9.")).collect()
     }
 
@@ -125,4 +126,13 @@ async fn the_servers_of_a_template_stay_also_where_answers_are_cut() {
             haproxy.answers() > begun + ANSWERS
         });
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn instances_of_one_address_are_servers_each() {
+    let mut snapshot = catalog::sample();
+    catalog::add_ports(&mut snapshot, 40);
+    let server = TestServer::start(config(), catalog::live(snapshot), None).await;
+    let Some(haproxy) = Haproxy::start(&server, 8192) else { return };
+    eventually("every port is a server", || haproxy.servers().len() == 40);
 }

@@ -32,7 +32,7 @@ const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin
 const GONE_WITHIN: Duration = Duration::from_secs(1);
 /// Scripts that run at one time: more of them belong to a host that is overloaded already.
 const MAX_RUNNING: usize = 32;
-/// So many of these may be slow ones: the other places are for those that are done at once.
+/// So many of these may be slow or new ones: the other places are for those that are done at once.
 const MAX_SLOW: usize = MAX_RUNNING / 2;
 /// A run that takes longer than this makes a script a slow one, until it is quick again.
 const SLOW_AFTER: Duration = Duration::from_secs(1);
@@ -110,7 +110,8 @@ struct Place {
 /// What is known of the earlier runs of one check.
 #[derive(Debug, Default)]
 pub(super) struct Past {
-    slow: bool,
+    /// Whether the last run was done at once. One that never ran may hang as well as any.
+    quick: bool,
     /// Ends when the process of an earlier run, which was killed, is gone.
     leaving: Option<JoinHandle<()>>,
 }
@@ -181,18 +182,18 @@ pub(super) async fn probe(args: &[Text], timeout: Duration, tools: &Tools, past:
                    system, and is not started again until it is gone";
         return Outcome::critical(&format!("script {program} is not run: {why}"));
     }
-    let place = match timeout_at(Instant::now() + timeout, tools.places.take(past.slow)).await {
+    let place = match timeout_at(Instant::now() + timeout, tools.places.take(!past.quick)).await {
         Ok(Ok(place)) => place,
         Ok(Err(_)) => return Outcome::critical("the agent is stopping"),
         Err(_) => {
-            let (most, kind) = if past.slow { (MAX_SLOW, " that take long") } else { (MAX_RUNNING, "") };
+            let (most, kind) = if past.quick { (MAX_RUNNING, "") } else { (MAX_SLOW, " that take long or are new") };
             let why = format!("{most} scripts{kind} run already, and none ended within {timeout:?}");
             return Outcome::critical(&format!("script {program} is not run: {why}; see to those that hang"));
         }
     };
     let began = Instant::now();
     let outcome = run(program, arguments, timeout, tools, place, past).await;
-    past.slow = began.elapsed() >= SLOW_AFTER;
+    past.quick = began.elapsed() < SLOW_AFTER;
     outcome
 }
 
@@ -290,7 +291,7 @@ mod tests {
         }
     }
 
-    /// Twice as many as there are places hang, for good.
+    /// Twice as many as there are places hang, for good, from their first run on.
     #[tokio::test]
     async fn scripts_that_hang_do_not_keep_the_quick_ones_from_running() {
         let tools = Arc::new(Tools::new(Scripts::Files));
@@ -298,33 +299,32 @@ mod tests {
             .map(|_| {
                 let tools = tools.clone();
                 tokio::spawn(async move {
-                    let mut past = Past { slow: true, ..Past::default() };
-                    probe(&args("exec sleep 1000"), Duration::from_secs(600), &tools, &mut past).await
+                    probe(&args("exec sleep 1000"), Duration::from_secs(600), &tools, &mut Past::default()).await
                 })
             })
             .collect();
         eventually(|| tools.places.slow.available_permits() == 0 && tools.places.all.available_permits() == MAX_SLOW)
             .await;
-        let (mut quick, mut slow) = (Past::default(), Past { slow: true, ..Past::default() });
+        let (mut quick, mut slow) = (Past { quick: true, ..Past::default() }, Past::default());
         for _ in 0..3 {
             let outcome = probe(&args("echo fine"), Duration::from_secs(60), &tools, &mut quick).await;
             assert_eq!((outcome.status, outcome.output.trim()), (Status::Passing, "fine"));
         }
         let crowded = probe(&args("echo fine"), Duration::from_millis(50), &tools, &mut slow).await;
         assert_eq!(crowded.status, Status::Critical);
-        assert!(crowded.output.contains("is not run: 16 scripts that take long run already"), "{crowded:?}");
+        assert!(crowded.output.contains("is not run: 16 scripts that take long or are new run already"), "{crowded:?}");
         hanging.iter().for_each(JoinHandle::abort);
         eventually(|| tools.places.all.available_permits() == MAX_RUNNING).await;
         // A place was free after all, so it is known to be quick again.
         let outcome = probe(&args("echo fine"), Duration::from_secs(60), &tools, &mut slow).await;
-        assert!(outcome.status == Status::Passing && !slow.slow, "{outcome:?}");
+        assert!(outcome.status == Status::Passing && slow.quick, "{outcome:?}");
     }
 
     #[tokio::test]
     async fn one_that_takes_long_is_known_to_be_slow() {
-        let (tools, mut past) = (Tools::new(Scripts::Files), Past::default());
+        let (tools, mut past) = (Tools::new(Scripts::Files), Past { quick: true, ..Past::default() });
         let outcome = probe(&args("exec sleep 1000"), SLOW_AFTER, &tools, &mut past).await;
-        assert!(outcome.output.contains("Timed out") && past.slow, "{outcome:?}");
+        assert!(outcome.output.contains("Timed out") && !past.quick, "{outcome:?}");
         assert_eq!(tools.places.all.available_permits(), MAX_RUNNING);
         assert!(tools.places.started.lock().unwrap().is_empty(), "it is gone");
     }

@@ -124,3 +124,13 @@ pub fn add_big(snapshot: &mut Snapshot, count: u16) {
     });
     register(snapshot, node("big", "10.9.255.255"), instances.collect(), Vec::new());
 }
+
+/// A node with the service `big` on so many ports.
+pub fn add_ports(snapshot: &mut Snapshot, count: u16) {
+    let instances = (0..count).map(|number| {
+        let mut big = instance("big", &format!("big-{number}"), "big");
+        big.ports = vec![Port { name: "http".into(), number: 7000 + number }];
+        big
+    });
+    register(snapshot, node("big", "10.9.255.255"), instances.collect(), Vec::new());
+}

@@ -186,7 +186,16 @@ impl RaftLogStorage<Types> for Log {
     async fn truncate_after(&mut self, keep: Option<LogId>) -> Result<(), io::Error> {
         // Need not be durable now: the next append's flush covers it, and until then the old tail was never
         // acknowledged to this leader.
-        self.engine.truncate_after(keep.as_ref().map(wire::position))
+        let keep = keep.as_ref().map(wire::position);
+        if let Some(committed) = self.engine.bounds().committed.filter(|committed| keep < Some(*committed)) {
+            return Err(io::Error::other(format!(
+                "the leader has not the entries up to {} that are committed here: the disks of other members went back in \
+                 time. This member's disk is good, and may be the only one with these entries: keep its folder, and see \
+                 \"disks that went back in time\" in docs/operations.md",
+                committed.index
+            )));
+        }
+        self.engine.truncate_after(keep)
     }
 
     async fn purge(&mut self, upto: LogId) -> Result<(), io::Error> {

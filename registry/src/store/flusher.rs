@@ -23,7 +23,10 @@ pub type Fault = Arc<dyn Fn(&str) + Send + Sync>;
 /// read back from disk by the next start.
 pub fn abort_on_fault() -> Fault {
     Arc::new(|why| {
-        error!(why, "storage failed; ending the process so that nothing unwritten is acknowledged. Check the disk");
+        error!(
+            why,
+            "storage failed; ending the process so that nothing unwritten is acknowledged. Check the disk, unless the reason is another"
+        );
         std::process::abort();
     })
 }

@@ -94,6 +94,8 @@ impl fmt::Display for DiskGuard {
 }
 
 fn free_bytes(path: &Path) -> io::Result<u64> {
-    let found = rustix::fs::statvfs(path)?;
+    // A folder that is not made yet comes to lie on the disk of the one above it.
+    let there = path.ancestors().find(|folder| folder.exists()).unwrap_or(path);
+    let found = rustix::fs::statvfs(there)?;
     Ok(found.f_bavail.saturating_mul(found.f_frsize))
 }
