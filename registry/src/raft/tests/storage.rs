@@ -3,7 +3,9 @@
 use std::io;
 use std::sync::Arc;
 
+use bytes::Bytes;
 use openraft::StorageError;
+use openraft::storage::RaftLogStorage;
 use openraft::testing::log::{StoreBuilder, Suite};
 use tempfile::TempDir;
 use tokio::sync::watch;
@@ -12,9 +14,9 @@ use super::harness::List;
 use crate::raft::apply::{Applier, SnapshotDue};
 use crate::raft::log::Log;
 use crate::raft::snapshot::SnapshotStore;
-use crate::raft::{Machine, SnapshotMeta, Types};
+use crate::raft::{Machine, SnapshotMeta, Types, wire};
 use crate::store::DiskGuard;
-use crate::store::{EngineKind, Fault, LogSettings};
+use crate::store::{EngineKind, Fault, LogSettings, Position, Record};
 
 struct OnDisk(EngineKind);
 
@@ -35,6 +37,23 @@ async fn the_storage_passes_openrafts_suite() {
     for kind in EngineKind::ALL.into_iter().filter(|kind| kind.check_built().is_ok()) {
         Suite::<Types, Log, Applier<List>, OnDisk, TempDir>::test_all(OnDisk(kind)).await.unwrap();
     }
+}
+
+#[tokio::test]
+async fn what_is_committed_is_not_cut_off_and_the_disk_is_not_blamed_for_it() {
+    let folder = tempfile::tempdir().unwrap();
+    let engine = EngineKind::default().open(&LogSettings::new(folder.path().join("log")), None).unwrap();
+    let at = |index| Position { term: 1, node: 1, index };
+    let record = |index| Record { position: at(index), payload: Bytes::from_static(b"x") };
+    engine.append((0..8).map(record).collect()).unwrap();
+    engine.save_committed(at(5)).unwrap();
+    let mut log = Log::new(engine.clone(), None, Arc::new(|why| panic!("{why}"))).unwrap();
+    let why = log.truncate_after(Some(wire::log_id(at(4)))).await.unwrap_err().to_string();
+    for part in ["entries up to 5", "This member's disk is good", "keep its folder"] {
+        assert!(why.contains(part), "{why}");
+    }
+    log.truncate_after(Some(wire::log_id(at(5)))).await.unwrap();
+    assert_eq!(engine.bounds().last, Some(at(5)));
 }
 
 #[test]
