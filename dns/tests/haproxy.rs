@@ -16,6 +16,8 @@ use support::{TestServer, catalog, config};
 
 /// Far longer than anything here takes: a test that waits so long has failed.
 const PATIENCE: Duration = Duration::from_secs(20);
+/// Between two looks at a condition: a fifth of the time after which HAProxy asks again.
+const LOOK_AGAIN: Duration = Duration::from_millis(10);
 /// How many answers are looked at.
 const ANSWERS: u64 = 15;
 
@@ -103,7 +105,7 @@ fn eventually(what: &str, mut is_so: impl FnMut() -> bool) {
     let until = Instant::now() + PATIENCE;
     while !is_so() {
         assert!(Instant::now() < until, "not within {PATIENCE:?}: {what}");
-        std::thread::sleep(Duration::from_millis(10));
+        std::thread::sleep(LOOK_AGAIN);
     }
 }
 

@@ -74,8 +74,7 @@ pub(super) fn differs(entry: Option<&NodeEntry>, node: &Node, rows: &LocalRows, 
     let instances = entry.instances.iter().map(|entry| &*entry.instance.value);
     let instances = instances.filter(|row| row.origin == Origin::Agent && !refused.has_instance(&row.id));
     let mut known: BTreeMap<&InstanceId, &Instance> = instances.map(|row| (&row.id, row)).collect();
-    let checks = entry.checks.iter().chain(entry.instances.iter().flat_map(|entry| &entry.checks));
-    let checks = checks.map(|row| &*row.value);
+    let checks = entry.all_checks().map(|row| &*row.value);
     let checks = checks.filter(|row| row.origin == Origin::Agent && !refused.has_check(&row.id));
     let mut known_checks: BTreeMap<&CheckId, (Status, &Option<InstanceId>)> =
         checks.map(|row| (&row.id, (row.status, &row.instance))).collect();
