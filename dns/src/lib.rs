@@ -34,6 +34,7 @@ pub mod fuzzing;
 mod handler;
 mod metrics;
 mod pick;
+mod places;
 mod question;
 mod server;
 mod tcp;

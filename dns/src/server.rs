@@ -6,12 +6,11 @@ use muster_catalog::{Timestamp, port::Source};
 use tokio::{
     net::{TcpListener, UdpSocket},
     runtime::Builder,
-    sync::Semaphore,
     task::{JoinError, JoinSet},
 };
 use tokio_util::sync::{CancellationToken, DropGuard};
 
-use crate::{ConfigError, DnsConfig, Zones, handler::Handler, tcp, udp};
+use crate::{ConfigError, DnsConfig, Zones, handler::Handler, places::Places, tcp, udp};
 
 /// Tells the time: it is an argument of every answer and never read elsewhere.
 pub type Clock = Arc<dyn Fn() -> Timestamp + Send + Sync>;
@@ -70,8 +69,7 @@ impl Dns {
         let udp_addresses = udp.iter().map(|socket| address(socket.local_addr())).collect::<Result<_, _>>()?;
         let tcp_addresses = tcp.iter().map(|socket| address(socket.local_addr())).collect::<Result<_, _>>()?;
         let handler = Arc::new(Handler::new(zones, config.max_udp_size, source, clock));
-        let connections = Arc::new(Semaphore::new(config.tcp_connections));
-        let limits = tcp::Limits { connections, idle: config.tcp_idle_timeout };
+        let limits = tcp::Limits { places: Places::new(config.tcp_connections), idle: config.tcp_idle_timeout };
         // Its own token: one task's end stops the others, but not the caller's.
         let stop = stop.child_token();
         let mut tasks = JoinSet::new();

@@ -6,13 +6,12 @@ use hickory_server::net::xfer::Protocol;
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::{TcpListener, TcpStream},
-    sync::Semaphore,
     task::JoinSet,
     time::{sleep, timeout},
 };
 use tokio_util::sync::CancellationToken;
 
-use crate::{DnsError, handler::Handler, wire};
+use crate::{DnsError, handler::Handler, places::Places, wire};
 
 /// After an error that stays a while (no descriptors left), accepting is tried again this much later.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
@@ -26,7 +25,7 @@ const DRAIN: Duration = Duration::from_secs(1);
 #[derive(Clone)]
 pub(crate) struct Limits {
     /// How many may be open, over all listeners.
-    pub(crate) connections: Arc<Semaphore>,
+    pub(crate) places: Arc<Places>,
     /// How long one may be silent, or slow to take a reply.
     pub(crate) idle: Duration,
 }
@@ -60,7 +59,7 @@ pub(crate) async fn serve(
         };
         errors = 0;
         // Closing at once tells the client to go elsewhere; leaving it in the backlog would let it hang.
-        let Ok(permit) = limits.connections.clone().try_acquire_owned() else {
+        let Some(place) = limits.places.take(client.ip()) else {
             handler.metrics().refused_connections.increment(1);
             continue;
         };
@@ -69,7 +68,7 @@ pub(crate) async fn serve(
             if let Err(error) = converse(stream, client, &handler, idle, stop).await {
                 tracing::debug!(%client, %error, "a TCP connection ended");
             }
-            drop(permit);
+            drop(place);
         });
     }
     // What is left is cut off by dropping it.

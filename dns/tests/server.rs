@@ -18,7 +18,7 @@ use support::{
 };
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
-    net::{TcpStream, UdpSocket},
+    net::{TcpSocket, TcpStream, UdpSocket},
     time::timeout,
 };
 
@@ -297,6 +297,28 @@ async fn tcp_connections_are_few_and_not_idle() {
     assert_eq!(receive_tcp(&mut first).await.answers.len(), 1, "the first is still there");
     let idle = timeout(PATIENCE, first.read_u8()).await.expect("the silent connection stays open");
     assert!(idle.is_err());
+}
+
+#[tokio::test]
+async fn a_host_that_holds_its_share_of_tcp_connections_shuts_no_other_out() {
+    let limits = DnsConfig { tcp_connections: 8, tcp_idle_timeout: Duration::from_secs(600), ..config() };
+    let server = TestServer::start(limits, live(sample()), None).await;
+    let mut halves = Vec::new();
+    for _ in 0..8 {
+        let mut stream = TcpStream::connect(server.tcp).await.unwrap();
+        // The length of a message and nothing of it.
+        let _sent = stream.write_all(&[0, 40]).await;
+        halves.push(stream);
+    }
+    let last = halves.last_mut().unwrap();
+    let closed = timeout(PATIENCE, last.read_u8()).await.expect("it holds more than its share");
+    assert!(closed.is_err());
+    let other = TcpSocket::new_v4().unwrap();
+    other.bind("127.0.0.2:0".parse().unwrap()).unwrap();
+    let mut other = other.connect(server.tcp).await.unwrap();
+    send_tcp(&mut other, &query("web.service.mesh.internal.", RecordType::A, None)).await;
+    assert_eq!(timeout(PATIENCE, receive_tcp(&mut other)).await.expect("it is shut out").answers.len(), 3);
+    server.handle.stop().await.unwrap();
 }
 
 #[tokio::test]
