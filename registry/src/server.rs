@@ -61,14 +61,19 @@ pub(crate) async fn serve(
     max_connections: usize,
     stop: CancellationToken,
 ) -> Result<(), tonic::transport::Error> {
-    Server::builder()
-        .tcp_nodelay(true)
-        .http2_keepalive_interval(Some(KEEPALIVE_INTERVAL))
-        .http2_keepalive_timeout(Some(KEEPALIVE_TIMEOUT))
-        .max_concurrent_streams(MAX_STREAMS)
+    probing(KEEPALIVE_INTERVAL, KEEPALIVE_TIMEOUT)
         .add_routes(routes)
         .serve_with_incoming_shutdown(accept(listener, max_connections, BEGIN_TIMEOUT), stop.cancelled_owned())
         .await
+}
+
+/// A server that probes silent connections so often, and gives an answer so long.
+fn probing(interval: Duration, timeout: Duration) -> Server {
+    Server::builder()
+        .tcp_nodelay(true)
+        .http2_keepalive_interval(Some(interval))
+        .http2_keepalive_timeout(Some(timeout))
+        .max_concurrent_streams(MAX_STREAMS)
 }
 
 /// Connections, as long as there are places; others wait in the listener's backlog.
@@ -185,9 +190,7 @@ mod tests {
         let address = listener.local_addr().unwrap();
         let incoming = accept(listener, PLACES, begin_timeout);
         tokio::spawn(
-            Server::builder()
-                .http2_keepalive_interval(Some(Duration::from_millis(100)))
-                .http2_keepalive_timeout(Some(Duration::from_millis(100)))
+            probing(Duration::from_millis(100), Duration::from_millis(100))
                 .add_routes(Routes::default())
                 .serve_with_incoming(incoming),
         );

@@ -9,8 +9,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use futures_util::future::join_all;
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
-use tracing::info;
+use tracing::{info, warn};
 
 use super::Machine;
 use super::membership::Membership;
@@ -22,6 +23,9 @@ const JOIN_TIMEOUT: Duration = Duration::from_secs(120);
 /// First pause between two rounds, doubled up to the longest.
 const FIRST_PAUSE: Duration = Duration::from_millis(100);
 const LONGEST_PAUSE: Duration = Duration::from_secs(3);
+
+/// A member that is in no registry for so long is mostly set up wrongly: somebody has to look at it.
+const LONG: Duration = Duration::from_secs(30);
 
 /// What one round came to.
 enum Round {
@@ -35,7 +39,7 @@ impl<M: Machine> Membership<M> {
     /// Goes on until this member is in the registry. The registry may come up in any order and at any time.
     pub(crate) async fn settle(&self, stop: CancellationToken) {
         let mut pause = FIRST_PAUSE;
-        let mut said = String::new();
+        let (mut said, begun, mut warned) = (String::new(), Instant::now(), false);
         loop {
             let round = tokio::select! {
                 () = stop.cancelled() => return,
@@ -46,6 +50,10 @@ impl<M: Machine> Membership<M> {
                 Round::Waiting(why) if why != said => {
                     info!(why, "not in a registry yet");
                     said = why;
+                }
+                Round::Waiting(why) if !warned && begun.elapsed() > LONG => {
+                    warn!(why, "still not in a registry: this member serves nothing until it is");
+                    warned = true;
                 }
                 Round::Waiting(_) => {}
             }
@@ -107,7 +115,8 @@ impl<M: Machine> Membership<M> {
         initialised.then(|| {
             Round::Waiting(
                 "the log in the data folder belongs to a registry that does not list this member: unless it is just \
-                 being added, empty the data folder and add it by `muster registry add`"
+                 being added, or its file `node-id` was changed and can be restored, empty the data folder and add it by \
+                 `muster registry add`"
                     .to_owned(),
             )
         })

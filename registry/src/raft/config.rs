@@ -123,9 +123,7 @@ pub enum StartError {
     #[error(transparent)]
     Directory(#[from] DirectoryError),
     /// Log or snapshot cannot be read.
-    #[error(
-        "{what} in the data folder: {source}: restore it, or empty the whole data folder to rejoin as a new member"
-    )]
+    #[error("{what} in the data folder: {source}: {}", remedy(source))]
     Storage {
         /// Log or snapshots.
         what: &'static str,
@@ -135,4 +133,12 @@ pub enum StartError {
     /// openraft refused.
     #[error("the log did not start: {0}")]
     Raft(String),
+}
+
+/// Emptying the folder is for what is damaged, not for what may not be read.
+fn remedy(source: &io::Error) -> &'static str {
+    match source.kind() {
+        io::ErrorKind::PermissionDenied => "let the user that runs this member read and write all files in it",
+        _ => "restore it, or empty the whole data folder to rejoin as a new member",
+    }
 }

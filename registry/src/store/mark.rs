@@ -56,6 +56,10 @@ impl LogMark {
                 return Err(unreadable(path, line));
             }
         }
+        // The first thing that is noted is a vote.
+        if mark.vote.is_none() {
+            return Err(unreadable(path, text.lines().next().unwrap_or_default()));
+        }
         Ok(Some(mark))
     }
 
@@ -106,7 +110,9 @@ pub(crate) fn check(folder: &Path, bounds: &LogBounds, snapshot: Option<u64>) ->
 
 fn unreadable(path: PathBuf, line: &str) -> DirectoryError {
     let shown: String = line.chars().take(64).collect();
-    let message = format!("the line {shown:?} is damaged: restore the file, or empty the whole data folder");
+    let message = format!(
+        "it holds no vote, or a line that is damaged ({shown:?}): restore the file, or empty the whole data folder"
+    );
     DirectoryError::Io { path, source: io::Error::new(io::ErrorKind::InvalidData, message) }
 }
 
@@ -151,6 +157,11 @@ mod tests {
             let said = check(bounds, snapshot);
             assert!(said.contains(expected) && said.contains("empty the whole folder"), "{expected}: {said}");
             assert!(said.contains(&format!("{:?}", folder.path())), "{said}");
+        }
+        for damaged in ["", "\0\0\0\0", "committed 90\n", "vote 2\n", "vote 2 7 tr"] {
+            std::fs::write(folder.path().join(FILE), damaged).unwrap();
+            let said = check(bounds(2, None, 90), None);
+            assert!(said.contains("log-mark") && said.contains("damaged"), "{damaged:?}: {said}");
         }
         LogMark::remove(folder.path()).unwrap();
         assert_eq!(check(bounds(1, None, 1), None), "");
