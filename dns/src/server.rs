@@ -6,6 +6,7 @@ use muster_catalog::{Timestamp, port::Source};
 use tokio::{
     net::{TcpListener, UdpSocket},
     runtime::Builder,
+    sync::Semaphore,
     task::{JoinError, JoinSet},
 };
 use tokio_util::sync::{CancellationToken, DropGuard};
@@ -69,7 +70,11 @@ impl Dns {
         let udp_addresses = udp.iter().map(|socket| address(socket.local_addr())).collect::<Result<_, _>>()?;
         let tcp_addresses = tcp.iter().map(|socket| address(socket.local_addr())).collect::<Result<_, _>>()?;
         let handler = Arc::new(Handler::new(zones, config.max_udp_size, source, clock));
-        let limits = tcp::Limits { places: Places::new(config.tcp_connections), idle: config.tcp_idle_timeout };
+        let limits = tcp::Limits {
+            places: Places::new(config.tcp_connections),
+            turn: Arc::new(Semaphore::new(1)),
+            idle: config.tcp_idle_timeout,
+        };
         // Its own token: one task's end stops the others, but not the caller's.
         let stop = stop.child_token();
         let mut tasks = JoinSet::new();

@@ -2,16 +2,22 @@
 
 use std::{io, net::SocketAddr, sync::Arc, time::Duration};
 
-use hickory_server::net::xfer::Protocol;
+use hickory_server::{net::xfer::Protocol, server::Request};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::{TcpListener, TcpStream},
+    sync::Semaphore,
     task::JoinSet,
     time::{sleep, timeout},
 };
 use tokio_util::sync::CancellationToken;
 
-use crate::{DnsError, handler::Handler, places::Places, wire};
+use crate::{
+    DnsError,
+    handler::Handler,
+    places::Places,
+    wire::{self, Read},
+};
 
 /// After an error that stays a while (no descriptors left), accepting is tried again this much later.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
@@ -26,6 +32,9 @@ const DRAIN: Duration = Duration::from_secs(1);
 pub(crate) struct Limits {
     /// How many may be open, over all listeners.
     pub(crate) places: Arc<Places>,
+    /// Whose turn it is to have an answer made. One at a time: a flood of questions with large answers takes the time of
+    /// one thread, and everything else in the process has the others.
+    pub(crate) turn: Arc<Semaphore>,
     /// How long one may be silent, or slow to take a reply.
     pub(crate) idle: Duration,
 }
@@ -63,9 +72,9 @@ pub(crate) async fn serve(
             handler.metrics().refused_connections.increment(1);
             continue;
         };
-        let (handler, idle, stop) = (handler.clone(), limits.idle, stop.clone());
+        let (handler, limits, stop) = (handler.clone(), limits.clone(), stop.clone());
         connections.spawn(async move {
-            if let Err(error) = converse(stream, client, &handler, idle, stop).await {
+            if let Err(error) = converse(stream, client, &handler, &limits, stop).await {
                 tracing::debug!(%client, %error, "a TCP connection ended");
             }
             drop(place);
@@ -80,10 +89,11 @@ async fn converse(
     mut stream: TcpStream,
     client: SocketAddr,
     handler: &Handler,
-    idle: Duration,
+    limits: &Limits,
     stop: CancellationToken,
 ) -> io::Result<()> {
     stream.set_nodelay(true)?;
+    let idle = limits.idle;
     loop {
         let read = tokio::select! {
             () = stop.cancelled() => return Ok(()),
@@ -91,12 +101,29 @@ async fn converse(
         };
         let Ok(Some(bytes)) = read? else { return Ok(()) };
         // What must not be answered has no place on a connection either.
-        let Some(reply) = wire::exchange(handler, bytes, client, Protocol::Tcp).await else { return Ok(()) };
+        let reply = match wire::read(handler, bytes, client, Protocol::Tcp) {
+            Read::Nothing => return Ok(()),
+            Read::Refused(reply) => Some(reply),
+            Read::Request(request) => answer(handler, &request, &limits.turn).await,
+        };
+        let Some(reply) = reply else { return Ok(()) };
         let Ok(length) = u16::try_from(reply.len()) else { return Ok(()) };
         let mut framed = Vec::with_capacity(2 + reply.len());
         framed.extend_from_slice(&length.to_be_bytes());
         framed.extend_from_slice(&reply);
         timeout(idle, stream.write_all(&framed)).await??;
+    }
+}
+
+/// Waits its turn, and gives it up where the answer itself has to be waited for.
+async fn answer(handler: &Handler, request: &Request, turn: &Semaphore) -> Option<Vec<u8>> {
+    let made = {
+        let _turn = turn.acquire().await.ok()?;
+        handler.answer_at_once(request)
+    };
+    match made {
+        Some(reply) => Some(reply),
+        None => handler.answer_in_time(request).await,
     }
 }
 

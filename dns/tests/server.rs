@@ -284,6 +284,28 @@ async fn a_service_that_cannot_be_held_is_a_failure_and_blocks_nobody() {
 }
 
 #[tokio::test]
+async fn who_waits_for_a_service_over_tcp_gives_up_its_turn() {
+    let narrow = project_snapshot(&Scope::Services { names: Default::default(), node: None }, &sample());
+    let server = TestServer::start(config(), live(narrow), None).await;
+    let mut waits = TcpStream::connect(server.tcp).await.unwrap();
+    send_tcp(&mut waits, &query("web.service.mesh.internal.", RecordType::A, Some(1232))).await;
+    let started = std::time::Instant::now();
+    let failed = async { (receive_tcp(&mut waits).await, started.elapsed()) };
+    let quick = async {
+        let mut quick = TcpStream::connect(server.tcp).await.unwrap();
+        for _ in 0..3 {
+            send_tcp(&mut quick, &query("n1.node.mesh.internal.", RecordType::A, None)).await;
+            assert_eq!(receive_tcp(&mut quick).await.answers.len(), 1);
+        }
+        started.elapsed()
+    };
+    let ((failed, waited), quick) = tokio::join!(failed, quick);
+    assert_eq!((failed.metadata.response_code, ede(&failed)), (ResponseCode::ServFail, Some(14)));
+    assert!(quick < waited, "it waited too: {quick:?}, {waited:?}");
+    server.handle.stop().await.unwrap();
+}
+
+#[tokio::test]
 async fn tcp_connections_are_few_and_not_idle() {
     let limits = DnsConfig { tcp_connections: 1, tcp_idle_timeout: Duration::from_secs(2), ..config() };
     let server = TestServer::start(limits, live(sample()), None).await;
