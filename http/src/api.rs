@@ -11,10 +11,11 @@ use axum::{
 };
 use http_body_util::BodyExt as _;
 use muster_catalog::{Command, View};
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    budget::{ANSWER_BYTES, BODY_BYTES, Budget, UNCOUNTED},
+    budget::{Answers, BODY_BYTES, Budget, PATIENCE, UNCOUNTED},
     error::HttpError,
     made::Made,
     server::Ports,
@@ -30,7 +31,7 @@ pub(crate) struct Api {
     /// Answers made once for all parked reads that ask the same.
     pub(crate) made: Arc<Made>,
     /// Answers on their way.
-    pub(crate) answers: Arc<Budget>,
+    pub(crate) answers: Arc<Answers>,
     /// Bodies on their way.
     bodies: Arc<Budget>,
     written: Mutex<WrittenIndex>,
@@ -53,7 +54,7 @@ struct WrittenIndex {
 
 impl Api {
     pub(crate) fn new(ports: Ports, datacenter: String, limits: Limits, shutdown: CancellationToken) -> Self {
-        let (answers, bodies) = (Budget::new(ANSWER_BYTES), Budget::new(BODY_BYTES));
+        let (answers, bodies) = (Answers::new(), Budget::new(BODY_BYTES));
         Self { ports, datacenter, limits, shutdown, made: Arc::default(), answers, bodies, written: Mutex::default() }
     }
 
@@ -64,11 +65,6 @@ impl Api {
             Some(asked) if asked.eq_ignore_ascii_case(&self.datacenter) => Ok(()),
             Some(asked) => Err(HttpError::NoPath { asked: asked.to_owned(), own: self.datacenter.clone() }),
         }
-    }
-
-    /// Waits until answers may be made.
-    pub(crate) async fn await_room(&self) -> Result<(), HttpError> {
-        if self.answers.has_room().await { Ok(()) } else { Err(HttpError::Crowded("answers")) }
     }
 
     /// Submits a write and keeps its index for the reads that follow.
@@ -120,8 +116,8 @@ async fn receive(mut body: axum::body::Body, max_body: usize, bodies: &Arc<Budge
         }
         // The first bytes come in always, so that small writes go on while others fill the room.
         if text.len() + data.len() > UNCOUNTED {
-            if !bodies.has_room().await {
-                return Err(HttpError::Crowded("request bodies"));
+            if !bodies.has_room(Instant::now() + PATIENCE).await {
+                return Err(HttpError::CrowdedBodies);
             }
             held.grow(data.len());
         }

@@ -8,7 +8,7 @@ use axum::{
 };
 use muster_catalog::{Instance, Node, port::Consistency};
 
-use crate::{api::Api, budget::Budget, connection::ParkedMark, duration, error::HttpError, made::Question};
+use crate::{api::Api, budget::Answers, connection::ParkedMark, duration, error::HttpError, made::Question};
 
 /// How long a blocking read waits when the client does not say, as in the dialect.
 const DEFAULT_WAIT: Duration = Duration::from_secs(300);
@@ -51,7 +51,7 @@ pub(crate) struct Ask {
     /// Where the read says that it parks.
     pub(crate) parked: Option<ParkedMark>,
     /// What answers are counted by; none where nothing is served.
-    pub(crate) answers: Option<Arc<Budget>>,
+    pub(crate) answers: Option<Arc<Answers>>,
 }
 
 impl FromRequestParts<Arc<Api>> for Ask {
@@ -62,7 +62,6 @@ impl FromRequestParts<Arc<Api>> for Ask {
             .map_err(|error| HttpError::BadRequest(format!("Invalid query string: {}", error.body_text())))?;
         let mut ask = Self::new(parts.uri.path().to_owned(), pairs)?;
         ask.parked = parts.extensions.remove();
-        api.await_room().await?;
         ask.answers = Some(api.answers.clone());
         api.check_datacenter(ask.find("datacenter").or_else(|| ask.find("dc")))?;
         Ok(ask)

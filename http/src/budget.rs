@@ -10,17 +10,75 @@ use std::{
 };
 
 use bytes::Bytes;
-use tokio::sync::Notify;
+use tokio::{sync::Notify, time::Instant};
 
-/// Answers that were made and not yet taken by the sockets, in bytes: some twenty of the largest that a busy registry
-/// has (a few megabytes each).
-pub(crate) const ANSWER_BYTES: usize = 64 * 1024 * 1024;
+use crate::error::HttpError;
+
+/// Large answers that were made and not yet taken by the sockets, in bytes: some fifteen of the largest that a busy
+/// registry has (a few megabytes each).
+const LARGE_ANSWERS: usize = 48 * 1024 * 1024;
+/// The same of small ones: they have room of their own, so that clients that ask for much and read nothing hold up nobody
+/// who asks for little, or says how a check is.
+const SMALL_ANSWERS: usize = 16 * 1024 * 1024;
+/// What is larger is large: this is some twenty instances, and less than most sockets take at once.
+const SMALL: usize = 64 * 1024;
 /// Bodies that are being received, in bytes: 64 of the largest.
 pub(crate) const BODY_BYTES: usize = 32 * 1024 * 1024;
 /// What is smaller is not counted: it is no larger than what a connection needs anyway.
 pub(crate) const UNCOUNTED: usize = 4 * 1024;
 /// How long a request waits for room. Those who hold it read on or are cut off in that time.
-const PATIENCE: Duration = Duration::from_secs(30);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
+
+/// The room for answers.
+#[derive(Debug)]
+pub(crate) struct Answers {
+    small: Arc<Budget>,
+    large: Arc<Budget>,
+}
+
+/// There is no room for an answer.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct NoRoom {
+    /// How large it would have been.
+    pub(crate) bytes: usize,
+}
+
+impl Answers {
+    /// Nothing under way.
+    pub(crate) fn new() -> Arc<Self> {
+        Arc::new(Self { small: Budget::new(SMALL_ANSWERS), large: Budget::new(LARGE_ANSWERS) })
+    }
+
+    /// The text as bytes that are counted until the last reference to them goes, where there is room.
+    pub(crate) fn count(&self, text: Vec<u8>) -> Result<Bytes, NoRoom> {
+        let (bytes, budget) = (text.len(), self.budget(text.len()));
+        if bytes <= UNCOUNTED {
+            return Ok(text.into());
+        }
+        if !budget.has_room_now() {
+            return Err(NoRoom { bytes });
+        }
+        let mut held = budget.hold();
+        held.grow(bytes);
+        Ok(held.own(text))
+    }
+
+    /// Makes an answer, and again once there is room for it. How large it is shows only when it is made; to wait with it
+    /// in hand would cost what the limit is to save.
+    pub(crate) async fn make(&self, mut make: impl FnMut() -> Result<Bytes, HttpError>) -> Result<Bytes, HttpError> {
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            match make() {
+                Err(HttpError::CrowdedAnswers(NoRoom { bytes })) if self.budget(bytes).has_room(deadline).await => {}
+                other => return other,
+            }
+        }
+    }
+
+    fn budget(&self, bytes: usize) -> &Arc<Budget> {
+        if bytes <= SMALL { &self.small } else { &self.large }
+    }
+}
 
 /// Bytes that are held, and those who wait until it is less.
 #[derive(Debug)]
@@ -36,9 +94,9 @@ impl Budget {
         Arc::new(Self { limit, held: AtomicUsize::new(0), freed: Notify::new() })
     }
 
-    /// Waits until there is room; false when there is none for long.
-    pub(crate) async fn has_room(&self) -> bool {
-        if self.held.load(Ordering::Relaxed) < self.limit {
+    /// Waits until there is room; false when there is none until then.
+    pub(crate) async fn has_room(&self, deadline: Instant) -> bool {
+        if self.has_room_now() {
             return true;
         }
         let room = async {
@@ -46,23 +104,17 @@ impl Budget {
                 let freed = self.freed.notified();
                 tokio::pin!(freed);
                 freed.as_mut().enable();
-                if self.held.load(Ordering::Relaxed) < self.limit {
+                if self.has_room_now() {
                     return;
                 }
                 freed.await;
             }
         };
-        tokio::time::timeout(PATIENCE, room).await.is_ok()
+        tokio::time::timeout_at(deadline, room).await.is_ok()
     }
 
-    /// The text as bytes that are counted until the last reference to them goes.
-    pub(crate) fn count(self: &Arc<Self>, text: Vec<u8>) -> Bytes {
-        if text.len() <= UNCOUNTED {
-            return text.into();
-        }
-        let mut held = self.hold();
-        held.grow(text.len());
-        held.own(text)
+    fn has_room_now(&self) -> bool {
+        self.held.load(Ordering::Relaxed) < self.limit
     }
 
     /// Nothing yet, to be grown.
@@ -120,17 +172,37 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn who_comes_when_it_is_full_waits_until_the_last_reference_goes() {
         let budget = Budget::new(10_000);
-        let small = budget.count(vec![0; UNCOUNTED]);
-        let (large, mut held) = (budget.count(vec![0; 9_999]), budget.hold());
-        assert!(budget.has_room().now_or_never().unwrap(), "below the limit");
+        let (mut large, mut held) = (budget.hold(), budget.hold());
+        large.grow(9_999);
+        let large = large.own(vec![0; 9_999]);
+        assert!(budget.has_room(Instant::now() + PATIENCE).now_or_never().unwrap(), "below the limit");
         held.grow(1);
         let again = large.clone();
         drop(large);
-        let mut waiting = Box::pin(budget.has_room());
+        let mut waiting = Box::pin(budget.has_room(Instant::now() + PATIENCE));
         assert!(waiting.as_mut().now_or_never().is_none(), "full, and still referred to");
         drop(again);
-        assert!(waiting.await && budget.held.load(Ordering::Relaxed) == 1 && small.len() == UNCOUNTED);
+        assert!(waiting.await && budget.held.load(Ordering::Relaxed) == 1);
         held.grow(10_000);
-        assert!(!budget.has_room().await, "nobody waits for ever");
+        assert!(!budget.has_room(Instant::now() + PATIENCE).await, "nobody waits for ever");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn large_answers_hold_up_no_small_ones() {
+        let answers = Answers::new();
+        let large = answers.count(vec![0; LARGE_ANSWERS]).unwrap();
+        let make = || answers.count(vec![0; SMALL + 1]).map_err(HttpError::CrowdedAnswers);
+        let refused = answers.make(make).await;
+        assert!(matches!(refused, Err(HttpError::CrowdedAnswers(_))), "nobody waits for ever");
+        let mut small = Vec::new();
+        while let Ok(one) = answers.count(vec![0; SMALL]) {
+            small.push(one);
+        }
+        assert_eq!(small.len(), SMALL_ANSWERS / SMALL, "they are bounded too");
+        assert_eq!(answers.count(vec![0; UNCOUNTED]).unwrap().len(), UNCOUNTED, "the smallest are always made");
+        let mut waiting = Box::pin(answers.make(make));
+        assert!(waiting.as_mut().now_or_never().is_none(), "full");
+        drop(large);
+        assert_eq!(waiting.await.unwrap().len(), SMALL + 1);
     }
 }

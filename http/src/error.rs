@@ -6,7 +6,7 @@ use axum::{
 };
 use muster_catalog::port::{BarrierError, SubmitError, WideError};
 
-use crate::port::LocalError;
+use crate::{budget::NoRoom, port::LocalError};
 
 /// Why a request was not answered with what it asked for. The body is the text, as the v1 dialect has it.
 #[derive(Debug, thiserror::Error)]
@@ -57,8 +57,11 @@ pub(crate) enum HttpError {
         value: String,
     },
     /// Others hold all the room there is.
-    #[error("too many bytes of {0} are under way to or from other clients: try again")]
-    Crowded(&'static str),
+    #[error("too many bytes of request bodies are under way from other clients: try again")]
+    CrowdedBodies,
+    /// The same of answers: it may be asked again once there is room.
+    #[error("too many bytes of answers are under way to other clients, {} more have no room: try again", .0.bytes)]
+    CrowdedAnswers(NoRoom),
     /// A required field of a catalog write is missing; the dialect answers these with 500.
     #[error("{0}")]
     Missing(&'static str),
@@ -101,7 +104,9 @@ impl HttpError {
             Self::TooLarge { .. } => StatusCode::PAYLOAD_TOO_LARGE,
             Self::Slow(_) => StatusCode::REQUEST_TIMEOUT,
             Self::Foreign { .. } => StatusCode::FORBIDDEN,
-            Self::NotHeld(_) | Self::Behind(_) | Self::Crowded(_) => StatusCode::SERVICE_UNAVAILABLE,
+            Self::NotHeld(_) | Self::Behind(_) | Self::CrowdedBodies | Self::CrowdedAnswers(_) => {
+                StatusCode::SERVICE_UNAVAILABLE
+            }
             Self::Local(error) => match error {
                 LocalError::NotFound(_) => StatusCode::NOT_FOUND,
                 LocalError::Invalid(_) => StatusCode::BAD_REQUEST,

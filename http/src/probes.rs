@@ -12,7 +12,7 @@ use serde::Serialize;
 
 use crate::{
     api::Api,
-    budget::Budget,
+    budget::Answers,
     error::HttpError,
     port::{Pending, Readiness, RenderMetrics},
 };
@@ -22,7 +22,7 @@ use crate::{
 pub(crate) struct Probes {
     pub(crate) readiness: Arc<dyn Readiness>,
     pub(crate) metrics: RenderMetrics,
-    pub(crate) answers: Arc<Budget>,
+    pub(crate) answers: Arc<Answers>,
 }
 
 impl FromRef<Arc<Api>> for Probes {
@@ -37,11 +37,10 @@ impl FromRef<Arc<Api>> for Probes {
 
 /// Every metric as Prometheus text.
 pub(crate) async fn show_metrics(State(probes): State<Probes>) -> Response {
-    if !probes.answers.has_room().await {
-        return HttpError::Crowded("answers").into_response();
+    match probes.answers.count((probes.metrics)().into_bytes()) {
+        Ok(text) => ([(header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")], text).into_response(),
+        Err(no_room) => HttpError::CrowdedAnswers(no_room).into_response(),
     }
-    let text = probes.answers.count((probes.metrics)().into_bytes());
-    ([(header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")], text).into_response()
 }
 
 /// The process answers, so it lives.

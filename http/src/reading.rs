@@ -60,8 +60,6 @@ impl Api {
     {
         let consistency = self.reach(ask).await?;
         let (view, parked) = self.park(ask, topic, &index_of).await;
-        // From here on nothing is waited for until the answer is made, so that all who find room do not take it at once.
-        self.await_room().await?;
         if view.freshness == Freshness::Empty {
             let text = "this agent has not heard of the registry yet, so it knows nothing to answer with; see /readyz";
             return Err(HttpError::NoLeader(text.into()));
@@ -113,7 +111,6 @@ impl Api {
             view = source.read_wide(read) => view?,
             () = self.shutdown.cancelled() => return Err(HttpError::NoLeader("the agent is stopping".into())),
         };
-        self.await_room().await?;
         let index = wide.index(&view.local).max(1);
         Ok(Reading { view, index, consistency, parked, made: self.made.clone() })
     }
@@ -200,18 +197,18 @@ impl Api {
 impl Reading {
     /// The answer as JSON, with the headers that say how current it is. Parked reads of one question that wake
     /// together share the body that the first of them makes.
-    pub(crate) fn answer<T: Serialize>(&self, ask: &Ask, body: impl FnOnce() -> T) -> Result<Response, HttpError> {
-        let made = self.parked.then(|| self.made.find(&self.view, &ask.question)).flatten();
-        let text = match made {
-            Some(text) => text,
-            None => {
-                let text = to_text(ask, &body())?;
-                if self.parked {
-                    self.made.keep(&self.view, ask.question.clone(), &text);
-                }
-                text
+    pub(crate) async fn answer<T: Serialize>(&self, ask: &Ask, body: impl Fn() -> T) -> Result<Response, HttpError> {
+        let text = when_there_is_room(ask, || {
+            if let Some(text) = self.parked.then(|| self.made.find(&self.view, &ask.question)).flatten() {
+                return Ok(text);
             }
-        };
+            let text = to_text(ask, &body())?;
+            if self.parked {
+                self.made.keep(&self.view, ask.question.clone(), &text);
+            }
+            Ok(text)
+        });
+        let text = text.await?;
         let mut response = json_response(text);
         self.set_headers(response.headers_mut(), now());
         if self.parked {
@@ -239,7 +236,19 @@ impl Reading {
     }
 }
 
-/// JSON for programs, or for people with `?pretty`.
+/// What may be large, as JSON, made once there is room for it.
+pub(crate) async fn large_json<T: Serialize>(ask: &Ask, body: impl Fn() -> T) -> Result<Response, HttpError> {
+    Ok(json_response(when_there_is_room(ask, || to_text(ask, &body())).await?))
+}
+
+async fn when_there_is_room(ask: &Ask, mut make: impl FnMut() -> Result<Bytes, HttpError>) -> Result<Bytes, HttpError> {
+    match &ask.answers {
+        Some(answers) => answers.make(make).await,
+        None => make(),
+    }
+}
+
+/// What is small, as JSON for programs, or for people with `?pretty`.
 pub(crate) fn json(ask: &Ask, body: &impl Serialize) -> Result<Response, HttpError> {
     Ok(json_response(to_text(ask, body)?))
 }
@@ -254,7 +263,7 @@ fn to_text(ask: &Ask, body: &impl Serialize) -> Result<Bytes, HttpError> {
         serde_json::to_writer(&mut text, body)?;
     }
     Ok(match &ask.answers {
-        Some(answers) => answers.count(text),
+        Some(answers) => answers.count(text).map_err(HttpError::CrowdedAnswers)?,
         None => text.into(),
     })
 }

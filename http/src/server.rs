@@ -13,7 +13,7 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
     api::{Api, Limits},
-    budget::{ANSWER_BYTES, Budget},
+    budget::Answers,
     connection::{Times, converse},
     host::AllowedHosts,
     port::{Brakes, LocalAgent, Operator, Readiness, RenderMetrics},
@@ -121,12 +121,7 @@ impl Http {
         metrics: RenderMetrics,
         shutdown: CancellationToken,
     ) -> io::Result<HttpHandle> {
-        Self::serve(
-            config,
-            listener,
-            probes_router(Probes { readiness, metrics, answers: Budget::new(ANSWER_BYTES) }),
-            shutdown,
-        )
+        Self::serve(config, listener, probes_router(Probes { readiness, metrics, answers: Answers::new() }), shutdown)
     }
 
     fn serve(

@@ -227,3 +227,41 @@ async fn who_does_not_read_its_answer_is_cut_off() {
 async fn register_many_more(house: &House) {
     house.catalog.push("n2", "web", &["more"], Status::Passing);
 }
+
+#[tokio::test]
+async fn who_does_not_read_large_answers_holds_up_large_ones_alone() {
+    let house = House::start().await;
+    register_many(&house).await;
+    house.catalog.push("n3", "small", &["v1"], Status::Passing);
+    let large = "GET /v1/health/service/web HTTP/1.1";
+    let mut silent = Vec::new();
+    for _ in 0..6 {
+        let mut client = Client::connect(&house).await;
+        client.send(large, "").await;
+        silent.push(client);
+    }
+    // The first has begun; the others have as much room as is left, or wait.
+    silent[0].stream.readable().await.unwrap();
+    for line in [
+        "GET /v1/health/service/small HTTP/1.1",
+        "GET /v1/agent/self HTTP/1.1",
+        "GET /metrics HTTP/1.1",
+        "PUT /v1/agent/check/pass/none HTTP/1.1",
+        "GET /v1/status/leader HTTP/1.1",
+    ] {
+        for _ in 0..3 {
+            let mut client = Client::connect(&house).await;
+            client.send(line, "Content-Length: 0\r\n").await;
+            let answer =
+                tokio::time::timeout(PATIENCE, client.answer()).await.unwrap_or_else(|_| panic!("held up: {line}"));
+            assert!(!answer.status.contains("503"), "{line}: {}", answer.status);
+        }
+    }
+    let mut waiting = Client::connect(&house).await;
+    waiting.send(large, "").await;
+    let early = tokio::time::timeout(Duration::from_millis(300), waiting.head()).await;
+    assert!(early.is_err(), "there is no room for one more, so the test shows nothing");
+    silent.clear();
+    let answer = tokio::time::timeout(PATIENCE, waiting.head()).await.expect("it waits on although there is room");
+    assert!(answer.status.contains("200"), "{}", answer.status);
+}

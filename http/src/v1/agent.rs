@@ -12,7 +12,7 @@ use crate::{
     ask::Ask,
     error::HttpError,
     json::{AgentSelf, Member, agent_member, agent_service, content_hash, local_checks, registry_member},
-    reading::json,
+    reading::{json, large_json},
 };
 
 /// Who answers here.
@@ -27,9 +27,8 @@ pub(crate) async fn show_self(State(api): House, ask: Ask) -> Answer {
 /// The agent's instances by id.
 pub(crate) async fn list_services(State(api): House, ask: Ask) -> Answer {
     let instances = api.ports.local.instances();
-    let by_id: BTreeMap<&str, _> =
-        instances.iter().map(|instance| (&*instance.id, agent_service(instance, &api.datacenter, None))).collect();
-    json(&ask, &by_id)
+    let by_id = instances.iter().map(|instance| (&*instance.id, agent_service(instance, &api.datacenter, None)));
+    large_json(&ask, || by_id.clone().collect::<BTreeMap<&str, _>>()).await
 }
 
 /// One instance, with its content hash.
@@ -48,15 +47,16 @@ pub(crate) async fn show_service(State(api): House, Path(id): Path<String>, ask:
 /// The agent's checks by id.
 pub(crate) async fn list_checks(State(api): House, ask: Ask) -> Answer {
     let (checks, instances) = (api.ports.local.checks(), api.ports.local.instances());
-    json(&ask, &local_checks(&checks, &instances))
+    large_json(&ask, || local_checks(&checks, &instances)).await
 }
 
 /// The agents that the catalog knows, and the registry's members.
 pub(crate) async fn list_members(State(api): House, ask: Ask) -> Answer {
     let view = api.ports.source.view();
     let servers = api.ports.operator.members().await;
-    let agents = view.local.nodes().filter_map(|entry| agent_member(entry, &api.datacenter));
-    let members: Vec<Member> =
-        agents.chain(servers.iter().map(|server| registry_member(server, &api.datacenter))).collect();
-    json(&ask, &members)
+    let members = || {
+        let agents = view.local.nodes().filter_map(|entry| agent_member(entry, &api.datacenter));
+        agents.chain(servers.iter().map(|server| registry_member(server, &api.datacenter))).collect::<Vec<Member>>()
+    };
+    large_json(&ask, members).await
 }

@@ -15,7 +15,7 @@ use crate::{
     ask::Ask,
     error::HttpError,
     json::{AgentService, Check, agent_service, local_checks},
-    reading::json,
+    reading::large_json,
 };
 
 /// The status in words, beside the status code.
@@ -74,10 +74,10 @@ pub(crate) async fn show_by_id(State(api): House, Path(id): Path<String>, header
     let Some(instance) = instances.iter().find(|instance| *instance.id == *id) else {
         let reason = format!("ServiceId {id} not found");
         let nothing = ServiceHealth { aggregated_status: Aggregated::Critical.word(), service: None, checks: None };
-        return answer(&ask, text, StatusCode::NOT_FOUND, &reason, &nothing);
+        return answer(&ask, text, StatusCode::NOT_FOUND, &reason, &nothing).await;
     };
     let (aggregated, health) = health_of(&api, instance, &checks, &instances);
-    answer(&ask, text, aggregated.code(), aggregated.word(), &health)
+    answer(&ask, text, aggregated.code(), aggregated.word(), &health).await
 }
 
 /// Every instance that this agent has of a service; the worst of them gives the status code.
@@ -93,7 +93,7 @@ pub(crate) async fn list_by_name(State(api): House, Path(name): Path<String>, he
         None => (StatusCode::NOT_FOUND, format!("ServiceName {name} Not Found")),
     };
     let body: Vec<ServiceHealth<'_>> = all.into_iter().map(|(_, health)| health).collect();
-    answer(&ask, text, code, &reason, &body)
+    answer(&ask, text, code, &reason, &body).await
 }
 
 fn health_of<'a>(
@@ -121,8 +121,9 @@ fn wants_text(ask: &Ask, headers: &HeaderMap) -> Result<bool, HttpError> {
     Ok(ask.find("format").is_none() && accepted.into_iter().any(|value| value.starts_with("text/plain")))
 }
 
-fn answer(ask: &Ask, text: bool, code: StatusCode, reason: &str, body: &impl Serialize) -> Answer {
-    let mut response: Response = if text { reason.to_owned().into_response() } else { json(ask, body)? };
+async fn answer(ask: &Ask, text: bool, code: StatusCode, reason: &str, body: &impl Serialize) -> Answer {
+    let mut response: Response =
+        if text { reason.to_owned().into_response() } else { large_json(ask, || body).await? };
     *response.status_mut() = code;
     if let Ok(value) = HeaderValue::from_str(reason) {
         response.headers_mut().insert(REASON, value);

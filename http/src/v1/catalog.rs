@@ -23,30 +23,36 @@ pub(crate) async fn list_datacenters(State(api): House, ask: Ask) -> Answer {
 /// All nodes.
 pub(crate) async fn list_nodes(State(api): House, ask: Ask) -> Answer {
     let reading = api.read(&ask, Topic::Nodes, Snapshot::nodes_index).await?;
-    let nodes = reading.view.local.nodes().filter(|entry| ask.wants_node(&entry.node.value));
-    let nodes = nodes.map(|entry| Node::new(&entry.node, &api.datacenter));
-    reading.answer(&ask, || nodes.collect::<Vec<Node<'_>>>())
+    let nodes = || {
+        let nodes = reading.view.local.nodes().filter(|entry| ask.wants_node(&entry.node.value));
+        nodes.map(|entry| Node::new(&entry.node, &api.datacenter)).collect::<Vec<Node<'_>>>()
+    };
+    reading.answer(&ask, nodes).await
 }
 
 /// All services with the union of their tags.
 pub(crate) async fn list_services(State(api): House, ask: Ask) -> Answer {
     if !ask.has("node-meta") {
         let reading = api.read(&ask, Topic::Services, Snapshot::services_index).await?;
-        let services = reading.view.local.services();
-        let services = services.map(|slot| (slot.name.as_str(), &*slot.tags));
-        return reading.answer(&ask, || services.collect::<BTreeMap<&str, &[Text]>>());
+        let services = || {
+            let services = reading.view.local.services();
+            services.map(|slot| (slot.name.as_str(), &*slot.tags)).collect::<BTreeMap<&str, &[Text]>>()
+        };
+        return reading.answer(&ask, services).await;
     }
     let meta = ask.node_meta().map(|(key, value)| (key.into(), value.into())).collect();
     let reading = api.read_wide(&ask, Topic::Services, Wide::Instances(meta)).await?;
-    reading.answer(&ask, || {
-        let mut services: BTreeMap<&str, BTreeSet<&Text>> = BTreeMap::new();
-        for entry in reading.view.local.nodes().filter(|entry| ask.wants_node(&entry.node.value)) {
-            for instance in entry.instances.iter().map(|entry| &entry.instance.value) {
-                services.entry(instance.service.as_str()).or_default().extend(&instance.tags);
+    reading
+        .answer(&ask, || {
+            let mut services: BTreeMap<&str, BTreeSet<&Text>> = BTreeMap::new();
+            for entry in reading.view.local.nodes().filter(|entry| ask.wants_node(&entry.node.value)) {
+                for instance in entry.instances.iter().map(|entry| &entry.instance.value) {
+                    services.entry(instance.service.as_str()).or_default().extend(&instance.tags);
+                }
             }
-        }
-        services
-    })
+            services
+        })
+        .await
 }
 
 /// The instances of a service, whatever their health.
@@ -54,13 +60,16 @@ pub(crate) async fn list_instances(State(api): House, Path(name): Path<String>, 
     let name = Name::lookup(&name);
     let reading = api.read_service(&ask, &name).await?;
     let local = &reading.view.local;
-    let ServiceLookup::Held(_, set) = local.service(&name) else { return reading.answer(&ask, || [(); 0]) };
-    let wanted = set.instances.iter().filter(|entry| ask.wants_tags(&entry.instance.value));
-    let instances = wanted
-        .filter_map(|entry| Some((local.find_node(&entry.instance.value.node)?, entry)))
-        .filter(|(node, _)| ask.wants_node(&node.node.value))
-        .map(|(node, entry)| CatalogService::new(&node.node.value, &entry.instance, &api.datacenter));
-    reading.answer(&ask, || instances.collect::<Vec<CatalogService<'_>>>())
+    let ServiceLookup::Held(_, set) = local.service(&name) else { return reading.answer(&ask, || [(); 0]).await };
+    let instances = || {
+        let wanted = set.instances.iter().filter(|entry| ask.wants_tags(&entry.instance.value));
+        wanted
+            .filter_map(|entry| Some((local.find_node(&entry.instance.value.node)?, entry)))
+            .filter(|(node, _)| ask.wants_node(&node.node.value))
+            .map(|(node, entry)| CatalogService::new(&node.node.value, &entry.instance, &api.datacenter))
+            .collect::<Vec<CatalogService<'_>>>()
+    };
+    reading.answer(&ask, instances).await
 }
 
 #[derive(Serialize)]
@@ -75,12 +84,14 @@ pub(crate) async fn show_node(State(api): House, Path(name): Path<String>, ask: 
     let name = Name::lookup(&name);
     let reading = api.read_wide(&ask, Topic::Node(name.clone()), Wide::Node(name.clone())).await?;
     let entry = reading.view.local.find_node(&name);
-    reading.answer(&ask, || {
-        entry.map(|entry| NodeServices {
-            node: Some(Node::new(&entry.node, &api.datacenter)),
-            services: instances(entry).collect::<BTreeMap<_, _>>(),
+    reading
+        .answer(&ask, || {
+            entry.map(|entry| NodeServices {
+                node: Some(Node::new(&entry.node, &api.datacenter)),
+                services: instances(entry).collect::<BTreeMap<_, _>>(),
+            })
         })
-    })
+        .await
 }
 
 /// A node with its instances in a list.
@@ -88,10 +99,12 @@ pub(crate) async fn list_node_services(State(api): House, Path(name): Path<Strin
     let name = Name::lookup(&name);
     let reading = api.read_wide(&ask, Topic::Node(name.clone()), Wide::Node(name.clone())).await?;
     let entry = reading.view.local.find_node(&name);
-    reading.answer(&ask, || NodeServices {
-        node: entry.map(|entry| Node::new(&entry.node, &api.datacenter)),
-        services: entry.into_iter().flat_map(|e| instances(e)).map(|(_, service)| service).collect::<Vec<_>>(),
-    })
+    reading
+        .answer(&ask, || NodeServices {
+            node: entry.map(|entry| Node::new(&entry.node, &api.datacenter)),
+            services: entry.into_iter().flat_map(|e| instances(e)).map(|(_, service)| service).collect::<Vec<_>>(),
+        })
+        .await
 }
 
 fn instances(entry: &NodeEntry) -> impl Iterator<Item = (&str, NodeService<'_>)> {

@@ -25,18 +25,21 @@ pub(crate) async fn list_instances(State(api): House, Path(name): Path<String>, 
     let only_passing = ask.flag("passing")?;
     let reading = api.read_service(&ask, &name).await?;
     let local = &reading.view.local;
-    let ServiceLookup::Held(_, set) = local.service(&name) else { return reading.answer(&ask, || [(); 0]) };
-    let wanted = set.instances.iter().filter(|entry| ask.wants_tags(&entry.instance.value));
-    let entries = wanted
-        .filter_map(|entry| Some((local.find_node(&entry.instance.value.node)?, entry)))
-        .filter(|(node, _)| ask.wants_node(&node.node.value))
-        .filter(|(node, entry)| !only_passing || health::is_passing(node, entry))
-        .map(|(node, entry)| ServiceEntry {
-            node: Node::new(&node.node, &api.datacenter),
-            service: NodeService::new(&entry.instance),
-            checks: entry_checks(node, entry),
-        });
-    reading.answer(&ask, || entries.collect::<Vec<ServiceEntry<'_>>>())
+    let ServiceLookup::Held(_, set) = local.service(&name) else { return reading.answer(&ask, || [(); 0]).await };
+    let entries = || {
+        let wanted = set.instances.iter().filter(|entry| ask.wants_tags(&entry.instance.value));
+        wanted
+            .filter_map(|entry| Some((local.find_node(&entry.instance.value.node)?, entry)))
+            .filter(|(node, _)| ask.wants_node(&node.node.value))
+            .filter(|(node, entry)| !only_passing || health::is_passing(node, entry))
+            .map(|(node, entry)| ServiceEntry {
+                node: Node::new(&node.node, &api.datacenter),
+                service: NodeService::new(&entry.instance),
+                checks: entry_checks(node, entry),
+            })
+            .collect::<Vec<ServiceEntry<'_>>>()
+    };
+    reading.answer(&ask, entries).await
 }
 
 /// The checks of a service's instances, without their nodes'.
@@ -44,10 +47,13 @@ pub(crate) async fn list_service_checks(State(api): House, Path(name): Path<Stri
     let name = Name::lookup(&name);
     let reading = api.read_service(&ask, &name).await?;
     let local = &reading.view.local;
-    let ServiceLookup::Held(_, set) = local.service(&name) else { return reading.answer(&ask, || [(); 0]) };
+    let ServiceLookup::Held(_, set) = local.service(&name) else { return reading.answer(&ask, || [(); 0]).await };
     let wanted = |node: &Name| local.find_node(node).is_some_and(|node| ask.wants_node(&node.node.value));
-    let entries = set.instances.iter().filter(|entry| wanted(&entry.instance.value.node));
-    reading.answer(&ask, || entries.flat_map(|entry| service_checks(entry)).collect::<Vec<Check<'_>>>())
+    let checks = || {
+        let entries = set.instances.iter().filter(|entry| wanted(&entry.instance.value.node));
+        entries.flat_map(|entry| service_checks(entry)).collect::<Vec<Check<'_>>>()
+    };
+    reading.answer(&ask, checks).await
 }
 
 /// All checks on a node.
@@ -55,7 +61,7 @@ pub(crate) async fn list_node_checks(State(api): House, Path(name): Path<String>
     let name = Name::lookup(&name);
     let reading = api.read_wide(&ask, Topic::Node(name.clone()), Wide::Node(name.clone())).await?;
     let node = reading.view.local.find_node(&name);
-    reading.answer(&ask, || node.into_iter().flat_map(|node| node_checks(node)).collect::<Vec<Check<'_>>>())
+    reading.answer(&ask, || node.into_iter().flat_map(|node| node_checks(node)).collect::<Vec<Check<'_>>>()).await
 }
 
 fn node_checks(node: &NodeEntry) -> impl Iterator<Item = Check<'_>> {
@@ -72,17 +78,19 @@ pub(crate) async fn list_state(State(api): House, Path(state): Path<String>, ask
         })?),
     };
     let reading = api.read_wide(&ask, Topic::Checks, Wide::Checks(wanted)).await?;
-    let nodes = reading.view.local.nodes().filter(|entry| ask.wants_node(&entry.node.value));
-    let rows = nodes.flat_map(|node| {
-        let own = node.checks.iter().map(|check| (check, None));
-        own.chain(
-            node.instances
-                .iter()
-                .flat_map(|entry| entry.checks.iter().map(|check| (check, Some(&*entry.instance.value)))),
-        )
-    });
-    let checks = rows
-        .filter(|(check, _)| wanted.is_none_or(|wanted| check.value.status == wanted))
-        .map(|(check, instance)| Check::new(check, instance));
-    reading.answer(&ask, || checks.collect::<Vec<Check<'_>>>())
+    let checks = || {
+        let nodes = reading.view.local.nodes().filter(|entry| ask.wants_node(&entry.node.value));
+        let rows = nodes.flat_map(|node| {
+            let own = node.checks.iter().map(|check| (check, None));
+            own.chain(
+                node.instances
+                    .iter()
+                    .flat_map(|entry| entry.checks.iter().map(|check| (check, Some(&*entry.instance.value)))),
+            )
+        });
+        rows.filter(|(check, _)| wanted.is_none_or(|wanted| check.value.status == wanted))
+            .map(|(check, instance)| Check::new(check, instance))
+            .collect::<Vec<Check<'_>>>()
+    };
+    reading.answer(&ask, checks).await
 }

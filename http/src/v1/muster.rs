@@ -3,7 +3,10 @@
 use axum::extract::State;
 
 use super::{Answer, House};
-use crate::{ask::Ask, reading::json};
+use crate::{
+    ask::Ask,
+    reading::{json, large_json},
+};
 
 /// The registry's members with their roles.
 pub(crate) async fn list_members(State(api): House, ask: Ask) -> Answer {
@@ -12,5 +15,5 @@ pub(crate) async fn list_members(State(api): House, ask: Ask) -> Answer {
 
 /// The connected proxies: what each took and what it refused.
 pub(crate) async fn list_proxies(State(api): House, ask: Ask) -> Answer {
-    json(&ask, &api.ports.operator.xds_proxies())
+    large_json(&ask, || api.ports.operator.xds_proxies()).await
 }
