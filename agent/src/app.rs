@@ -348,6 +348,7 @@ impl App {
             removals: removals.clone(),
             problems,
             data: data.clone(),
+            local: local.clone(),
         };
         self.changeable = Some(Changeable { client: client.clone(), definitions: removals.clone() });
         let ports = Ports {

@@ -334,6 +334,7 @@ pub(crate) struct ReadinessPort {
     /// Definitions that are not taken up.
     pub(crate) problems: watch::Receiver<Arc<Vec<Problem>>>,
     pub(crate) data: Arc<DataDirectory>,
+    pub(crate) local: LocalHandle,
 }
 
 impl Readiness for ReadinessPort {
@@ -376,10 +377,13 @@ impl Readiness for ReadinessPort {
         });
         let problems = self.problems.borrow();
         let wrong = problems.iter().map(|problem| Pending { part: "definitions".into(), reason: problem.clone() });
+        let damaged =
+            self.local.damaged().iter().map(|reason| Pending { part: "data directory".into(), reason: reason.clone() });
         // What is held is answered from as long as nobody knows better.
         let behind = self.replica.refusal().map(|reason| Pending { part: "replica".into(), reason });
         let refused = refused.take(MAX_NOTICES);
-        behind.into_iter().chain(held).chain(refused).chain(wrong.take(MAX_NOTICES)).collect()
+        let damaged = damaged.take(MAX_NOTICES);
+        behind.into_iter().chain(held).chain(damaged).chain(refused).chain(wrong.take(MAX_NOTICES)).collect()
     }
 }
 

@@ -34,12 +34,18 @@ pub(super) enum Letter {
 pub struct LocalHandle {
     pub(super) letters: mpsc::Sender<Letter>,
     pub(super) rows: watch::Receiver<Arc<LocalRows>>,
+    pub(super) damaged: Arc<[String]>,
 }
 
 impl LocalHandle {
     /// The rows as they are now.
     pub fn rows(&self) -> Arc<LocalRows> {
         self.rows.borrow().clone()
+    }
+
+    /// Registrations that were found damaged when the agent started, each with what to do.
+    pub fn damaged(&self) -> &[String] {
+        &self.damaged
     }
 
     /// Wakes on every new generation; new outputs are seen without being woken.

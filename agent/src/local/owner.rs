@@ -80,6 +80,7 @@ impl LocalState {
                 Err(error) => tracing::warn!(check = %definition.id, %error, "a saved check is left out"),
             }
         }
+        let damaged = saved.damaged.into();
         let (sender, letters) = mpsc::channel(MAX_LETTERS);
         let (rows, watch) = watch::channel(Arc::new(table.rows(false)));
         let state = Self {
@@ -96,7 +97,7 @@ impl LocalState {
             rows,
             save_at: at.instant + SAVE_EVERY,
         };
-        Ok((state, LocalHandle { letters: sender, rows: watch }))
+        Ok((state, LocalHandle { letters: sender, rows: watch, damaged }))
     }
 
     /// The services of definition files that were in force when the agent last ran. They are not taken up by themselves.

@@ -1,8 +1,9 @@
 //! What survives a restart: API registrations (a file each), the last good definitions of files, maintenance, and the last
 //! results of all checks.
 //!
-//! Every file is written beside its place, flushed and renamed. One that cannot be read is set aside with an error in
-//! the log; the agent goes on without it.
+//! Every file is written beside its place, flushed and renamed. One whose content is damaged is set aside with an error in
+//! the log; the agent goes on without it, and says so. One that cannot be read for another reason (permissions, no
+//! descriptors, a failing disk) may be whole: the agent does not start without it.
 
 use std::{
     collections::BTreeMap,
@@ -42,6 +43,8 @@ pub(super) struct Saved {
     pub(super) files: Vec<FileService>,
     pub(super) maintenance: SavedMaintenance,
     pub(super) results: BTreeMap<CheckId, SavedResult>,
+    /// Registrations that were damaged, for an operator.
+    pub(super) damaged: Vec<String>,
 }
 
 /// What is out on purpose.
@@ -132,18 +135,34 @@ impl Store {
         let store = Self { root: root.to_owned() };
         fs::create_dir_all(store.services())?;
         fs::create_dir_all(store.checks())?;
+        let mut damaged = Vec::new();
+        let validate = |text: ServiceText| text.validate("service");
+        let files = or_set_aside::<Vec<SavedFileService>>(&store.files())?.into_iter().flatten();
         let saved = Saved {
-            services: read_all(&store.services(), MAX_SERVICES, |text: ServiceText| text.validate("service"))?,
-            checks: read_all(&store.checks(), MAX_CHECKS, validate_check)?,
-            files: read::<Vec<SavedFileService>>(&store.files())
-                .into_iter()
-                .flatten()
-                .filter_map(|saved| validate_file_service(saved, &store.files()))
-                .collect(),
-            maintenance: read(&store.maintenance()).unwrap_or_default(),
-            results: read(&store.results()).unwrap_or_default(),
+            services: read_all(&store.services(), MAX_SERVICES, validate, &mut damaged)?,
+            checks: read_all(&store.checks(), MAX_CHECKS, validate_check, &mut damaged)?,
+            files: files.filter_map(|saved| validate_file_service(saved, &store.files())).collect(),
+            maintenance: store.read_maintenance()?,
+            results: or_set_aside(&store.results())?.unwrap_or_default(),
+            damaged,
         };
         Ok((store, saved))
+    }
+
+    /// Without it what is out on purpose would be sent traffic again: nothing is guessed.
+    fn read_maintenance(&self) -> io::Result<SavedMaintenance> {
+        match read(&self.maintenance())? {
+            Content::Absent => Ok(SavedMaintenance::default()),
+            Content::Whole(saved) => Ok(saved),
+            Content::Damaged(reason) => Err(io::Error::new(
+                io::ErrorKind::InvalidData,
+                format!(
+                    "{}: {reason}: what is in maintenance is not known; put the file back, or remove it to have nothing in \
+                     maintenance",
+                    self.maintenance().display()
+                ),
+            )),
+        }
     }
 
     pub(super) fn put_service(&self, definition: &ServiceDefinition) -> io::Result<()> {
@@ -255,6 +274,7 @@ fn read_all<T: DeserializeOwned, D>(
     directory: &Path,
     most: usize,
     validate: impl Fn(T) -> Result<D, InvalidDefinition>,
+    damaged: &mut Vec<String>,
 ) -> io::Result<Vec<D>> {
     // What cannot be listed is not empty: a push without it would deregister all of it.
     let entries = fs::read_dir(directory)?;
@@ -266,38 +286,66 @@ fn read_all<T: DeserializeOwned, D>(
     }
     let mut found = Vec::new();
     for path in paths.iter().take(most) {
-        match read(path).map(&validate) {
-            Some(Ok(definition)) => found.push(definition),
-            Some(Err(error)) => set_aside(path, &error.to_string()),
-            None => {}
-        }
+        let reason = match read(path)? {
+            Content::Absent => continue,
+            Content::Whole(saved) => match validate(saved) {
+                Ok(definition) => {
+                    found.push(definition);
+                    continue;
+                }
+                Err(error) => error.to_string(),
+            },
+            Content::Damaged(reason) => reason,
+        };
+        let aside = set_aside(path, &reason);
+        damaged.push(format!("{}: {reason}: register what it held again", aside.display()));
     }
     Ok(found)
 }
 
-/// The content of a file, if it is there and whole.
-fn read<T: DeserializeOwned>(path: &Path) -> Option<T> {
-    let reason = match fs::metadata(path) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return None,
-        Err(error) => error.to_string(),
-        Ok(meta) if meta.len() > MAX_FILE => format!("{} bytes are too many", meta.len()),
-        Ok(_) => match fs::read(path) {
-            Ok(bytes) => match serde_json::from_slice(&bytes) {
-                Ok(value) => return Some(value),
-                Err(error) => error.to_string(),
-            },
-            Err(error) => error.to_string(),
-        },
-    };
-    set_aside(path, &reason);
-    None
+/// What lies where a file is kept.
+enum Content<T> {
+    Absent,
+    Whole(T),
+    /// Why it is not what was written.
+    Damaged(String),
 }
 
-fn set_aside(path: &Path, reason: &str) {
+/// An error says nothing about the content.
+fn read<T: DeserializeOwned>(path: &Path) -> io::Result<Content<T>> {
+    let named = |error: io::Error| io::Error::new(error.kind(), format!("{}: {error}", path.display()));
+    match fs::metadata(path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Content::Absent),
+        Err(error) => return Err(named(error)),
+        Ok(meta) if meta.len() > MAX_FILE => {
+            return Ok(Content::Damaged(format!("{} bytes are too many", meta.len())));
+        }
+        Ok(_) => {}
+    }
+    let bytes = fs::read(path).map_err(named)?;
+    Ok(serde_json::from_slice(&bytes).map_or_else(|error| Content::Damaged(error.to_string()), Content::Whole))
+}
+
+/// The content of a file that is there and whole.
+fn or_set_aside<T: DeserializeOwned>(path: &Path) -> io::Result<Option<T>> {
+    Ok(match read(path)? {
+        Content::Absent => None,
+        Content::Whole(value) => Some(value),
+        Content::Damaged(reason) => {
+            set_aside(path, &reason);
+            None
+        }
+    })
+}
+
+/// Moves it out of the way; returns where it is.
+fn set_aside(path: &Path, reason: &str) -> PathBuf {
     let aside = path.with_extension("json.corrupt");
-    let moved = fs::rename(path, &aside).err().map(|error| error.to_string());
+    let moved = fs::rename(path, &aside).err();
+    let not_moved = moved.as_ref().map(ToString::to_string);
     tracing::error!(
-        file = %path.display(), aside = %aside.display(), reason, not_moved = moved,
-        "a saved file cannot be read and is set aside: register what it held again"
+        file = %path.display(), aside = %aside.display(), reason, not_moved,
+        "a saved file is damaged and set aside: register what it held again"
     );
+    if moved.is_some() { path.to_owned() } else { aside }
 }

@@ -271,7 +271,30 @@ async fn a_corrupt_file_is_set_aside() {
         assert!(services.join(aside).exists(), "{aside}");
     }
     assert!(data.path().join("results.json.corrupt").exists());
+    let damaged = agent.handle.damaged();
+    assert!(damaged.len() == 2 && damaged[0].contains("bad.json.corrupt"), "an operator is told: {damaged:?}");
     agent.stop().await;
+}
+
+#[tokio::test]
+async fn an_agent_does_not_start_without_a_file_that_may_be_whole_nor_without_knowing_what_is_in_maintenance() {
+    let data = TempDir::new().unwrap();
+    let open = || {
+        let (node, data_dir) = (Name::host("node", "n1").unwrap(), Some(data.path().to_owned()));
+        LocalState::open(LocalConfig { node, data_dir, scripts: Scripts::Files }).map(drop)
+    };
+    open().unwrap();
+    for file in ["services/web.json", "checks/disk.json", "maintenance.json", "results.json", "files.json"] {
+        // It is there and cannot be read: by root, who runs tests too, anything else can be.
+        let path = data.path().join(file);
+        std::fs::create_dir(&path).unwrap();
+        let refused = open().unwrap_err().to_string();
+        assert!(refused.contains(file) && path.exists(), "{refused}");
+        std::fs::remove_dir(&path).unwrap();
+    }
+    std::fs::write(data.path().join("maintenance.json"), "{\"node\": nul").unwrap();
+    let refused = open().unwrap_err().to_string();
+    assert!(refused.contains("maintenance.json") && refused.contains("put the file back"), "{refused}");
 }
 
 #[tokio::test]
