@@ -426,6 +426,7 @@ impl Config {
         self.node_address()?;
         let datacenter = muster_catalog::Name::label("node.datacenter", &self.node.datacenter);
         datacenter.map_err(|why| bad("node.datacenter", &self.node.datacenter, why))?;
+        self.node.validate_row()?;
         let registry = &self.registry;
         if registry.members.is_empty() {
             return Err(bad("registry.members", "[]", "name at least one member as host:port"));
@@ -495,6 +496,32 @@ impl Config {
     }
 }
 
+/// A region's or zone's name in bytes: as much as a tag has.
+const MAX_PLACE_BYTES: usize = 255;
+/// Of all of a node's meta, in bytes: some hundred pairs. A push has 2 MiB for it and all that is pushed with it.
+const MAX_NODE_META_BYTES: usize = 64 * 1024;
+
+impl NodeConfig {
+    /// The node's row goes with every push, so it has to fit beside the services'.
+    fn validate_row(&self) -> Result<(), ConfigError> {
+        for (key, place) in [("node.region", &self.region), ("node.zone", &self.zone)] {
+            let bytes = place.as_deref().map_or(0, str::len);
+            if bytes > MAX_PLACE_BYTES {
+                return Err(bad(key, format!("{bytes} bytes"), format!("at most {MAX_PLACE_BYTES} bytes")));
+            }
+        }
+        let bytes: usize = self.meta.iter().map(|(key, value)| key.len() + value.len()).sum();
+        if bytes > MAX_NODE_META_BYTES {
+            return Err(bad(
+                "node.meta",
+                format!("{bytes} bytes"),
+                format!("at most {MAX_NODE_META_BYTES} bytes together"),
+            ));
+        }
+        Ok(())
+    }
+}
+
 fn bad(key: &'static str, value: impl ToString, why: impl ToString) -> ConfigError {
     ConfigError::Value { key, value: value.to_string(), why: why.to_string() }
 }
@@ -519,6 +546,8 @@ mod tests {
             ("[node]\nname = \"a_b\"", "node.name = \"a_b\": node.name \"a_b\" has '_' at position 2"),
             ("[node]\nname = \"localhost\"", "node.name = \"localhost\": every host has this name"),
             ("[node]\nname = \"\"", "node.name = \"\": this host has no name"),
+            (&format!("[node]\nname = \"a\"\nzone = \"{}\"", "z".repeat(256)), "node.zone = 256 bytes: at most 255"),
+            (&format!("[node]\nname = \"a\"\nmeta.a = \"{}\"", "m".repeat(65_536)), "node.meta = 65537 bytes: at most"),
             ("[dns]\nlisten = []", "dns.listen = []: give one address or a list"),
             ("[dns]\nlisten = [\"127.0.0.1:53\", \"127.0.0.1:53\"]", "127.0.0.1:53 is there twice"),
             ("[dns]\nlisten = [\"127.0.0.1:53\", \"10.0.0.1:53\"]", "dns.listen = 10.0.0.1:53: it is not a loopback"),
