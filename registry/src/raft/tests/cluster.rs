@@ -477,7 +477,7 @@ async fn a_member_whose_log_is_gone_is_refused_and_one_whose_disk_went_back_is_c
     assert!(why.contains("a log was begun here and is gone"), "{why}");
 }
 
-fn copy(from: &std::path::Path, to: &std::path::Path) {
+pub(crate) fn copy(from: &std::path::Path, to: &std::path::Path) {
     std::fs::create_dir_all(to).unwrap();
     for entry in std::fs::read_dir(from).unwrap() {
         let path = entry.unwrap().path();
