@@ -217,13 +217,14 @@ struct Supervised {
 async fn supervise(mut member: Supervised) {
     let mut fault = member.catalog.fault.clone();
     let mut removed = member.consensus.removed();
-    let mut sent = member.consensus.ahead();
+    let (mut sent, mut told) = (member.consensus.ahead(), member.core.ahead.subscribe());
     let reason = tokio::select! {
         Ok(removed) = removed.wait_for(Option::is_some) => match removed.as_ref() {
             Some(removed) => StopReason::Removed(removed.clone()),
             None => StopReason::Asked,
         },
         Ok(ahead) = sent.wait_for(Option::is_some) => ahead.map_or(StopReason::Asked, StopReason::Ahead),
+        Ok(ahead) = told.wait_for(Option::is_some) => ahead.map_or(StopReason::Asked, StopReason::Ahead),
         () = member.stop.cancelled() => StopReason::Asked,
         Ok(fault) = fault.wait_for(Option::is_some) => match fault.as_deref() {
             Some(fault) => StopReason::Fault(fault.clone()),
