@@ -198,6 +198,13 @@ async fn an_agent_says_that_the_registry_lost_entries_and_comes_back_by_a_new_in
     // It answers from what it had, as old as it is.
     let known = agent.get("/v1/catalog/nodes?stale").await?;
     ensure!(known.as_array().map(Vec::len) == Some(31), "{known}");
+    // There is a leader; what it is not asked for, and why, is said.
+    for path in ["/v1/catalog/nodes", "/v1/catalog/nodes?consistent", "/v1/health/state/any"] {
+        let refused = agent.response(path).await?;
+        let (status, text) = (refused.status(), refused.text().await?);
+        ensure!(status == 503 && !text.contains("cluster leader"), "{path}: {status} {text}");
+        ensure!(text.contains("acknowledged are lost") && text.contains("restore FILE --yes"), "{path}: {text}");
+    }
 
     let file = cluster.directory().join("catalog.backup");
     let file = file.to_str().context("no path")?;
