@@ -11,9 +11,9 @@ use muster_catalog::{Address, Locality, Node, Origin, Text};
 use muster_dns::Dns;
 use muster_http::{Http, HttpHandle, Ports};
 use muster_registry::{
-    LeaseConfig, Registry, RegistryConfig, StopReason,
+    LeaseConfig, Registry, RegistryConfig,
     client::{Client, ClientConfig},
-    raft::{self, ConsensusConfig, Removed},
+    raft::{self, ConsensusConfig},
 };
 use muster_xds::Xds;
 use tokio::{
@@ -94,9 +94,10 @@ pub enum StartError {
     /// The kept replica.
     #[error(transparent)]
     Replica(#[from] DiskError),
-    /// The data folder is that of a member that was removed: to start it again changes nothing.
+    /// The member's data folder, or what the configuration says of it, has to be put right: to start it again changes
+    /// nothing.
     #[error("{0}")]
-    Removed(String),
+    Final(String),
     /// A room did not start; its message says what to do.
     #[error(transparent)]
     Room(anyhow::Error),
@@ -109,8 +110,8 @@ pub enum Ended {
     #[error(transparent)]
     Died(Died),
     /// To start it again changes nothing.
-    #[error(transparent)]
-    Removed(Removed),
+    #[error("{0}")]
+    Final(String),
 }
 
 /// What of an agent takes up a new configuration while it runs.
@@ -135,7 +136,7 @@ pub struct App {
     closing: CancellationToken,
     ending: CancellationToken,
     stop_timeout: Duration,
-    removed: Option<watch::Receiver<Option<Removed>>>,
+    final_reason: Option<watch::Receiver<Option<String>>>,
 }
 
 impl App {
@@ -186,15 +187,15 @@ impl App {
             closing: CancellationToken::new(),
             ending: CancellationToken::new(),
             stop_timeout: config.agent.stop_timeout.0,
-            removed: None,
+            final_reason: None,
         })
     }
 
     /// Waits until a task ends by itself: then the process has to end too.
     pub async fn died(&mut self) -> Ended {
         let died = self.supervisor.died().await;
-        let removed = self.removed.as_ref().and_then(|removed| removed.borrow().clone());
-        removed.map_or(Ended::Died(died), Ended::Removed)
+        let why = self.final_reason.as_ref().and_then(|why| why.borrow().clone());
+        why.map_or(Ended::Died(died), Ended::Final)
     }
 
     /// Takes up what can change in a running process (see [`crate::reload`]), and looks at the definitions now.
@@ -280,16 +281,16 @@ impl App {
         let registry = RegistryConfig { leases, autopilot, ..RegistryConfig::new(consensus) };
         let started = Registry::start(registry, listener, self.ending.child_token()).await;
         let registry = started.map_err(|error| match error {
-            error if error.is_removed() => StartError::Removed(error.to_string()),
+            error if error.is_final() => StartError::Final(error.to_string()),
             error => StartError::Room(error.into()),
         })?;
         self.bound.registry = Some(registry.address());
         let readiness = MemberReadiness { leadership: registry.leadership(), agreement: registry.agreement() };
-        let (removed_sender, removed) = watch::channel(None);
-        self.removed = Some(removed);
+        let (final_sender, final_reason) = watch::channel(None);
+        self.final_reason = Some(final_reason);
         self.supervisor.spawn("registry", async move {
             match registry.stopped().await {
-                StopReason::Removed(removed) => drop(removed_sender.send_replace(Some(removed))),
+                reason if reason.is_final() => drop(final_sender.send_replace(Some(reason.to_string()))),
                 reason => tracing::debug!(%reason, "the registry member has stopped"),
             }
         });

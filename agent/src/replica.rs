@@ -245,11 +245,6 @@ impl Replica {
         matches!(self.view().local.service(service), ServiceLookup::NotHeld(_))
     }
 
-    /// Why the registry refuses what is held here; `None` while it does not.
-    pub(crate) fn refusal(&self) -> Option<String> {
-        self.shared.refusal.borrow().clone()
-    }
-
     /// Records how old the View is, for the metrics.
     pub(crate) fn record_age(&self, now: Timestamp) {
         let view = self.view();
@@ -290,9 +285,16 @@ impl Source for Replica {
             match tokio::time::timeout(BARRIER_PATIENCE, reached).await {
                 Ok(Ok(())) => Ok(()),
                 Ok(Err(_)) => Err(BarrierError::NoLeader("the agent is stopping".into())),
-                Err(_) => Err(BarrierError::NoLeader(format!("none confirmed the read within {BARRIER_PATIENCE:?}"))),
+                Err(_) => Err(match self.refusal() {
+                    Some(why) => BarrierError::Refused(why),
+                    None => BarrierError::NoLeader(format!("none confirmed the read within {BARRIER_PATIENCE:?}")),
+                }),
             }
         })
+    }
+
+    fn refusal(&self) -> Option<String> {
+        self.shared.refusal.borrow().clone()
     }
 
     fn hold(&self, service: &Name) -> BoxFuture<'_, ()> {
@@ -330,6 +332,10 @@ impl Source for Replica {
                 WideError::Refused(text)
             };
             let _place = self.wide.try_acquire().map_err(|_| refused())?;
+            // A member's answer would be of another history than all else that is answered here.
+            if let Some(why) = self.refusal() {
+                return Err(WideError::Refused(BarrierError::Refused(why).to_string()));
+            }
             metrics::counter!("muster_agent_wide_reads_total").increment(1);
             let snapshot = self.client.read(&read).await?;
             Ok(Arc::new(View::new(Arc::new(snapshot), Freshness::Live)))

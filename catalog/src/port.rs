@@ -27,6 +27,9 @@ pub enum BarrierError {
     /// No leader answered in time.
     #[error("no cluster leader: {0}; ask with ?stale for the last known answer")]
     NoLeader(String),
+    /// The registry has a leader, and refuses what is held here: an operator has to look.
+    #[error("the registry refuses what this agent holds: {0}; ask with ?stale for what it holds")]
+    Refused(String),
 }
 
 /// A read of more than a Scope holds.
@@ -63,6 +66,12 @@ pub trait Source: Send + Sync + 'static {
 
     /// Returns once the View holds all that the consistency promises.
     fn barrier(&self, consistency: Consistency) -> BoxFuture<'_, Result<(), BarrierError>>;
+
+    /// Why the registry refuses what is held here, for as long as an operator has to look at it. A source that asks no
+    /// registry is refused by none.
+    fn refusal(&self) -> Option<String> {
+        None
+    }
 
     /// Asks that a service which exists outside the Scope be held; returns when it is, or after at most 500 ms.
     fn hold(&self, service: &Name) -> BoxFuture<'_, ()>;

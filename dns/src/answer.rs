@@ -183,7 +183,7 @@ impl<'a> Draft<'a> {
         };
         let ede = stale.map(|age| {
             let code = if negative { EdeCode::StaleNxDomain } else { EdeCode::StaleAnswer };
-            Ede::new(code, format!("the registry was last heard {age} s ago"))
+            Ede::new(code, format!("as the registry told it {age} s ago"))
         });
         Answer {
             rcode,

@@ -155,7 +155,7 @@ async fn a_stale_answer_says_so() {
     let server = TestServer::start(support::config(), view, None).await;
     let printed = dig(&server, "web.service.mesh.internal").await;
     assert!(printed.contains("ANSWER: 3"), "{printed}");
-    assert!(printed.contains("EDE: 3 (Stale Answer): (the registry was last heard 42 s ago)"), "{printed}");
+    assert!(printed.contains("EDE: 3 (Stale Answer): (as the registry told it 42 s ago)"), "{printed}");
     let printed = dig(&server, "nope.service.mesh.internal").await;
     assert!(printed.contains("EDE: 19") && printed.contains("status: NXDOMAIN"), "{printed}");
     let printed = dig(&server, "web.service.mesh.internal +noedns").await;

@@ -76,7 +76,7 @@ pub(crate) enum HttpError {
     /// The registry cannot be reached, or has no leader.
     #[error("No cluster leader: {0}")]
     NoLeader(String),
-    /// This agent's replica does not hold what is asked.
+    /// This agent's replica does not hold what is asked, or holds what the registry refuses.
     #[error("{0}")]
     NotHeld(String),
     /// A write of this agent is not visible here yet.
@@ -137,8 +137,13 @@ impl HttpError {
 
 impl From<BarrierError> for HttpError {
     fn from(error: BarrierError) -> Self {
-        let BarrierError::NoLeader(reason) = error;
-        Self::NoLeader(format!("{reason}; ask with ?stale for the last known answer"))
+        match error {
+            BarrierError::NoLeader(reason) => {
+                Self::NoLeader(format!("{reason}; ask with ?stale for the last known answer"))
+            }
+            // There is a leader, and to ask again does not help.
+            refused @ BarrierError::Refused(_) => Self::NotHeld(refused.to_string()),
+        }
     }
 }
 

@@ -12,7 +12,7 @@ use axum::{
 };
 use muster_catalog::{
     Freshness, Name, ServiceLookup, Snapshot, Timestamp, Topic, View, Wide,
-    port::{Consistency, WideRead},
+    port::{BarrierError, Consistency, WideRead},
 };
 use rand::Rng;
 use serde::Serialize;
@@ -66,8 +66,8 @@ impl Api {
         }
         // The registry may have gone while the read was parked.
         if parked && consistency != Consistency::Stale && view.freshness != Freshness::Live {
-            let text = "the registry was lost while waiting; ask with ?stale for the last known answer";
-            return Err(HttpError::NoLeader(text.into()));
+            let lost = || BarrierError::NoLeader("the registry was lost while waiting".into());
+            return Err(self.ports.source.refusal().map_or_else(lost, BarrierError::Refused).into());
         }
         let index = index_of(&view.local).max(1);
         Ok(Reading { view, index, consistency, parked, made: self.made.clone() })

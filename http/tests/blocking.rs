@@ -126,6 +126,20 @@ async fn a_parked_read_fails_when_the_registry_is_lost_and_a_stale_one_waits_on(
     assert_eq!((stale.status, stale.header("x-consul-knownleader")), (200, "false"));
 }
 
+#[tokio::test]
+async fn a_parked_read_says_that_the_registry_refuses_what_is_held() {
+    let house = House::start().await;
+    house.catalog.push("n1", "web", &[], Status::Passing);
+    let (address, before) = (house.handle.address, house.subscriptions());
+    let path = "/v1/health/service/web?index=1&wait=100ms";
+    let default = tokio::spawn(async move { request(address, "GET", path, "").await });
+    house.until_subscribed(before).await;
+    house.catalog.refuse("entries that it had acknowledged are lost");
+    let reply = default.await.unwrap();
+    assert_eq!(reply.status, 503);
+    assert!(reply.text.contains("acknowledged are lost"), "{}", reply.text);
+}
+
 /// How many parked reads the memory is measured with: both ends of each are descriptors of this process.
 const PARKED: u64 = 400;
 /// What one may take, with its connection: 10,000 fit into 100 MB, in a debug build and without its kernel's part. With

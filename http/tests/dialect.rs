@@ -277,6 +277,21 @@ async fn a_catalog_write_is_there_in_the_next_read() {
 }
 
 #[tokio::test]
+async fn what_the_registry_refuses_is_not_called_a_missing_leader() {
+    let house = House::start().await;
+    house.catalog.push("n1", "web", &[], Status::Passing);
+    house.catalog.refuse("entries that it had acknowledged are lost");
+    for path in ["/v1/health/service/web", "/v1/catalog/nodes?consistent", "/v1/catalog/services?max_stale=10s"] {
+        let refused = house.get(path).await;
+        assert_eq!(refused.status, 503, "{path}");
+        assert!(!refused.text.to_lowercase().contains("cluster leader"), "{path}: {}", refused.text);
+        assert!(refused.text.contains("acknowledged are lost") && refused.text.contains("?stale"), "{}", refused.text);
+        assert!(!refused.headers.contains_key("x-consul-knownleader"), "{path}");
+    }
+    assert_eq!(house.get("/v1/health/service/web?stale").await.status, 200);
+}
+
+#[tokio::test]
 async fn without_a_leader_only_stale_reads_answer_and_say_how_old_they_are() {
     let house = House::start().await;
     house.catalog.push("n1", "web", &[], Status::Passing);

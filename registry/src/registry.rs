@@ -13,10 +13,10 @@ use crate::{
     leader,
     leases::LeaseConfig,
     machine::{Catalog, CatalogMachine, Fault},
-    raft::{self, Consensus, ConsensusConfig, Formats, Leadership, Removed},
+    raft::{self, Ahead, Consensus, ConsensusConfig, Formats, Leadership, Removed},
     server,
     service::{Core, contact, renewals},
-    store::directory::{self, DirectoryError},
+    store::directory,
 };
 
 /// How long a member that stops tries to hand its leadership on: more would only delay the election.
@@ -63,9 +63,12 @@ pub enum StartError {
 }
 
 impl StartError {
-    /// Whether the data folder is that of a member that was removed: to start it again changes nothing.
-    pub fn is_removed(&self) -> bool {
-        matches!(self, Self::Log(raft::StartError::Directory(DirectoryError::Removed { .. })))
+    /// Whether it stays so until an operator does something about the data folder: to start it again changes nothing.
+    pub fn is_final(&self) -> bool {
+        match self {
+            Self::Log(raft::StartError::Directory(error)) => error.is_final(),
+            _ => false,
+        }
     }
 }
 
@@ -81,6 +84,9 @@ pub enum StopReason {
     /// It was taken out of the registry.
     #[error(transparent)]
     Removed(#[from] Removed),
+    /// It has committed what its leader lacks.
+    #[error(transparent)]
+    Ahead(#[from] Ahead),
     /// One of its tasks ended, which none may.
     #[error("its task {task} ended: {reason}")]
     Task {
@@ -89,6 +95,17 @@ pub enum StopReason {
         /// How.
         reason: String,
     },
+}
+
+impl StopReason {
+    /// Whether it stays so until an operator does something: to start the member again changes nothing.
+    pub fn is_final(&self) -> bool {
+        match self {
+            Self::Removed(_) | Self::Ahead(_) => true,
+            // A build that can apply the entry may be in place by the next start.
+            Self::Asked | Self::Fault(_) | Self::Task { .. } => false,
+        }
+    }
 }
 
 /// A running member.
@@ -200,11 +217,14 @@ struct Supervised {
 async fn supervise(mut member: Supervised) {
     let mut fault = member.catalog.fault.clone();
     let mut removed = member.consensus.removed();
+    let (mut sent, mut told) = (member.consensus.ahead(), member.core.ahead.subscribe());
     let reason = tokio::select! {
         Ok(removed) = removed.wait_for(Option::is_some) => match removed.as_ref() {
             Some(removed) => StopReason::Removed(removed.clone()),
             None => StopReason::Asked,
         },
+        Ok(ahead) = sent.wait_for(Option::is_some) => ahead.map_or(StopReason::Asked, StopReason::Ahead),
+        Ok(ahead) = told.wait_for(Option::is_some) => ahead.map_or(StopReason::Asked, StopReason::Ahead),
         () = member.stop.cancelled() => StopReason::Asked,
         Ok(fault) = fault.wait_for(Option::is_some) => match fault.as_deref() {
             Some(fault) => StopReason::Fault(fault.clone()),

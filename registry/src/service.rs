@@ -35,7 +35,7 @@ use crate::{
     log::Log,
     machine::Catalog,
     proto::registry::{self as pb, registry_server::Registry},
-    raft::{Dial, ReadError},
+    raft::{Ahead, Dial, ReadError},
     watch::{
         stream::follow,
         wide::{self, MAX_READS},
@@ -69,6 +69,8 @@ pub(crate) struct Core {
     pub(crate) contact: watch::Receiver<bool>,
     /// Whether the members hold the same catalog.
     pub(crate) agreement: watch::Receiver<Agreement>,
+    /// That the leader lacks what is committed here, once it has said so.
+    pub(crate) ahead: watch::Sender<Option<Ahead>>,
     /// How the members do, while this one leads.
     pub(crate) autopilot: watch::Receiver<Option<Arc<AutopilotStatus>>>,
     pub(crate) stop: CancellationToken,
@@ -115,6 +117,7 @@ impl Core {
             held,
             contact,
             agreement,
+            ahead: watch::Sender::new(None),
             autopilot,
             stop,
             tasks,

@@ -198,6 +198,13 @@ async fn an_agent_says_that_the_registry_lost_entries_and_comes_back_by_a_new_in
     // It answers from what it had, as old as it is.
     let known = agent.get("/v1/catalog/nodes?stale").await?;
     ensure!(known.as_array().map(Vec::len) == Some(31), "{known}");
+    // There is a leader; what it is not asked for, and why, is said.
+    for path in ["/v1/catalog/nodes", "/v1/catalog/nodes?consistent", "/v1/health/state/any"] {
+        let refused = agent.response(path).await?;
+        let (status, text) = (refused.status(), refused.text().await?);
+        ensure!(status == 503 && !text.contains("cluster leader"), "{path}: {status} {text}");
+        ensure!(text.contains("acknowledged are lost") && text.contains("restore FILE --yes"), "{path}: {text}");
+    }
 
     let file = cluster.directory().join("catalog.backup");
     let file = file.to_str().context("no path")?;
@@ -224,5 +231,78 @@ async fn an_agent_builds_nothing_on_entries_that_the_registry_lost() -> Result<(
     shows_so_many(&agent, 42).await?;
     is_refused(&agent, false).await?;
     ensure!(nodes(&agent).await? == nodes(&other).await?, "two histories are mixed");
+    Ok(())
+}
+
+/// Puts the disks of two members back to what they were, while the third one lives or is down meanwhile. Returns the third.
+async fn put_a_majority_back(cluster: &mut TestCluster, agent: &TestAgent, lives: bool) -> Result<usize> {
+    let copy = cluster.directory().join("older");
+    let good = cluster.member_at(&agent.leader().await?).context("no leader")?;
+    let others: Vec<usize> = (0..3).filter(|member| *member != good).collect();
+    for member in &others {
+        // Its leader stays: what is elected from the copies has a later term.
+        cluster.kill(*member)?;
+        copy_folder(&cluster.data_dir(*member), &copy.join(member.to_string()))?;
+        cluster.restart(*member)?;
+        let mine = || cluster.metric(*member, "muster_registry_applied_index");
+        let all = || cluster.metric(good, "muster_registry_applied_index");
+        eventually("it to catch up", || async { Ok((mine().await? >= all().await?).then_some(())) }).await?;
+    }
+    for number in 0..30 {
+        eventually("a write", || async {
+            agent.put("/v1/catalog/register", &external(&format!("ext-{number}"))).await.map(Some)
+        })
+        .await?;
+    }
+    shows_so_many(agent, 31).await?;
+    ensure!(cluster.member_at(&agent.leader().await?) == Some(good), "another one leads");
+    // It must not lead them on with what it has.
+    match (lives, cluster.process(good)) {
+        (true, Some(process)) => process.signal("STOP")?,
+        _ => cluster.kill(good)?,
+    }
+    for member in &others {
+        cluster.kill(*member)?;
+        std::fs::remove_dir_all(cluster.data_dir(*member))?;
+        copy_folder(&copy.join(member.to_string()), &cluster.data_dir(*member))?;
+        cluster.restart(*member)?;
+    }
+    eventually("those that went back to have a leader", || async {
+        let status = cluster.registry(&others, &["members"])?;
+        Ok(status["failure_tolerance"].is_number().then_some(()))
+    })
+    .await?;
+    match (lives, cluster.process(good)) {
+        (true, Some(process)) => process.signal("CONT")?,
+        _ => drop(cluster.restart(good)),
+    }
+    Ok(good)
+}
+
+/// Nobody writes: what tells the agent is the registry alone.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_majority_that_went_back_is_told_of_at_once_and_the_member_that_did_not_keeps_what_it_has() -> Result<()> {
+    for lives in [true, false] {
+        let mut cluster = TestCluster::start(3)?;
+        let agent = TestAgent::start(&cluster, "node-0").await?;
+        let good = put_a_majority_back(&mut cluster, &agent, lives).await?;
+        is_refused(&agent, true).await?;
+        let process = cluster.process(good).context("no member")?;
+        let ended = process.wait_ended()?;
+        let log = process.log();
+        ensure!(ended.code() == Some(64) && log.contains("keep its folder"), "{lives}: {ended}\n{log}");
+
+        // The way back that keeps all: from its folder.
+        cluster.kill_all()?;
+        let config = cluster.config(good);
+        muster(&["registry", "recover", "--config", config.to_str().context("no path")?, "--yes"])?;
+        cluster.restart(good)?;
+        for member in (0..3).filter(|member| *member != good) {
+            std::fs::remove_dir_all(cluster.data_dir(member))?;
+            cluster.restart(member)?;
+        }
+        shows_so_many(&agent, 31).await?;
+        is_refused(&agent, false).await?;
+    }
     Ok(())
 }

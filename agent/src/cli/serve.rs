@@ -102,7 +102,7 @@ async fn serve(
     };
     let mut app = started.map_err(|error| match error {
         StartError::Config(why) => Failure::Usage(why.to_string()),
-        removed @ StartError::Removed(_) => Failure::Usage(removed.to_string()),
+        StartError::Final(why) => Failure::Usage(why),
         other => Failure::failed(other),
     })?;
     match (plan.json, plan.config.log.format) {
@@ -125,8 +125,8 @@ async fn serve(
         }
     };
     match died {
-        // A member that was removed stays down: the service manager does not start it anew for this code.
-        Some(removed @ Ended::Removed(_)) => Err(Failure::Usage(removed.to_string())),
+        // A member that an operator has to look after stays down: the service manager does not start it anew for this code.
+        Some(Ended::Final(why)) => Err(Failure::Usage(why)),
         // A task that ended unexpectedly ends the process; the service manager starts it anew.
         Some(died) => Err(Failure::failed(died)),
         None => {

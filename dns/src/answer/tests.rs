@@ -421,7 +421,7 @@ fn freshness_is_told() {
     };
     let since = Timestamp(1_000);
     let stale = View { freshness: Freshness::Stale { since }, ..live(sample()) };
-    let told = |code| Some((code, "the registry was last heard 60 s ago".to_owned()));
+    let told = |code| Some((code, "as the registry told it 60 s ago".to_owned()));
     assert_eq!(ede(&stale, "web.service.mesh.internal."), (ResponseCode::NoError, true, told(3)));
     assert_eq!(ede(&stale, "gone.service.mesh.internal."), (ResponseCode::NoError, true, told(19)));
     assert_eq!(ede(&stale, "nope.service.mesh.internal."), (ResponseCode::NXDomain, true, told(19)));

@@ -40,6 +40,7 @@ pub(crate) struct Catalog {
     pub(crate) waiters: Arc<Waiters>,
     sequence: AtomicU64,
     leader: AtomicBool,
+    refusal: Mutex<Option<String>>,
     pub(crate) subscriptions: AtomicU64,
     /// While set, what is decided is acknowledged but does not show.
     held: Mutex<Option<Vec<Topic>>>,
@@ -58,6 +59,7 @@ impl Catalog {
             waiters: Arc::default(),
             sequence: AtomicU64::new(0),
             leader: AtomicBool::new(true),
+            refusal: Mutex::default(),
             subscriptions: AtomicU64::new(0),
             held: Mutex::new(None),
             scope: Mutex::new(Scope::All),
@@ -73,6 +75,12 @@ impl Catalog {
         }
         self.leader.store(freshness == Freshness::Live, Ordering::SeqCst);
         self.waiters.wake_all();
+    }
+
+    /// As an agent whose replica the registry refuses.
+    pub(crate) fn refuse(&self, why: &str) {
+        *self.refusal.lock().unwrap() = Some(why.into());
+        self.set_freshness(Freshness::Stale { since: Timestamp(1) });
     }
 
     pub(crate) fn apply(&self, command: Command) -> Result<u64, SubmitError> {
@@ -151,8 +159,18 @@ impl Source for Catalog {
     }
 
     fn barrier(&self, _: Consistency) -> BoxFuture<'_, Result<(), BarrierError>> {
-        let leads = self.leader.load(Ordering::SeqCst);
-        Box::pin(async move { if leads { Ok(()) } else { Err(BarrierError::NoLeader("no member answered".into())) } })
+        let (leads, refusal) = (self.leader.load(Ordering::SeqCst), self.refusal());
+        Box::pin(async move {
+            match refusal {
+                Some(why) => Err(BarrierError::Refused(why)),
+                None if leads => Ok(()),
+                None => Err(BarrierError::NoLeader("no member answered".into())),
+            }
+        })
+    }
+
+    fn refusal(&self) -> Option<String> {
+        self.refusal.lock().unwrap().clone()
     }
 
     fn hold(&self, service: &Name) -> BoxFuture<'_, ()> {

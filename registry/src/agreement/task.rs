@@ -60,6 +60,11 @@ impl Core {
         }
     }
 
+    /// Whether the member itself answers at its address, and no other one.
+    pub(crate) async fn answers_as_itself(&self, member: &Member) -> bool {
+        self.ask_checksum(member, 0).await.is_some()
+    }
+
     /// Asks one. An older build does not know the question.
     async fn ask_checksum(&self, member: &Member, index: u64) -> Option<Heard> {
         let mut client = self.peers.client(&member.address).ok()?;

@@ -117,6 +117,12 @@ impl MemoryCluster {
         }
     }
 
+    /// As if the disks of a majority, the leader's among them, had gone back in time to this index: members go on with what
+    /// they have applied.
+    pub(crate) fn go_back(&self, index: u64) {
+        self.inner.lock().unwrap().index = index;
+    }
+
     /// Replaces a lagging member's catalog by another's, as a Raft snapshot does.
     pub(crate) fn install(&self, from: u64, to: u64) {
         let mut inner = self.inner.lock().unwrap();

@@ -16,6 +16,7 @@ use tokio::time::{Instant, timeout_at};
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
 
+use super::ahead::{Ahead, Guard};
 use super::apply::{Applier, SnapshotDue, State};
 use super::change::{ChangeError, MemberChange};
 use super::config::{ConsensusConfig, StartError};
@@ -119,6 +120,7 @@ pub struct Consensus<M: Machine> {
     leadership: watch::Receiver<Leadership>,
     applied: watch::Receiver<u64>,
     removed: watch::Receiver<Option<Removed>>,
+    guard: Guard,
     released: watch::Receiver<()>,
     stop: CancellationToken,
 }
@@ -131,13 +133,15 @@ impl<M: Machine> Consensus<M> {
         let openraft = Arc::new(settings::openraft(&config)?);
         let (data_dir, kind) = (config.data_dir.clone(), config.log_engine);
         let disk = DiskGuard::new(&config.data_dir, config.disk_reserve);
-        let guard = disk.clone();
-        let opened = tokio::task::spawn_blocking(move || open(&data_dir, kind, guard)).await;
+        let room = disk.clone();
+        let opened = tokio::task::spawn_blocking(move || open(&data_dir, kind, room)).await;
         let (directory, engine, snapshots) = opened.map_err(|error| StartError::Raft(error.to_string()))??;
         let (node_id, released) = (directory.node_id(), directory.lock().watch_release());
         drop(directory);
 
-        let log = Log::new((config.layer)(engine), Some(config.data_dir.clone()), Arc::clone(&config.fault));
+        let engine = (config.layer)(engine);
+        let guard = Guard::new(&engine);
+        let log = Log::new(engine, Some(config.data_dir.clone()), Arc::clone(&config.fault));
         let log = log.map_err(|source| StartError::Storage { what: "the log", source })?;
         let network = Network::new(Arc::clone(&config.dial));
         let (applied_sender, applied) = watch::channel(0);
@@ -158,7 +162,19 @@ impl<M: Machine> Consensus<M> {
         let (removed_sender, removed) = watch::channel(None);
         tokio::spawn(watch_standing(membership.clone(), config.data_dir, removed_sender, stop.clone()));
         let propose_timeout = config.propose_timeout;
-        Ok(Self { raft, node_id, snapshots, membership, propose_timeout, leadership, applied, removed, released, stop })
+        Ok(Self {
+            raft,
+            node_id,
+            snapshots,
+            membership,
+            propose_timeout,
+            leadership,
+            applied,
+            removed,
+            guard,
+            released,
+            stop,
+        })
     }
 
     /// This member's id.
@@ -174,6 +190,7 @@ impl<M: Machine> Consensus<M> {
             raft: self.raft.clone(),
             snapshots: self.snapshots.clone(),
             membership: self.membership.clone(),
+            guard: self.guard.clone(),
         };
         RaftServer::new(receiver).max_decoding_message_size(MESSAGE_BYTES).max_encoding_message_size(MESSAGE_BYTES)
     }
@@ -320,6 +337,11 @@ impl<M: Machine> Consensus<M> {
     /// Why this member does not belong to the registry any more, once that is so.
     pub fn removed(&self) -> watch::Receiver<Option<Removed>> {
         self.removed.clone()
+    }
+
+    /// That a leader lacks what is committed here, once one was found to.
+    pub fn ahead(&self) -> watch::Receiver<Option<Ahead>> {
+        self.guard.found()
     }
 
     #[cfg(test)]

@@ -15,7 +15,7 @@ use tokio::time::{MissedTickBehavior, interval};
 use tokio_util::sync::CancellationToken;
 
 use super::network::MESSAGE_BYTES;
-use super::{Entry, LogId, MAX_PAYLOAD_BYTES, Types, Vote, wire};
+use super::{Ahead, Entry, LogId, MAX_PAYLOAD_BYTES, Types, Vote, wire};
 use crate::store::mark::LogMark;
 use crate::store::{Engine, Fault, Flusher};
 
@@ -188,12 +188,7 @@ impl RaftLogStorage<Types> for Log {
         // acknowledged to this leader.
         let keep = keep.as_ref().map(wire::position);
         if let Some(committed) = self.engine.bounds().committed.filter(|committed| keep < Some(*committed)) {
-            return Err(io::Error::other(format!(
-                "the leader has not the entries up to {} that are committed here: the disks of other members went back in \
-                 time. This member's disk is good, and may be the only one with these entries: keep its folder, and see \
-                 \"disks that went back in time\" in docs/operations.md",
-                committed.index
-            )));
+            return Err(io::Error::other(Ahead { committed: committed.index }));
         }
         self.engine.truncate_after(keep)
     }

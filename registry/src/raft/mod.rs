@@ -9,6 +9,7 @@
 //!
 //! openraft's types stay in here, and its own serialisation is never used: [`wire`] is our encoding, on disk too.
 
+mod ahead;
 mod apply;
 mod bootstrap;
 mod change;
@@ -34,6 +35,7 @@ use std::fmt;
 
 use bytes::Bytes;
 
+pub use ahead::Ahead;
 pub(crate) use change::shown as id_text;
 pub use change::{ChangeError, MemberChange};
 pub use config::{ConsensusConfig, Formats, StartError};

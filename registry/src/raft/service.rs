@@ -7,6 +7,7 @@ use futures_util::{Stream, StreamExt, stream};
 use openraft::raft::{AppendEntriesRequest, StreamAppendResult, TransferLeaderRequest};
 use tonic::{Request, Response, Status, Streaming};
 
+use super::ahead::Guard;
 use super::machine::Machine;
 use super::membership::Membership;
 use super::snapshot::SnapshotStore;
@@ -23,6 +24,7 @@ pub struct Receiver<M: Machine> {
     pub(super) raft: Raft<M>,
     pub(super) snapshots: SnapshotStore,
     pub(super) membership: Membership<M>,
+    pub(super) guard: Guard,
 }
 
 impl<M: Machine> Receiver<M> {
@@ -44,14 +46,17 @@ fn stopped(error: impl std::fmt::Display) -> Status {
 }
 
 /// Decodes one append, refusing what this member cannot take.
-fn accept(
+async fn accept(
     node_id: u64,
     membership: &Membership<impl Machine>,
+    guard: &Guard,
     request: proto::AppendRequest,
 ) -> Result<AppendEntriesRequest<Types>, Status> {
     check_target(node_id, request.to)?;
     membership.check_room(&request)?;
-    Ok(wire::append_from(request)?)
+    let request = wire::append_from(request)?;
+    guard.check(&request).await?;
+    Ok(request)
 }
 
 fn reply(result: &StreamAppendResult<Types>) -> proto::AppendReply {
@@ -68,13 +73,18 @@ impl<M: Machine> Service for Receiver<M> {
     ) -> Result<Response<Self::AppendStream>, Status> {
         // openraft's side of the stream knows no errors: the first one ends it, and is said after the last answer.
         let refused = Arc::new(OnceLock::new());
-        let (node_id, membership, refusal) = (self.node_id, self.membership.clone(), Arc::clone(&refused));
-        let requests =
-            request.into_inner().map(move |next| accept(node_id, &membership, next?)).scan((), move |(), next| {
-                let next = next.map_err(|status| refusal.set(status)).ok();
-                std::future::ready(next)
-            });
-        let answers = self.raft.stream_append(requests).map(|answer| answer.as_ref().map(reply).map_err(stopped));
+        let (node_id, membership, guard) = (self.node_id, self.membership.clone(), self.guard.clone());
+        let refusal = Arc::clone(&refused);
+        let requests = request.into_inner().then(move |next| {
+            let (membership, guard) = (membership.clone(), guard.clone());
+            async move { accept(node_id, &membership, &guard, next?).await }
+        });
+        let requests = requests.scan((), move |(), next| {
+            let next = next.map_err(|status| refusal.set(status)).ok();
+            std::future::ready(next)
+        });
+        let answers =
+            self.raft.stream_append(requests.boxed()).map(|answer| answer.as_ref().map(reply).map_err(stopped));
         let ending = stream::once(async move { refused.get().cloned() }).filter_map(|status| async { status.map(Err) });
         Ok(Response::new(Box::pin(answers.chain(ending))))
     }
@@ -83,7 +93,7 @@ impl<M: Machine> Service for Receiver<M> {
         &self,
         request: Request<proto::AppendRequest>,
     ) -> Result<Response<proto::AppendReply>, Status> {
-        let request = accept(self.node_id, &self.membership, request.into_inner())?;
+        let request = accept(self.node_id, &self.membership, &self.guard, request.into_inner()).await?;
         let mut answers = Box::pin(self.raft.stream_append(stream::once(std::future::ready(request))));
         let answer = answers.next().await.ok_or_else(|| stopped("no answer"))?;
         Ok(Response::new(reply(&answer.map_err(stopped)?)))
@@ -122,6 +132,7 @@ impl<M: Machine> Service for Receiver<M> {
                 .map_err(failed)?;
         }
         let snapshot = blocking(move || upload.complete()).await.map_err(failed)?;
+        self.guard.check_snapshot(&vote, snapshot.meta.last_log_id.as_ref()).await?;
         let answer = self.raft.install_full_snapshot(vote, snapshot).await.map_err(stopped)?;
         Ok(Response::new(proto::SnapshotReply { vote: Some(wire::vote_to(&answer.vote)) }))
     }

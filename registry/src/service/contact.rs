@@ -1,6 +1,9 @@
 //! Whether this member keeps up with a leader. One that was cut off, or takes no entries because its disk is full, goes
 //! on applying nothing, and would pass its old catalog off as the present one for as long as its watchers' connections
 //! hold.
+//!
+//! And whether the leader keeps up with this member: one that has committed what the leader lacks is the last that knows
+//! of entries which the registry lost, and its watchers would hear of that from nobody.
 
 use std::{sync::Arc, time::Duration};
 
@@ -11,7 +14,7 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 
 use super::Core;
-use crate::raft::ReadPolicy;
+use crate::raft::{Ahead, ReadPolicy};
 
 /// How often the leader is asked: two dozen small calls in a lease, whatever the watchers.
 const INTERVAL: Duration = Duration::from_millis(500);
@@ -24,13 +27,17 @@ const ANSWER_TIMEOUT: Duration = Duration::from_secs(1);
 /// find another member before its lease ends.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(4);
 
+/// So long a leader has to lack what is committed here: it is never so in a sound registry, not for a moment, but this
+/// member ends because of it.
+const AHEAD_PATIENCE: Duration = Duration::from_secs(2);
+
 /// Looks for the leader until the member stops.
 pub(crate) async fn run(core: Arc<Core>, contact: watch::Sender<bool>, stop: CancellationToken) {
     let mut ticks = interval(INTERVAL);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     // When this member was last known to have all that was committed; and what it lacked since.
     let (mut current, mut lacking) = (Instant::now(), None);
-    let mut agreement = core.agreement.clone();
+    let (mut agreement, mut ahead_since) = (core.agreement.clone(), None);
     loop {
         tokio::select! {
             () = stop.cancelled() => return,
@@ -41,8 +48,16 @@ pub(crate) async fn run(core: Arc<Core>, contact: watch::Sender<bool>, stop: Can
             // The log has its reason already.
             contact.send_if_modified(|before| std::mem::replace(before, false));
         }
-        let asked = Instant::now();
-        match timeout(ANSWER_TIMEOUT, core.try_read_index(ReadPolicy::Lease)).await {
+        let (asked, own) = (Instant::now(), core.catalog.now().index());
+        let answer = timeout(ANSWER_TIMEOUT, core.try_read_index(ReadPolicy::Lease)).await;
+        let leader_lacks = matches!(answer, Ok(Ok(index)) if index < own);
+        ahead_since = ahead_since.or(Some(asked)).filter(|_| leader_lacks);
+        if ahead_since.is_some_and(|since| since.elapsed() >= AHEAD_PATIENCE) && core.leader_surely_lacks(own).await {
+            contact.send_replace(false);
+            core.ahead.send_replace(Some(Ahead { committed: own }));
+            return stop.cancelled().await;
+        }
+        match answer {
             Ok(Ok(index)) => _ = lacking.get_or_insert((asked, index)),
             Ok(Err(error)) => {
                 if error.leader_refused {
@@ -70,5 +85,18 @@ pub(crate) async fn run(core: Arc<Core>, contact: watch::Sender<bool>, stop: Can
                 tracing::warn!(index, "an entry is missing for {PATIENCE:?}: watchers are sent to other members");
             }
         }
+    }
+}
+
+impl Core {
+    /// Whether the leader, confirmed by a quorum, has not committed up to an entry that is applied here. Whoever has the
+    /// leader's address by now must not be taken for it.
+    async fn leader_surely_lacks(&self, own: u64) -> bool {
+        let Some(leader) = self.log.leadership().borrow().leader.clone() else { return false };
+        if leader.id == self.log.id() || !self.answers_as_itself(&leader).await {
+            return false;
+        }
+        let confirmed = timeout(ANSWER_TIMEOUT, self.try_read_index(ReadPolicy::Quorum)).await;
+        matches!(confirmed, Ok(Ok(index)) if index < own)
     }
 }

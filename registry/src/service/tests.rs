@@ -22,7 +22,7 @@ use crate::{
     log::memory::MemoryCluster,
     machine::CatalogMachine,
     proto::registry::registry_server,
-    raft::plaintext,
+    raft::{Ahead, plaintext},
     server,
 };
 
@@ -39,6 +39,7 @@ pub(crate) struct TestMember {
     pub(crate) catalog: Catalog,
     /// Unchanged since the start as long as nothing was found.
     pub(crate) agreement: watch::Receiver<agreement::Agreement>,
+    ahead: watch::Receiver<Option<Ahead>>,
     stop: CancellationToken,
     server: tokio::task::JoinHandle<()>,
 }
@@ -85,13 +86,13 @@ impl TestRegistry {
             tokio::spawn(leader::run(core.clone(), leases, queues.signs, queues.decisions, queues.held, stop.clone()));
             tokio::spawn(renewals::run(core.clone(), queues.pulses, stop.clone()));
             tokio::spawn(contact::run(core.clone(), queues.contact, stop.clone()));
-            let agreement = queues.agreement.subscribe();
+            let (agreement, ahead) = (queues.agreement.subscribe(), core.ahead.subscribe());
             tokio::spawn(agreement::task::run(core.clone(), None, queues.agreement, stop.clone()));
             let piloting = autopilot::task::run(core.clone(), Default::default(), queues.autopilot, stop.clone());
             tokio::spawn(piloting);
             let serving = server::serve(routes(core), listener, 100, stop.clone());
             let server = tokio::spawn(async move { serving.await.unwrap() });
-            started.push(TestMember { address, catalog, agreement, stop, server });
+            started.push(TestMember { address, catalog, agreement, ahead, stop, server });
         }
         before(&cluster);
         cluster.elect(Some(1));
@@ -650,6 +651,21 @@ async fn a_member_that_is_left_behind_sends_its_watchers_away_until_it_has_caugh
     sent_away(&client, replica).await;
     registry.cluster.lag(2, false);
     let_in(&client).await.until(|replica| replica.snapshot.index() >= index).await;
+}
+
+#[tokio::test]
+async fn a_member_whose_leader_lacks_what_it_has_sends_its_watchers_away_and_ends() {
+    let registry = TestRegistry::start_quiet(3).await;
+    let client = registry.client([1]);
+    let first = client.submit(push("a", 1, &["web"])).await.unwrap();
+    let last = client.submit(push("a", 2, &["db"])).await.unwrap();
+    let mut replica = Replica::open(&client, all(), Snapshot::default()).await;
+    replica.until_index(last.index).await;
+    registry.cluster.go_back(first.index);
+    // Nothing is written, and nobody connects anew.
+    sent_away(&client, replica).await;
+    assert_eq!(*registry.members[1].ahead.borrow(), Some(Ahead { committed: last.index }));
+    assert_eq!(*registry.members[0].ahead.borrow(), None, "it leads");
 }
 
 fn liveness(snapshot: &Snapshot, node: &str) -> Option<Health> {

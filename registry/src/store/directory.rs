@@ -90,6 +90,22 @@ pub enum DirectoryError {
     },
 }
 
+impl DirectoryError {
+    /// Whether it stays so until somebody does something about the folder or the configuration.
+    pub fn is_final(&self) -> bool {
+        match self {
+            Self::Foreign(_)
+            | Self::Format { .. }
+            | Self::OtherEngine { .. }
+            | Self::Removed { .. }
+            | Self::NodeId { .. }
+            | Self::LogLost { .. } => true,
+            // The other process ends, a disk is mounted or emptied.
+            Self::Locked(_) | Self::Io { .. } => false,
+        }
+    }
+}
+
 /// Holds the folder against a second process for as long as it lives.
 #[derive(Debug)]
 pub struct DirectoryLock {

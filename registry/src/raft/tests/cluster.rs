@@ -6,7 +6,7 @@ use futures_util::future::join_all;
 use openraft::async_runtime::watch::WatchReceiver;
 
 use super::harness::{Cluster, LIMIT, leader, lists, payload, propose, within, write};
-use crate::raft::{ChangeError, MAX_PAYLOAD_BYTES, MemberChange, ProposeError, ReadError, ReadPolicy};
+use crate::raft::{ChangeError, MAX_PAYLOAD_BYTES, MemberChange, ProposeError, ReadError, ReadPolicy, StartError};
 
 fn values(list: &[(u64, u64)]) -> Vec<u64> {
     list.iter().map(|(_, value)| *value).collect()
@@ -473,11 +473,11 @@ async fn a_member_whose_log_is_gone_is_refused_and_one_whose_disk_went_back_is_c
         std::fs::remove_file(entry.unwrap().path()).unwrap();
     }
     let refused = crate::raft::Consensus::start(cluster.config(number), super::harness::List::default()).await;
-    let why = refused.err().map(|error| error.to_string()).unwrap_or_default();
-    assert!(why.contains("a log was begun here and is gone"), "{why}");
+    let Err(StartError::Directory(why)) = refused else { panic!("it started") };
+    assert!(why.is_final() && why.to_string().contains("a log was begun here and is gone"), "{why}");
 }
 
-fn copy(from: &std::path::Path, to: &std::path::Path) {
+pub(crate) fn copy(from: &std::path::Path, to: &std::path::Path) {
     std::fs::create_dir_all(to).unwrap();
     for entry in std::fs::read_dir(from).unwrap() {
         let path = entry.unwrap().path();
