@@ -362,7 +362,7 @@ impl ReplicaTask {
 
     async fn follow_on(&mut self, stop: CancellationToken) {
         let mut pause = stream::FIRST_PAUSE;
-        let mut ticks = stream::Ticks::new();
+        let mut ticks = stream::Ticks::new(self.config.width);
         while !stop.is_cancelled() {
             let ended = tokio::select! {
                 ended = self.follow(&mut ticks) => ended,
@@ -399,7 +399,7 @@ impl ReplicaTask {
     /// Has the time written at which the replica is, or was last, known to be current.
     fn note_time(&self) {
         if self.working.index() > 0 {
-            self.keeper.note(&self.working, Vec::new(), false);
+            self.keeper.note(&self.working, Vec::new(), keeper::Need::Advance);
         }
     }
 

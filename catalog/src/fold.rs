@@ -16,11 +16,11 @@ impl Snapshot {
     /// Folding an entry again changes nothing more.
     pub fn fold(&mut self, entry: &Entry) -> Vec<Topic> {
         self.advance(entry.index, entry.at);
-        let topics = BTreeSet::from([Topic::Index]);
         let mut fold = Fold {
             snapshot: self,
             index: entry.index,
-            topics,
+            services: Vec::new(),
+            topics: BTreeSet::from([Topic::Index]),
             tags_before: BTreeMap::new(),
             tags_moved: BTreeSet::new(),
             nodes_moved: BTreeSet::new(),
@@ -31,13 +31,16 @@ impl Snapshot {
         }
         fold.touch_services_of_moved_nodes();
         fold.close_services();
-        fold.topics.into_iter().collect()
+        fold.list_topics()
     }
 }
 
 struct Fold<'a> {
     snapshot: &'a mut Snapshot,
     index: u64,
+    /// Services that were touched, some of them again and again: put in order once, when the entry ends.
+    services: Vec<Name>,
+    /// What else was.
     topics: BTreeSet<Topic>,
     /// The tags that each edited service had before the entry; `None` for one that did not exist.
     tags_before: BTreeMap<Name, Option<Arc<[Text]>>>,
@@ -231,16 +234,17 @@ impl Fold<'_> {
     }
 
     fn put_directory(&mut self, row: &DirectoryRow) {
-        self.remember_tags(&row.service);
-        let known = self.snapshot.services.get(&row.service);
-        // Most rows bring a new index alone.
-        let tags = match known.filter(|known| *known.tags == *row.tags) {
-            Some(known) => known.tags.clone(),
-            None => row.tags.as_slice().into(),
-        };
-        let slot = ServiceSlot { name: row.service.clone(), index: row.index, tags, set: None };
-        self.snapshot.services.insert(row.service.clone(), Arc::new(slot));
-        self.touch_service_topics(&row.service);
+        let service = &row.service;
+        let slot = |tags| Arc::new(ServiceSlot { name: service.clone(), index: row.index, tags, set: None });
+        match self.snapshot.services.get_mut(service) {
+            // Most rows bring a new index alone, and there is nothing to compare when the entry ends.
+            Some(known) if *known.tags == *row.tags => *known = slot(known.tags.clone()),
+            _ => {
+                self.remember_tags(service);
+                self.snapshot.services.insert(service.clone(), slot(row.tags.as_slice().into()));
+            }
+        }
+        self.touch_service_topics(service);
     }
 
     /// Puts an instance into its service.
@@ -336,8 +340,21 @@ impl Fold<'_> {
     }
 
     fn touch_service_topics(&mut self, service: &Name) {
-        self.topics.insert(Topic::Service(service.clone()));
-        self.topics.insert(Topic::AnyService);
+        if self.services.last() != Some(service) {
+            self.services.push(service.clone());
+        }
+    }
+
+    fn list_topics(mut self) -> Vec<Topic> {
+        self.services.sort();
+        self.services.dedup();
+        if !self.services.is_empty() {
+            self.topics.insert(Topic::AnyService);
+        }
+        // In the order of topics, services stand before all else.
+        let topics: Vec<Topic> = self.services.into_iter().map(Topic::Service).chain(self.topics).collect();
+        debug_assert!(topics.is_sorted(), "{topics:?}");
+        topics
     }
 
     fn touch_node(&mut self, name: &Name) {

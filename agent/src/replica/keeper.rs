@@ -1,11 +1,12 @@
 //! Keeping the replica on disk, beside the task that follows the registry: that one notes what happened and goes on.
 
 use std::{
+    collections::{BTreeMap, BTreeSet},
     sync::{Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
 
-use muster_catalog::{Snapshot, Timestamp};
+use muster_catalog::{Change, Entry, Snapshot, Timestamp, Topic};
 use muster_registry::journal::ReplicaEvent;
 use tokio::{
     sync::Notify,
@@ -17,12 +18,14 @@ use super::disk::{Disk, Unsaved};
 
 /// How soon a changed replica is written: an agent that is killed serves at most this much older data.
 const SAVE_INTERVAL: Duration = Duration::from_secs(5);
-/// The same where its index and time alone advanced: an agent that restarts is told little more for an older one.
+/// The same where nothing moved that it holds: an agent that restarts is told little more for an older one.
 const ADVANCE_INTERVAL: Duration = Duration::from_secs(30);
 /// The file is written anew no oftener than would write so much in a second: a large one takes its time.
 const FILE_BYTES_PER_SECOND: u64 = 512 * 1024;
 /// Changes that are noted for the journal; with more the file is written anew.
 const MAX_CHANGES: usize = 16_384;
+/// With so many what waits for [`ADVANCE_INTERVAL`] is written earlier, while the journal still takes it.
+const MANY_CHANGES: usize = MAX_CHANGES / 2;
 
 /// What waits to be written.
 #[derive(Debug)]
@@ -37,8 +40,7 @@ struct Noted {
     events: Vec<ReplicaEvent>,
     /// Changes in `events`, and events.
     changes: usize,
-    /// The events do not say it all.
-    replaced: bool,
+    need: Need,
     /// Since when it is not known to be current; `None` while it is.
     stale: Option<Timestamp>,
     /// The last that will be heard for a while.
@@ -46,23 +48,33 @@ struct Noted {
 }
 
 /// How much is to be written.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-enum Need {
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default)]
+pub(super) enum Need {
+    #[default]
     Nothing,
+    /// The index, and those of services that are not held.
     Advance,
+    /// The events.
     Events,
+    /// All of it: the events do not say it.
     File,
 }
 
-impl Noted {
-    fn need(&self) -> Need {
-        let advances = self.events.iter().all(|event| matches!(event, ReplicaEvent::Advance { .. }));
-        match () {
-            () if self.snapshot.is_none() => Need::Nothing,
-            () if self.replaced => Need::File,
-            () if advances => Need::Advance,
-            () => Need::Events,
-        }
+impl Need {
+    /// What these events ask for, which touched these topics of a replica.
+    pub(super) fn of(events: &[ReplicaEvent], topics: &BTreeSet<Topic>, replica: &Snapshot) -> Self {
+        let beside = events.iter().all(|event| match event {
+            ReplicaEvent::Advance { .. } => true,
+            ReplicaEvent::Entry(entry) => entry.changes.iter().all(|change| matches!(change, Change::PutDirectory(_))),
+            ReplicaEvent::Splice(_) => false,
+        });
+        // A name or a tag that came touches the table of services.
+        let unheld = |topic: &Topic| match topic {
+            Topic::Index | Topic::AnyService => true,
+            Topic::Service(service) => !replica.scope().holds_service(service),
+            _ => false,
+        };
+        if beside && topics.iter().all(unheld) { Self::Advance } else { Self::Events }
     }
 }
 
@@ -72,12 +84,12 @@ impl Keeper {
         Self { noted: Mutex::new(Noted { stale: since, ..Noted::default() }), news: Notify::new() }
     }
 
-    /// Notes that these events led to this replica; with `replaced`, something else did.
-    pub(super) fn note(&self, snapshot: &Snapshot, events: Vec<ReplicaEvent>, replaced: bool) {
+    /// Notes that these events led to this replica, and how much of that is to be written.
+    pub(super) fn note(&self, snapshot: &Snapshot, events: Vec<ReplicaEvent>, need: Need) {
         let mut noted = self.lock();
-        let before = (noted.need(), noted.urgent);
+        let before = (noted.need, noted.urgent);
         noted.snapshot = Some(snapshot.clone());
-        noted.replaced |= replaced;
+        noted.need = noted.need.max(need);
         for event in events {
             let last = noted.events.last_mut();
             if let (ReplicaEvent::Advance { .. }, Some(last @ ReplicaEvent::Advance { .. })) = (&event, last) {
@@ -91,11 +103,16 @@ impl Keeper {
             };
             noted.events.push(event);
         }
-        noted.replaced |= noted.changes > MAX_CHANGES;
-        if noted.replaced {
+        let least = match noted.changes {
+            0..=MANY_CHANGES => Need::Nothing,
+            ..=MAX_CHANGES => Need::Events,
+            _ => Need::File,
+        };
+        noted.need = noted.need.max(least);
+        if noted.need == Need::File {
             (noted.events, noted.changes) = (Vec::new(), 0);
         }
-        let is_news = (noted.need(), noted.urgent) != before;
+        let is_news = (noted.need, noted.urgent) != before;
         drop(noted);
         if is_news {
             self.news.notify_one();
@@ -116,22 +133,48 @@ impl Keeper {
         let mut noted = self.lock();
         let snapshot = noted.snapshot.take()?;
         let since = noted.stale.unwrap_or_else(clock);
-        let (events, replaced) = (std::mem::take(&mut noted.events), std::mem::take(&mut noted.replaced));
+        let (events, need) = (std::mem::take(&mut noted.events), std::mem::take(&mut noted.need));
         noted.changes = 0;
-        Some(Unsaved { snapshot, events: (!replaced).then_some(events), since })
+        drop(noted);
+        let events = match need {
+            Need::Nothing | Need::Events => Some(events),
+            Need::Advance => Some(vec![in_one(events, &snapshot)]),
+            Need::File => None,
+        };
+        Some(Unsaved { snapshot, events, since })
     }
 
     /// What could not be written is written whole the next time.
     fn give_back(&self, unsaved: Unsaved) {
         let mut noted = self.lock();
         noted.snapshot.get_or_insert(unsaved.snapshot);
-        noted.replaced = true;
+        noted.need = Need::File;
         (noted.events, noted.changes) = (Vec::new(), 0);
     }
 
     fn lock(&self) -> MutexGuard<'_, Noted> {
         self.noted.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// Events that led to this replica and moved the indexes of services alone, in one: of each the last says it all.
+fn in_one(events: Vec<ReplicaEvent>, replica: &Snapshot) -> ReplicaEvent {
+    let entries = events.into_iter().filter_map(|event| match event {
+        ReplicaEvent::Entry(entry) => Some(entry.changes),
+        ReplicaEvent::Splice(_) | ReplicaEvent::Advance { .. } => None,
+    });
+    let rows: BTreeMap<_, _> = entries
+        .flatten()
+        .filter_map(|change| match &change {
+            Change::PutDirectory(row) => Some((row.service.clone(), change)),
+            _ => None,
+        })
+        .collect();
+    let (index, at) = (replica.index(), replica.at());
+    if rows.is_empty() {
+        return ReplicaEvent::Advance { index, at };
+    }
+    ReplicaEvent::Entry(Entry { index, at, changes: rows.into_values().collect() })
 }
 
 /// When what was noted is written.
@@ -145,7 +188,7 @@ impl Pace {
     fn due(&self, keeper: &Keeper) -> Option<Instant> {
         let noted = keeper.lock();
         let interval = if noted.urgent { Duration::ZERO } else { SAVE_INTERVAL };
-        match noted.need() {
+        match noted.need {
             Need::Nothing => None,
             Need::Advance if noted.urgent => Some(self.written),
             Need::Advance => Some(self.written + ADVANCE_INTERVAL),

@@ -10,7 +10,7 @@ use muster_registry::{
 };
 use tokio::time::{Instant, Interval, interval, timeout_at};
 
-use super::{Moved, ReplicaTask, Width};
+use super::{Moved, ReplicaTask, Width, keeper::Need};
 
 /// The pause after a stream that had been live: a member restarts, another one takes over at once.
 pub(super) const FIRST_PAUSE: Duration = Duration::from_millis(50);
@@ -18,8 +18,10 @@ pub(super) const FIRST_PAUSE: Duration = Duration::from_millis(50);
 pub(super) const LONGEST_PAUSE: Duration = Duration::from_secs(2);
 /// The registry speaks at least each second; a stream silent for this long is dead.
 const SILENCE: Duration = Duration::from_secs(3);
-/// How often the Scope is looked through for what nobody uses.
-const EVICT_INTERVAL: Duration = Duration::from_secs(1);
+/// The Scope is looked through for what nobody uses so many times in the time that it may stay so.
+const EVICT_LOOKS: u32 = 10;
+/// And at least so often: to look wakes an agent that has nothing else to do.
+const EVICT_INTERVAL: Duration = Duration::from_secs(10);
 /// How many events one batch takes before it is published: bounds how old a View gets under a flood.
 const BATCH: usize = 512;
 
@@ -36,8 +38,12 @@ pub(super) struct Ticks {
 }
 
 impl Ticks {
-    pub(super) fn new() -> Self {
-        Self { evict: interval(EVICT_INTERVAL) }
+    pub(super) fn new(width: Width) -> Self {
+        let every = match width {
+            Width::Scope { idle, .. } => (idle / EVICT_LOOKS).clamp(Duration::from_secs(1), EVICT_INTERVAL),
+            Width::All => EVICT_INTERVAL,
+        };
+        Self { evict: interval(every) }
     }
 }
 
@@ -58,7 +64,7 @@ impl ReplicaTask {
                 return ended(reason, live);
             }
             tokio::select! {
-                // The ticks come more often than this silence takes: it is counted from what was heard.
+                // What else happens here begins this wait anew: the silence is counted from what was heard.
                 event = timeout_at(heard + SILENCE, events.next()) => {
                     heard = Instant::now();
                     let first = match event {
@@ -224,7 +230,12 @@ impl ReplicaTask {
                 (batch.current, batch.replaced) = (true, true);
             }
             WatchEvent::Entry(entry) => {
-                batch.topics.extend(self.working.fold(&entry));
+                let topics = self.working.fold(&entry);
+                // To make a set of many that are in order takes less than to add them one by one.
+                match batch.topics.is_empty() {
+                    true => batch.topics = topics.into_iter().collect(),
+                    false => batch.topics.extend(topics),
+                }
                 batch.happened.push(ReplicaEvent::Entry(entry));
             }
             WatchEvent::Splice(splice) => self.take_splice(splice, batch)?,
@@ -301,7 +312,11 @@ impl ReplicaTask {
             self.keeper.mark(None);
         }
         if batch.replaced || !batch.happened.is_empty() {
-            self.keeper.note(&self.working, batch.happened, batch.replaced);
+            let need = match batch.replaced {
+                true => Need::File,
+                false => Need::of(&batch.happened, &batch.topics, &self.working),
+            };
+            self.keeper.note(&self.working, batch.happened, need);
         }
         if live && (!batch.topics.is_empty() || batch.replaced || !was_live) {
             let moved = if batch.replaced { Moved::All } else { Moved::Topics(&batch.topics) };

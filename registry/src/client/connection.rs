@@ -35,6 +35,9 @@ const LEADER_PAUSE: Duration = Duration::from_secs(30);
 const UNREACHED: Duration = Duration::from_secs(1);
 /// Addresses tried in one round.
 const MAX_ADDRESSES: usize = 32;
+/// How often a connection over which nothing comes is probed: reads that wait at a member which vanished end two seconds
+/// after that. All else has a shorter patience of its own, and each look at the clock wakes an idle agent.
+const PROBE_INTERVAL: Duration = Duration::from_secs(3);
 /// An address that has not answered for so long is tried beside the next one: with all of them dead but one, a round takes
 /// some three seconds and not half a minute.
 const STAGGER: Duration = Duration::from_millis(100);
@@ -300,6 +303,7 @@ impl Connections {
 
     async fn connect(&self, address: SocketAddr) -> Result<Channel, String> {
         let endpoint = raft::endpoint(format!("http://{address}")).map_err(|error| root_cause(&error))?;
+        let endpoint = endpoint.http2_keep_alive_interval(PROBE_INTERVAL);
         let limit = self.config.connect_timeout;
         // The endpoint's own limit says less, and is for when it connects again by itself.
         match timeout(limit, endpoint.connect_timeout(limit * 2).connect()).await {

@@ -1,7 +1,7 @@
 //! One watch stream: it follows the catalog from a cursor, at its reader's pace.
 //!
-//! It sleeps until something happens to what its watcher holds, until the watcher waits for a barrier, or until a heartbeat
-//! is due; what else happened meanwhile is told then, and has moved nothing but the Directory.
+//! It sleeps until something happens to what its watcher holds, until the watcher waits for a barrier, or until it is time
+//! to tell what else happened, which has moved nothing but the Directory. In between it gives signs of life.
 //!
 //! Nothing is queued for a slow reader but what the channel holds. One that falls out of the ring gets the Directory and
 //! the sets that moved meanwhile; one that does not read at all is ended. A change of Scope is spliced in once all that
@@ -226,8 +226,10 @@ impl Feed {
                 true = lost(&mut contact) => return Err(End::Ours(cut_off(&self.core))),
                 due = pace.due() => {
                     self.spoke = false;
-                    self.pump().await?;
-                    if due == Due::Heartbeat && !self.spoke {
+                    if due != Due::Heartbeat {
+                        self.pump().await?;
+                    }
+                    if due != Due::Directory && !self.spoke {
                         self.beat().await?;
                     }
                 }

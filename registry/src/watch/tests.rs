@@ -11,7 +11,10 @@ use muster_catalog::{
 use tokio::{sync::mpsc, time::timeout};
 use tokio_stream::wrappers::ReceiverStream;
 
-use super::{pace::HEARTBEAT, watchers::Watcher};
+use super::{
+    pace::{HEARTBEAT, ROUND},
+    watchers::Watcher,
+};
 use crate::{
     client::{Client, Hello},
     machine::{Catalog, CatalogMachine, encode_proposal},
@@ -306,7 +309,7 @@ fn noted(node: &str, sequence: u64, services: &[&str]) -> Command {
 }
 
 #[tokio::test]
-async fn a_watcher_hears_of_what_it_does_not_hold_with_its_heartbeat_and_of_what_it_holds_at_once() {
+async fn a_watcher_hears_of_what_it_does_not_hold_once_a_round_and_of_what_it_holds_at_once() {
     let registry = TestRegistry::start_quiet(1).await;
     let client = registry.client([0]);
     client.submit(push("a", 1, &["web", "db"])).await.unwrap();
@@ -320,8 +323,8 @@ async fn a_watcher_hears_of_what_it_does_not_hold_with_its_heartbeat_and_of_what
         last = client.submit(noted("a", sequence, &["web", "db"])).await.unwrap().index;
     }
     idle.until_index(last).await;
-    let beats = begun.elapsed().as_millis() / HEARTBEAT.as_millis() + 2;
-    assert!((idle.heard.len() as u128) <= beats, "{:?} in {beats} heartbeats", idle.heard);
+    let rounds = begun.elapsed().as_millis() / ROUND.as_millis() + 1;
+    assert!((idle.heard.len() as u128) <= rounds, "{:?} in {rounds} rounds", idle.heard);
     assert_eq!(idle.snapshot, expected(&client, &held, last).await);
     // A barrier brings what was gathered, and comes after it.
     idle.heard.clear();
