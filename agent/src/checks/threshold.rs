@@ -35,6 +35,17 @@ impl Threshold {
         *self = Self::new(self.limits, status);
     }
 
+    /// Takes the status for one that held long ago: the next outcome that is worse turns it, whatever the thresholds.
+    pub(crate) fn doubt(&mut self) {
+        let last_but_one = self.limits.fall.saturating_sub(1);
+        (self.blemishes, self.failures) = (last_but_one, last_but_one);
+    }
+
+    /// How many outcomes in a row turn it to the worse.
+    pub(crate) fn fall(&self) -> u32 {
+        self.limits.fall
+    }
+
     /// Takes an outcome; returns the status that holds now.
     pub(crate) fn observe(&mut self, outcome: Status) -> Status {
         let extend = |streak: &mut u32, goes_on: bool| *streak = if goes_on { streak.saturating_add(1) } else { 0 };
@@ -90,6 +101,16 @@ mod tests {
             let got: Vec<_> = outcomes.chars().map(|letter| threshold.observe(status(letter))).collect();
             let expected: Vec<_> = expected.chars().map(status).collect();
             assert_eq!(got, expected, "rise {rise} fall {fall} warn {warn_after:?} from {start}: {outcomes}");
+        }
+    }
+
+    #[test]
+    fn a_status_in_doubt_is_turned_by_one_outcome() {
+        for (outcomes, expected) in [("c", "c"), ("w", "w"), ("pc", "pp"), ("pcc", "ppp"), ("pccc", "pppc")] {
+            let mut threshold = Threshold::new(Thresholds { rise: 1, fall: 3, warn_after: None }, Status::Passing);
+            threshold.doubt();
+            let got: Vec<_> = outcomes.chars().map(|letter| threshold.observe(status(letter))).collect();
+            assert_eq!(got, expected.chars().map(status).collect::<Vec<_>>(), "{outcomes}");
         }
     }
 

@@ -242,7 +242,12 @@ impl Table {
                 new.damper = FlapDamper::restore(new.definition.flaps, kept, age, at.instant);
             }
             new.carry(&self.node, status, Text::from(saved.output.as_str()), Some(saved.at()), at);
-            new.show_age(&self.node, at.wall.since(saved.at()), at.instant);
+            let age = at.wall.since(saved.at());
+            // In that time it could have fallen: the host may have been started anew, and the service not.
+            if age > new.row.kind.interval * new.threshold.fall() {
+                new.threshold.doubt();
+            }
+            new.show_age(&self.node, age, at.instant);
         }
         self.checks.insert(id, new);
     }

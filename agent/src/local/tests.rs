@@ -298,6 +298,33 @@ async fn an_agent_does_not_start_without_a_file_that_may_be_whole_nor_without_kn
 }
 
 #[tokio::test]
+async fn a_result_from_long_before_the_restart_is_turned_by_the_first_probe() {
+    let data = TempDir::new().unwrap();
+    let closed = TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap();
+    let (interval, timeout) = (Some("60s".into()), Some("1s".into()));
+    let slow = CheckText { tcp: Some(closed.to_string()), interval, timeout, fall: Some(3), ..Default::default() };
+    for (age, expected) in [(200u128, Status::Critical), (5, Status::Passing)] {
+        let agent = Agent::start(Some(&data));
+        agent.handle.register_service(service("web", vec![slow.clone()]), true).await.unwrap();
+        agent.stop().await;
+        let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap();
+        let at = now.as_millis() - age * 1_000;
+        let saved = format!(r#"{{"service:web": {{"status": "passing", "output": "well", "at_ms": {at}}}}}"#);
+        std::fs::write(data.path().join("results.json"), saved).unwrap();
+        let agent = Agent::start(Some(&data));
+        assert_eq!(agent.handle.rows().checks[0].status, Status::Passing, "it is believed until the first probe");
+        let probed = async {
+            while agent.handle.rows().checks[0].output.contains("restart") {
+                tokio::time::sleep(Duration::from_millis(10)).await;
+            }
+        };
+        tokio::time::timeout(PATIENCE, probed).await.expect("the first probe");
+        assert_eq!(agent.handle.rows().checks[0].status, expected, "{age} s: {:?}", agent.handle.rows());
+        agent.stop().await;
+    }
+}
+
+#[tokio::test]
 async fn files_win_over_the_api() {
     let data = TempDir::new().unwrap();
     let agent = Agent::start(Some(&data));
