@@ -13,7 +13,7 @@ use raft_log::{Config, RaftLog, chunked_wal};
 
 use super::directory::DirectoryLock;
 use super::kind::LogSettings;
-use super::{Ballot, Engine, LogBounds, Position, Record};
+use super::{Ballot, Engine, LogBounds, LogFile, Position, Record};
 
 /// Largest payload a record on disk may claim. Far above what a proposal may hold: a larger claim is corruption, and
 /// must not make us reserve that much memory.
@@ -142,6 +142,14 @@ impl raft_log::Types for Shape {
         position.index
     }
 
+
+    fn files(&self) -> Vec<LogFile> {
+        let log = self.lock();
+        let stat = log.stat();
+        let path = |id| log.config().wal.chunk_path(id).into();
+        let chunks = stat.closed_chunks.iter().chain([&stat.open_chunk]);
+        chunks.map(|chunk| LogFile { path: path(chunk.chunk_id), length: chunk.size }).collect()
+    }
     fn payload_size(payload: &Blob) -> u64 {
         payload.0.len() as u64
     }
