@@ -63,7 +63,7 @@ pub enum ProposeError {
     /// Nothing was written: the log takes no proposal of this kind.
     #[error("the write was refused: {0}")]
     Refused(String),
-    /// Nothing was written, and nothing will be until there is room on the disk of a voter.
+    /// Nothing was written, and nothing will be until there is room on the disks of a majority.
     #[error("the write was refused: {0}")]
     NoRoom(String),
     /// The log of this member has ended; what it was doing has an unknown outcome.
@@ -227,7 +227,9 @@ impl<M: Machine> Consensus<M> {
             Ok(Some(Err(fatal))) => return Err(ProposeError::Stopped(fatal.to_string())),
             Ok(None) => return Err(ProposeError::Stopped("it gave no outcome".into())),
             Err(_) => {
-                let message = format!("no quorum of members has it on disk after {:?}", self.propose_timeout);
+                let disks = self.membership.known_without_room().map(|disks| format!(" ({disks})"));
+                let (disks, waited) = (disks.unwrap_or_default(), self.propose_timeout);
+                let message = format!("no quorum of members has it on disk after {waited:?}{disks}");
                 return Err(ProposeError::UnknownOutcome(message));
             }
         };
