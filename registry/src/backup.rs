@@ -17,6 +17,7 @@ use prost::Message;
 
 use crate::{
     codec::{SnapshotError, decode_snapshot},
+    limits::MAX_RESTORED_BYTES,
     proto::registry as pb,
     store::directory::rename_durably,
 };
@@ -70,6 +71,18 @@ pub enum BackupError {
         path: PathBuf,
         /// What is wrong.
         why: String,
+    },
+    /// It is whole, and no registry would take it.
+    #[error(
+        "{path:?} is whole and CANNOT BE RESTORED: its rows have {bytes} bytes, and a restore takes at most \
+         {MAX_RESTORED_BYTES}. Take out of the catalog what makes it so large (metadata, outputs, services that nobody \
+         needs), and back it up again; until then the members' own folders are all there is"
+    )]
+    TooLarge {
+        /// The file.
+        path: PathBuf,
+        /// Of its rows.
+        bytes: u64,
     },
 }
 
@@ -187,6 +200,14 @@ impl Backup {
         Ok(Self { path: path.to_owned(), header, snapshot, bytes: body_end - before })
     }
 
+    /// Says why no registry would take it, whole as it is.
+    pub fn check_restorable(&self) -> Result<(), BackupError> {
+        if self.bytes <= MAX_RESTORED_BYTES as u64 {
+            return Ok(());
+        }
+        Err(BackupError::TooLarge { path: self.path.clone(), bytes: self.bytes })
+    }
+
     /// The rows as they stand in the file.
     pub(crate) fn rows(&self) -> io::Result<impl Read + Send + use<>> {
         let file = File::open(&self.path)?;
@@ -261,6 +282,11 @@ mod tests {
         let mut again = Vec::new();
         read.rows().unwrap().read_to_end(&mut again).unwrap();
         assert_eq!(again, rows);
+
+        read.check_restorable().unwrap();
+        let large = Backup { bytes: MAX_RESTORED_BYTES as u64 + 1, ..read };
+        let why = large.check_restorable().unwrap_err().to_string();
+        assert!(why.contains("CANNOT BE RESTORED") && why.contains("536870913 bytes"), "{why}");
 
         let whole = fs::read(&path).unwrap();
         for at in (0..whole.len()).step_by(whole.len() / 40) {

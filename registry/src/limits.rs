@@ -8,6 +8,8 @@
 //! a payload of the log              4 MiB   a quarter of a message between members
 //! a step of a replica's journal    64 MiB   what is larger writes the replica anew
 //! a row that is read              256 MiB   catalogs of earlier builds have larger ones than this one admits
+//! a catalog that is restored      512 MiB   all members hold it beside the present one; a larger one is admitted, and every
+//!                                           backup of it says that it cannot be restored
 //! ```
 
 use muster_catalog::MAX_TAG_BYTES;
@@ -26,6 +28,9 @@ pub(crate) const MAX_EVENT_BYTES: usize = 3 * 1024 * 1024;
 pub(crate) const MAX_ROW_BYTES: usize = 256 * 1024 * 1024;
 /// The largest message that is taken from a member: one such row, and the frame around it.
 pub(crate) const MAX_ANSWER_BYTES: usize = MAX_ROW_BYTES + FRAME_BYTES;
+/// Bytes of the rows of a catalog that is restored: until its last piece it is held beside the present one. A catalog of a
+/// million instances is less. Members decide by it while they apply the log: another number needs another catalog format.
+pub(crate) const MAX_RESTORED_BYTES: usize = 512 * 1024 * 1024;
 /// Rows that go together in one message, by their bytes; a larger one goes with as few others.
 pub(crate) const PIECE_BYTES: usize = 64 * 1024;
 /// What stands around a row or a Command: keys, names, indexes, lengths.
@@ -41,4 +46,5 @@ const _: () = assert!(MAX_COMMAND_BYTES + PIECE_BYTES + FRAME_BYTES <= MAX_MESSA
 const _: () = assert!(MAX_TAG_BYTES + FRAME_BYTES <= MAX_COMMAND_BYTES, "all tags of a service are no larger");
 const _: () = assert!(MAX_SCOPE * NAME_BYTES + FRAME_BYTES <= MAX_MESSAGE_BYTES, "a member takes the widest Scope");
 const _: () = assert!(MAX_MESSAGE_BYTES <= MAX_ROW_BYTES, "what was sent in one message can be written as one row");
+const _: () = assert!(MAX_ROW_BYTES + FRAME_BYTES <= MAX_RESTORED_BYTES, "any row that is read can be restored");
 const _: () = assert!(MAX_EVENT_BYTES + FRAME_BYTES <= MAX_STEP_BYTES, "a replica's journal takes any event");

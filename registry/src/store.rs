@@ -13,9 +13,11 @@ mod raft_log;
 #[cfg(feature = "sled")]
 mod sled_log;
 mod space;
+pub(crate) mod watched;
 
 use std::io;
 use std::ops::Range;
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -71,6 +73,15 @@ pub struct LogBounds {
     pub last: Option<Position>,
 }
 
+/// A file of the log.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LogFile {
+    /// Where it lies.
+    pub path: PathBuf,
+    /// So many bytes of it were written: once the next flush returns it has no fewer.
+    pub length: u64,
+}
+
 /// A log on disk. Calls come from several threads; writes come from one at a time.
 ///
 /// Every write is readable when the call returns and durable when the next [`flush`](Engine::flush) returns.
@@ -98,6 +109,19 @@ pub trait Engine: Send + Sync + 'static {
 
     /// Blocks until every write before this call is on stable storage. An error is final: what is on disk is unknown.
     fn flush(&self) -> io::Result<()>;
+
+    /// Whether the first of the entries that the bounds promise is there.
+    fn begins_where_it_should(&self) -> io::Result<bool> {
+        let bounds = self.bounds();
+        if bounds.last <= bounds.purged {
+            return Ok(true);
+        }
+        let first = bounds.purged.map_or(0, |purged| purged.index + 1);
+        Ok(!self.read(first..first + 1, 1)?.is_empty())
+    }
+
+    /// The files without which the log cannot be opened again. A name is given once: what is removed does not return.
+    fn files(&self) -> Vec<LogFile>;
 }
 
 /// Stands between the log and its engine: what a test makes slow, or lets fail as a disk does.

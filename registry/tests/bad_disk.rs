@@ -20,7 +20,7 @@ use std::{env, fs, thread};
 use futures_util::future::join_all;
 use metrics_exporter_prometheus::PrometheusBuilder;
 use muster_catalog::{Name, port::Sink};
-use muster_registry::store::{Ballot, Engine, Layer, LogBounds, Position, Record};
+use muster_registry::store::{Ballot, Engine, Layer, LogBounds, LogFile, Position, Record};
 use muster_registry::{Client, ClientConfig, Registry, RegistryConfig, raft::ConsensusConfig};
 use support::{push, replica};
 use tokio::{net::TcpListener, time::timeout};
@@ -89,6 +89,9 @@ impl Engine for BadDisk {
         }
         thread::sleep(Duration::from_millis(self.troubles.flush_milliseconds.load(Ordering::Relaxed)));
         self.engine.flush()
+    }
+    fn files(&self) -> Vec<LogFile> {
+        self.engine.files()
     }
 }
 
@@ -183,6 +186,52 @@ async fn a_disk_that_fails_ends_the_process_and_nothing_acknowledged_is_lost() {
         }
     }
     println!("{} writes were acknowledged", acknowledged.len());
+}
+
+/// A deleted file takes every write and sync of those who have it open, and is gone with them.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_member_whose_files_go_while_it_runs_ends_and_names_them() {
+    if let Some(folder) = env::var_os(FOLDER) {
+        return tokio::task::spawn_blocking(move || be_the_member(Path::new(&folder))).await.unwrap();
+    }
+    let test = "a_member_whose_files_go_while_it_runs_ends_and_names_them";
+    type Harm = fn(&Path, &Path) -> io::Result<()>;
+    let harms: [(Harm, &str); 4] = [
+        (|data, _| fs::remove_dir_all(data), "it was deleted, moved or covered by another one"),
+        (
+            |data, _| fs::rename(data, data.with_extension("old")).and_then(|()| fs::create_dir(data)),
+            "it was deleted, moved",
+        ),
+        (|_, log| fs::remove_file(log), "of the log was deleted or moved"),
+        (|_, log| fs::OpenOptions::new().write(true).open(log)?.set_len(0), "of the log was cut short"),
+    ];
+    for (harm, said) in harms {
+        let folder = tempfile::tempdir().unwrap();
+        let data = folder.path().join("data");
+        let mut member = Member::start(test, folder.path());
+        let client = member.client();
+        for number in 0..40 {
+            let written = client.submit(push(&format!("before-{number}"), 1, &["web"]));
+            timeout(PATIENCE, written).await.unwrap().unwrap();
+        }
+        let mut files = fs::read_dir(data.join("log")).unwrap().map(|entry| entry.unwrap().path());
+        let log = files.find(|path| path.extension().is_some_and(|kind| kind == "wal")).unwrap();
+        harm(&data, &log).unwrap();
+        let mut lines = member.process.stderr.take().unwrap();
+        let read = tokio::task::spawn_blocking(move || {
+            let mut log = String::new();
+            lines.read_to_string(&mut log).map(|_| log)
+        });
+        let log = timeout(PATIENCE, read).await.expect("the member goes on without its files").unwrap().unwrap();
+        let ended = member.process.wait().unwrap();
+        assert_eq!(ended.signal(), Some(SIGABRT), "{said}: {ended}\n{log}");
+        for part in ["storage failed; ending the process", said, &format!("{data:?}"), "`muster registry restore`"] {
+            // The line is written with its quotes escaped.
+            assert!(log.replace('\\', "").contains(part), "no {part:?} in\n{log}");
+        }
+        // What another one made at that path is not written to.
+        assert!(!data.join("log-mark").exists() || data.join("FORMAT").exists(), "the mark lies in a foreign folder");
+    }
 }
 
 /// A value of the rendered metrics.

@@ -17,7 +17,9 @@ use std::{env, fs, io, ops::Range};
 
 use bytes::Bytes;
 use muster_registry::store::directory::DataDirectory;
-use muster_registry::store::{Ballot, Engine, EngineKind, Fault, Flusher, LogBounds, LogSettings, Position, Record};
+use muster_registry::store::{
+    Ballot, Engine, EngineKind, Fault, Flusher, LogBounds, LogFile, LogSettings, Position, Record,
+};
 use tempfile::TempDir;
 
 /// Set for the run inside the namespace.
@@ -272,6 +274,9 @@ impl Engine for Careless {
     }
     fn flush(&self) -> io::Result<()> {
         Ok(())
+    }
+    fn files(&self) -> Vec<LogFile> {
+        self.0.files()
     }
 }
 

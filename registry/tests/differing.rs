@@ -20,7 +20,7 @@ use muster_catalog::port::Sink;
 use muster_registry::{
     Agreement, Client, ClientConfig, Registry, RegistryConfig,
     raft::{ConsensusConfig, MemberChange},
-    store::{Ballot, Engine, LogBounds, Position, Record},
+    store::{Ballot, Engine, LogBounds, LogFile, Position, Record},
 };
 use support::{push, replica};
 use tokio::{
@@ -81,6 +81,9 @@ impl Engine for Altering {
     }
     fn flush(&self) -> io::Result<()> {
         self.engine.flush()
+    }
+    fn files(&self) -> Vec<LogFile> {
+        self.engine.files()
     }
 }
 

@@ -175,7 +175,10 @@ impl Pilot {
                 since: member.lasting,
                 format: said.map_or(0, |said| said.format),
                 version: said.map(|said| said.version.clone()).unwrap_or_default(),
-                note: note(&self.config, observed, member),
+                note: match said.and_then(|said| said.no_room.as_ref()) {
+                    Some(why) => format!("takes no writes: {why}"),
+                    None => note(&self.config, observed, member),
+                },
             };
             (member.id, health)
         });

@@ -229,7 +229,7 @@ impl Log for MemoryLog {
                 id: seat.member.id,
                 format: seat.format,
                 version: "test".into(),
-                no_room: false,
+                no_room: None,
             };
             inner.seats.iter().map(|seat| (seat.member.id, greeting(seat))).collect()
         })

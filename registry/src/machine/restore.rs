@@ -7,10 +7,8 @@ use bytes::Bytes;
 use muster_catalog::{ClusterId, Row, Scope, Snapshot, SnapshotBuilder, SnapshotHeader, SnapshotRow, Timestamp};
 use prost::Message;
 
-use crate::{codec::decode_snapshot, proto::catalog as pb};
+use crate::{codec::decode_snapshot, limits::MAX_RESTORED_BYTES, proto::catalog as pb};
 
-/// Bytes of a catalog that is being restored: it is held beside the present one. A catalog of a million instances is less.
-pub(crate) const MAX_BYTES: usize = 512 * 1024 * 1024;
 /// Whoever brings a catalog has to bring its next piece within this, by the log's clock; what there is goes then.
 const PATIENCE_MILLISECONDS: u64 = 5 * 60 * 1000;
 /// The largest piece that is read back from a Raft snapshot: an entry could not be larger.
@@ -43,9 +41,9 @@ impl Staging {
             return Err(format!("piece {} came where {expected} was expected: begin anew", piece.number));
         }
         self.bytes += piece.data.len();
-        if self.bytes > MAX_BYTES {
+        if self.bytes > MAX_RESTORED_BYTES {
             *self = Self::default();
-            return Err(format!("the catalog is larger than {MAX_BYTES} bytes"));
+            return Err(format!("the catalog is larger than {MAX_RESTORED_BYTES} bytes"));
         }
         self.at = at;
         self.pieces.push(piece.data);

@@ -86,7 +86,7 @@ fn refused<T>(why: impl Into<String>) -> Result<T, ChangeError> {
     Err(ChangeError::Refused(why.into()))
 }
 
-fn majority(voters: usize) -> usize {
+pub(super) fn majority(voters: usize) -> usize {
     voters / 2 + 1
 }
 

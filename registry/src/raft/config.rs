@@ -123,10 +123,12 @@ pub enum StartError {
     #[error(transparent)]
     Directory(#[from] DirectoryError),
     /// Log or snapshot cannot be read.
-    #[error("{what} in the data folder: {source}: {}", remedy(source))]
+    #[error("{what} in the data folder {path:?}: {source}: {}", remedy(source))]
     Storage {
         /// Log or snapshots.
         what: &'static str,
+        /// The folder.
+        path: PathBuf,
         /// What is wrong with it.
         source: io::Error,
     },
@@ -135,10 +137,44 @@ pub enum StartError {
     Raft(String),
 }
 
-/// Emptying the folder is for what is damaged, not for what may not be read.
+/// Emptying the folder is for what is damaged or missing, not for what could not be read.
 fn remedy(source: &io::Error) -> &'static str {
+    use io::ErrorKind::{InvalidData, InvalidInput, NotFound, Other, PermissionDenied, UnexpectedEof};
     match source.kind() {
-        io::ErrorKind::PermissionDenied => "let the user that runs this member read and write all files in it",
-        _ => "restore it, or empty the whole data folder to rejoin as a new member",
+        PermissionDenied => "let the user that runs this member read and write all files in it",
+        // What those say who read it, and not the system: of its own errors only that a file is not there.
+        InvalidData | InvalidInput | UnexpectedEof | Other | NotFound => {
+            "restore it, or empty the whole data folder to rejoin as a new member (a registry of one member begins anew \
+             then: `muster registry restore` puts a backup in place)"
+        }
+        _ => {
+            "what it holds may be whole: see to the disk, its mount and the limits of this process, and start it again"
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn emptying_the_folder_is_advised_for_damage_and_not_for_what_could_not_be_read() {
+        // As the log's own crates hand them on: with their kind, and without their number.
+        let told = |error: io::Error| io::Error::new(error.kind(), format!("{error}; when:(open chunk)"));
+        let (eio, emfile) = (io::Error::from_raw_os_error(5), io::Error::from_raw_os_error(24));
+        for (source, expected) in [
+            (told(io::ErrorKind::PermissionDenied.into()), "let the user that runs this member"),
+            (told(eio), "may be whole: see to the disk, its mount and the limits"),
+            (told(emfile), "may be whole: see to the disk, its mount and the limits"),
+            (io::Error::from_raw_os_error(5), "may be whole"),
+            (told(io::ErrorKind::InvalidData.into()), "empty the whole data folder"),
+            (told(io::ErrorKind::UnexpectedEof.into()), "empty the whole data folder"),
+            (io::Error::other("Log id is beyond the last"), "empty the whole data folder"),
+        ] {
+            let path = PathBuf::from("/var/lib/muster/registry");
+            let said = StartError::Storage { what: "the log", path, source }.to_string();
+            assert!(said.contains(expected) && said.contains("/var/lib/muster/registry"), "{said}");
+            assert_eq!(said.contains("empty the whole"), expected.contains("empty the whole"), "{said}");
+        }
     }
 }

@@ -1,7 +1,8 @@
 //! The handle of the replicated log.
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::io;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -29,7 +30,7 @@ use super::snapshot::SnapshotStore;
 use super::standing::Removed;
 use super::wire::proto::raft_server::RaftServer;
 use super::{Machine, Member, Payload, Peer, Raft, Types, settings};
-use crate::store::directory::{self, DataDirectory};
+use crate::store::directory::{self, DataDirectory, DirectoryError};
 use crate::store::{DiskGuard, Engine, EngineKind, LogSettings, mark};
 
 /// Largest proposal. A quarter of a message, so that an entry and its frame always fit one.
@@ -64,7 +65,7 @@ pub enum ProposeError {
     /// Nothing was written: the log takes no proposal of this kind.
     #[error("the write was refused: {0}")]
     Refused(String),
-    /// Nothing was written, and nothing will be until there is room on the disk of a voter.
+    /// Nothing was written, and nothing will be until there is room on the disks of a majority.
     #[error("the write was refused: {0}")]
     NoRoom(String),
     /// The log of this member has ended; what it was doing has an unknown outcome.
@@ -142,7 +143,7 @@ impl<M: Machine> Consensus<M> {
         let engine = (config.layer)(engine);
         let guard = Guard::new(&engine);
         let log = Log::new(engine, Some(config.data_dir.clone()), Arc::clone(&config.fault));
-        let log = log.map_err(|source| StartError::Storage { what: "the log", source })?;
+        let log = log.map_err(failed("the log", &config.data_dir))?;
         let network = Network::new(Arc::clone(&config.dial));
         let (applied_sender, applied) = watch::channel(0);
         let (due, wanted) = SnapshotDue::new(config.snapshot_entries);
@@ -244,7 +245,9 @@ impl<M: Machine> Consensus<M> {
             Ok(Some(Err(fatal))) => return Err(ProposeError::Stopped(fatal.to_string())),
             Ok(None) => return Err(ProposeError::Stopped("it gave no outcome".into())),
             Err(_) => {
-                let message = format!("no quorum of members has it on disk after {:?}", self.propose_timeout);
+                let disks = self.membership.known_without_room().map(|disks| format!(" ({disks})"));
+                let (disks, waited) = (disks.unwrap_or_default(), self.propose_timeout);
+                let message = format!("no quorum of members has it on disk after {waited:?}{disks}");
                 return Err(ProposeError::UnknownOutcome(message));
             }
         };
@@ -373,15 +376,26 @@ impl<M: Machine> Consensus<M> {
 
 type Opened = (DataDirectory, Arc<dyn Engine>, SnapshotStore);
 
-fn open(data_dir: &std::path::Path, kind: EngineKind, disk: DiskGuard) -> Result<Opened, StartError> {
+fn open(data_dir: &Path, kind: EngineKind, disk: DiskGuard) -> Result<Opened, StartError> {
     let directory = DataDirectory::open(data_dir, kind)?;
     let engine = kind.open(&LogSettings::new(directory.log()), Some(directory.lock()));
-    let engine = engine.map_err(|source| StartError::Storage { what: "the log", source })?;
+    let engine = engine.map_err(failed("the log", data_dir))?;
     let snapshots = SnapshotStore::open(directory.snapshots(), disk);
-    let snapshots = snapshots.map_err(|source| StartError::Storage { what: "the snapshot", source })?;
+    let snapshots = snapshots.map_err(failed("the snapshot", data_dir))?;
     let snapshot = snapshots.current().and_then(|current| current.meta.last_log_id).map(|last| last.index);
     mark::check(directory.path(), &engine.bounds(), snapshot)?;
+    let begins = engine.begins_where_it_should().map_err(failed("the log", data_dir))?;
+    if !begins {
+        let why = "the first entries of the log are gone: a file of it was deleted".to_owned();
+        return Err(DirectoryError::LogLost { path: directory.path().to_path_buf(), why }.into());
+    }
     Ok((directory, engine, snapshots))
+}
+
+/// What an error of the system or of a file is to whoever starts a member.
+pub(super) fn failed(what: &'static str, data_dir: &Path) -> impl FnOnce(io::Error) -> StartError + use<> {
+    let path = data_dir.to_path_buf();
+    move |source| StartError::Storage { what, path, source }
 }
 
 /// Writes a snapshot whenever one is wanted, and only then has openraft take it up: for openraft a snapshot that fails is the

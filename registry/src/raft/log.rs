@@ -16,7 +16,9 @@ use tokio_util::sync::CancellationToken;
 
 use super::network::MESSAGE_BYTES;
 use super::{Ahead, Entry, LogId, MAX_PAYLOAD_BYTES, Types, Vote, wire};
+use crate::store::directory::DirectoryError;
 use crate::store::mark::LogMark;
+use crate::store::watched::Watched;
 use crate::store::{Engine, Fault, Flusher};
 
 /// Most payload bytes of one append to a follower: far below the message limit, and short enough that one batch does
@@ -29,12 +31,15 @@ const CACHED_TAIL: u64 = 4096;
 /// How often what is committed is noted beside the log, where it moved: one more sync of the disk in a second, and an end
 /// of the log that vanishes is noticed unless it is younger than this.
 const MARK_INTERVAL: Duration = Duration::from_secs(1);
+/// How long files have to be missed before the process ends: whoever stops it may be taking its folder away already.
+const MISSED_FOR: Duration = Duration::from_millis(250);
 
 /// The log of this member. Clones share it.
 #[derive(Clone)]
 pub(crate) struct Log {
     engine: Arc<dyn Engine>,
     flusher: Flusher,
+    fault: Fault,
     mark: Arc<Mark>,
 }
 
@@ -47,10 +52,10 @@ struct Mark {
 }
 
 impl Log {
-    /// A log on `engine`, with its mark in `folder`; `fault` is told when a flush fails.
+    /// A log on `engine`, with its mark in `folder`; `fault` is told when a flush fails, or files go.
     pub(crate) fn new(engine: Arc<dyn Engine>, folder: Option<PathBuf>, fault: Fault) -> io::Result<Self> {
-        let flusher = Flusher::start(Arc::clone(&engine), fault)?;
-        Ok(Self { engine, flusher, mark: Arc::new(Mark { folder, written: Mutex::default() }) })
+        let flusher = Flusher::start(Arc::clone(&engine), Arc::clone(&fault))?;
+        Ok(Self { engine, flusher, fault, mark: Arc::new(Mark { folder, written: Mutex::default() }) })
     }
 
     /// Flushes the log and notes beside it what it holds, where that changed.
@@ -59,13 +64,20 @@ impl Log {
         let mark = LogMark::of(&self.engine.bounds());
         self.flushed().await?;
         let Some(folder) = self.mark.folder.clone().filter(|_| *written != Some(mark)) else { return Ok(()) };
-        tokio::task::spawn_blocking(move || mark.write(&folder)).await.map_err(io::Error::other)??;
+        blocking(move || mark.write(&folder)).await?;
         *written = Some(mark);
         Ok(())
     }
 
-    /// Keeps the mark near what is committed, until cancelled and once more then.
+    /// Keeps the mark near what is committed, until cancelled and once more then; and ends the process when the folder
+    /// or the log's files are no more those that are open here.
     pub(crate) async fn keep_marked(self, stop: CancellationToken) {
+        let Some(folder) = self.mark.folder.clone() else { return };
+        let files = self.engine.files();
+        let mut watched = match blocking(move || Watched::new(&folder, files)).await {
+            Ok(watched) => watched,
+            Err(error) => return (self.fault)(&format!("the log's files cannot be looked at: {error}")),
+        };
         let mut ticks = interval(MARK_INTERVAL);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut stopping = false;
@@ -74,14 +86,45 @@ impl Log {
                 () = stop.cancelled() => true,
                 _ = ticks.tick() => false,
             };
+            // Before anything is written at a path where another folder may lie.
+            if !stopping && let Some(lost) = self.find_lost(&watched, &stop).await {
+                return (self.fault)(&lost.to_string());
+            }
             let now = LogMark::of(&self.engine.bounds());
             // Before the first vote there is nothing to lose, and the folder may be begun again.
             if self.engine.bounds().vote.is_none() || *self.mark.written.lock().await == Some(now) {
                 continue;
             }
-            if let Err(error) = self.flush_and_mark().await {
-                tracing::warn!(%error, "what the log holds was not noted beside it; it is tried again");
+            let files = self.engine.files();
+            let marked = match self.flush_and_mark().await {
+                Ok(()) => {
+                    let watched = watched.clone();
+                    blocking(move || watched.with_files(files)).await
+                }
+                Err(error) => Err(error),
+            };
+            match marked {
+                Ok(next) => watched = next,
+                Err(error) => {
+                    tracing::warn!(%error, "what the log holds was not noted beside it; it is tried again");
+                }
             }
+        }
+    }
+
+    /// What is not there any more of the files that are open here; `None` also when this member is being stopped.
+    async fn find_lost(&self, watched: &Watched, stop: &CancellationToken) -> Option<DirectoryError> {
+        let look = || async {
+            let (engine, watched) = (Arc::clone(&self.engine), watched.clone());
+            blocking(move || watched.check(|| engine.files())).await.unwrap_or_else(|error| {
+                tracing::warn!(%error, "the log's files could not be looked at; it is tried again");
+                Ok(())
+            })
+        };
+        look().await.err()?;
+        tokio::select! {
+            () = stop.cancelled() => None,
+            () = tokio::time::sleep(MISSED_FOR) => look().await.err(),
         }
     }
 
@@ -101,10 +144,14 @@ impl Log {
             self.engine.read(range, max_bytes)?
         } else {
             let engine = Arc::clone(&self.engine);
-            tokio::task::spawn_blocking(move || engine.read(range, max_bytes)).await.map_err(io::Error::other)??
+            blocking(move || engine.read(range, max_bytes)).await?
         };
         records.into_iter().map(|record| wire::record_from(record).map_err(io::Error::from)).collect()
     }
+}
+
+async fn blocking<T: Send + 'static>(work: impl FnOnce() -> io::Result<T> + Send + 'static) -> io::Result<T> {
+    tokio::task::spawn_blocking(work).await.map_err(io::Error::other)?
 }
 
 fn range(bounds: &impl RangeBounds<u64>) -> Range<u64> {

@@ -1,8 +1,7 @@
 //! Who belongs to the registry, as this member knows it: what it tells others, and how an empty member gets in.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use futures_util::future::join_all;
@@ -12,6 +11,7 @@ use tonic::Status;
 use tracing::warn;
 
 use super::network::{Network, Use};
+use super::room::Room;
 use super::wire::{self, proto};
 use super::{Formats, Machine, Peer, Raft, StoredMembership};
 use crate::store::DiskGuard;
@@ -28,8 +28,8 @@ pub struct Greeting {
     pub format: u32,
     /// The version of its build; empty from builds that did not say.
     pub version: String,
-    /// Whether its disk takes no entries any more.
-    pub no_room: bool,
+    /// Why its disk takes no entries any more.
+    pub no_room: Option<String>,
 }
 
 /// What the leader last heard of another member.
@@ -74,8 +74,8 @@ pub(super) struct Shared<M: Machine> {
     pub(super) listed: Vec<String>,
     pub(super) formats: Formats,
     pub(super) disk: DiskGuard,
-    /// As the leader: no voter's disk has room, as of the last look.
-    pub(super) no_room_anywhere: AtomicBool,
+    /// As the leader: what is known of the voters' disks, as of the last look.
+    pub(super) room: Mutex<Room>,
     /// One change of members at a time.
     pub(super) changing: Arc<tokio::sync::Mutex<()>>,
 }
@@ -90,8 +90,8 @@ impl<M: Machine> Membership<M> {
         formats: Formats,
         disk: DiskGuard,
     ) -> Self {
-        let (no_room_anywhere, changing) = Default::default();
-        Self { shared: Arc::new(Shared { raft, network, id, me, listed, formats, disk, no_room_anywhere, changing }) }
+        let (room, changing) = Default::default();
+        Self { shared: Arc::new(Shared { raft, network, id, me, listed, formats, disk, room, changing }) }
     }
 
     /// The membership in force here, committed or not.
@@ -119,6 +119,7 @@ impl<M: Machine> Membership<M> {
             membership_index: committed.log_id().as_ref().map_or(0, |id| id.index),
             member_ids: committed.nodes().map(|(id, _)| *id).collect(),
             no_room: shared.disk.is_full(),
+            no_room_why: shared.disk.why_full().unwrap_or_default(),
         })
     }
 
@@ -140,11 +141,13 @@ impl<M: Machine> Membership<M> {
         let asked = membership.nodes().map(|(id, peer)| async move {
             if *id == self.shared.id {
                 let (format, version) = (self.shared.formats.newest, env!("CARGO_PKG_VERSION").to_owned());
-                return Some(Greeting { id: *id, format, version, no_room: self.shared.disk.is_full() });
+                return Some(Greeting { id: *id, format, version, no_room: self.shared.disk.why_full() });
             }
             let reply = self.greet(&peer.address).await?;
             // Builds that knew the first format only did not say so.
-            let (format, no_room) = (reply.format.max(1), reply.no_room);
+            let format = reply.format.max(1);
+            let why = if reply.no_room_why.is_empty() { "its disk is full".to_owned() } else { reply.no_room_why };
+            let no_room = reply.no_room.then_some(why);
             let greeting = Greeting { id: *id, format, version: reply.version, no_room };
             reply.member.is_some_and(|member| member.id == *id).then_some(greeting)
         });

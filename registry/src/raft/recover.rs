@@ -7,6 +7,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::path::{Path, PathBuf};
 
+use super::consensus::failed;
 use super::snapshot::SnapshotStore;
 use super::{
     Committed, EntryPayload, LogId, Machine, Membership, Payload, Peer, SnapshotMeta, StartError, StoredMembership,
@@ -61,7 +62,10 @@ pub(crate) fn recover<M: Machine>(
     if !DataDirectory::exists(data_dir) {
         return Err(nothing());
     }
-    let failed = |what: &'static str| move |source| RecoverError::Start(StartError::Storage { what, source });
+    let failed = |what: &'static str| {
+        let failed = failed(what, data_dir);
+        move |source| RecoverError::Start(failed(source))
+    };
     let directory = DataDirectory::open(data_dir, kind)?;
     let engine = kind.open(&LogSettings::new(directory.log()), Some(directory.lock())).map_err(failed("the log"))?;
     let snapshots =

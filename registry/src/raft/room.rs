@@ -1,17 +1,19 @@
-//! Room on the members' disks: a leader without any hands the lead on to a voter that has some. Where nobody has, writes
-//! are refused at once and say why: waiting would not help.
+//! Room on the members' disks: a leader without any hands the lead on to a voter that has some. Where too few have any for
+//! a majority, writes are refused at once and say whose disks: waiting would not help.
 
-use std::sync::atomic::Ordering;
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
+use std::sync::{MutexGuard, PoisonError};
 use std::time::Duration;
 
 use openraft::async_runtime::watch::WatchReceiver;
 use tokio::time::{MissedTickBehavior, interval};
 use tokio_util::sync::CancellationToken;
 use tonic::Status;
-use tracing::{info, warn};
+use tracing::{error, info, warn};
 
-use super::change::best_voter;
-use super::membership::Membership;
+use super::change::{best_voter, majority, shown};
+use super::membership::{Contacts, Greeting, Membership};
 use super::wire::proto;
 use super::{Machine, ProposeError};
 
@@ -32,19 +34,35 @@ impl<M: Machine> Membership<M> {
             if tokio::task::spawn_blocking(move || looked.look()).await.is_err() {
                 return;
             }
-            let nowhere = self.shared.disk.is_full() && !self.leave_it_to_who_has_room().await;
-            self.shared.no_room_anywhere.store(nowhere, Ordering::Relaxed);
+            let room = self.look_at_room().await;
+            let before = std::mem::replace(&mut *self.room(), room.clone());
+            // Its own disk is told of where it is looked at.
+            match (before.refuses, room.refuses) {
+                (false, true) => error!(why = room.to_string(), "refusing writes"),
+                (true, false) => info!("enough voters have room: taking writes, as far as this member leads"),
+                _ => {}
+            }
         }
     }
 
-    /// Why nothing is proposed here, where the disk is the reason. While somebody else may have room it is a matter of
+    fn room(&self) -> MutexGuard<'_, Room> {
+        self.shared.room.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Why nothing is proposed here, where disks are the reason. While enough others may have room it is a matter of
     /// another leader.
     pub(super) fn no_room(&self) -> Option<ProposeError> {
-        let nowhere = || self.shared.no_room_anywhere.load(Ordering::Relaxed);
-        self.shared.disk.is_full().then(|| match nowhere() {
-            true => ProposeError::NoRoom(self.shared.disk.to_string()),
-            false => ProposeError::NotLeader { leader: None },
-        })
+        let room = self.room();
+        if room.refuses && self.shared.raft.is_leader() {
+            return Some(ProposeError::NoRoom(room.to_string()));
+        }
+        self.shared.disk.is_full().then_some(ProposeError::NotLeader { leader: None })
+    }
+
+    /// The voters that are known to have no room, for an answer of which they may be the reason.
+    pub(super) fn known_without_room(&self) -> Option<String> {
+        let room = self.room();
+        (!room.full.is_empty()).then(|| room.to_string())
     }
 
     /// Whether there is room for what is to be appended. What an election writes is small and goes on: without it nobody
@@ -62,24 +80,66 @@ impl<M: Machine> Membership<M> {
         }
     }
 
-    /// As the leader, hands the lead to the voter with room that has most of the log. Whether somebody else leads or is to.
-    async fn leave_it_to_who_has_room(&self) -> bool {
-        let Some(mut contacts) = self.contacts() else { return true };
+    /// As the leader, looks at the disks of all voters; one that has no room itself hands the lead on where enough others
+    /// have. Who does not answer may have room: that there is no quorum then is said elsewhere.
+    async fn look_at_room(&self) -> Room {
+        let Some(contacts) = self.contacts() else { return Room::default() };
         let greetings = self.greetings().await;
         let membership = self.effective();
-        let has_room = |id: &u64| greetings.get(id).is_some_and(|greeting| !greeting.no_room);
-        if !membership.voter_ids().any(|id| has_room(&id)) {
-            return false;
+        let full = membership.voter_ids().filter_map(|id| {
+            let why = greetings.get(&id)?.no_room.clone()?;
+            let name = membership.get_node(&id).map_or_else(|| shown(id), |peer| peer.name.clone());
+            Some((id, (name, why)))
+        });
+        let room = Room::new(membership.membership().get_joint_config(), full.collect());
+        if self.shared.disk.is_full() && !room.refuses {
+            self.leave_it_to_who_has_room(contacts, &greetings).await;
         }
+        room
+    }
+
+    /// Hands the lead to the voter with room that has most of the log.
+    async fn leave_it_to_who_has_room(&self, mut contacts: Contacts, greetings: &BTreeMap<u64, Greeting>) {
+        let membership = self.effective();
+        let has_room = |id: &u64| greetings.get(id).is_some_and(|greeting| greeting.no_room.is_none());
         contacts.members.retain(|id, _| has_room(id));
         // One that answers may not have been heard yet in a new term.
-        let Some((next, peer)) = best_voter(&membership, &contacts, self.shared.id) else { return true };
+        let Some((next, peer)) = best_voter(&membership, &contacts, self.shared.id) else { return };
         info!(to = peer.name, "handing the lead on to a member with room on its disk");
         // What does not succeed is tried again at the next look.
         if let Err(error) = self.shared.raft.trigger().transfer_leader(next).await {
             warn!(%error, "the lead was not handed on");
         }
-        true
+    }
+}
+
+/// What a leader knows of the voters' disks.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Room {
+    /// Those without room: the member's name, and what it says.
+    full: Vec<(String, String)>,
+    voters: usize,
+    /// Too few others are left for a majority.
+    refuses: bool,
+}
+
+impl Room {
+    /// `sets` are the voters; two sets while a change of members is half done, and each needs its majority.
+    fn new(sets: &[BTreeSet<u64>], full: BTreeMap<u64, (String, String)>) -> Self {
+        let left = |set: &BTreeSet<u64>| set.iter().filter(|id| !full.contains_key(id)).count();
+        let refuses = sets.iter().any(|set| left(set) < majority(set.len()));
+        let voters = sets.iter().flatten().collect::<BTreeSet<_>>().len();
+        Self { full: full.into_values().collect(), voters, refuses }
+    }
+}
+
+impl fmt::Display for Room {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if let (1, [(_, why)]) = (self.voters, self.full.as_slice()) {
+            return f.write_str(why);
+        }
+        let each: Vec<String> = self.full.iter().map(|(name, why)| format!("{name}: {why}")).collect();
+        write!(f, "{} of {} voters have no room on their disks: {}", self.full.len(), self.voters, each.join("; "))
     }
 }
 

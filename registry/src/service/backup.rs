@@ -14,10 +14,8 @@ use tonic::Status;
 use super::Core;
 use crate::{
     codec::encode_snapshot,
-    machine::{
-        Answer, encode_restore,
-        restore::{FIRST_FORMAT_TO_RESTORE, MAX_BYTES},
-    },
+    limits::MAX_RESTORED_BYTES,
+    machine::{Answer, encode_restore, restore::FIRST_FORMAT_TO_RESTORE},
     proto::{
         catalog,
         registry::{
@@ -165,8 +163,8 @@ impl Core {
                 return Outcome::NotDone("the catalog broke off before its end".to_owned());
             };
             bytes += data.len();
-            if bytes > MAX_BYTES {
-                return Outcome::Refused(format!("the catalog is larger than {MAX_BYTES} bytes"));
+            if bytes > MAX_RESTORED_BYTES {
+                return Outcome::Refused(format!("the catalog is larger than {MAX_RESTORED_BYTES} bytes"));
             }
             let piece = catalog::RestorePiece { id: id.clone(), number, data, last };
             let proposed = self.log.propose_many(vec![encode_restore(self.stamp(), piece)]).await.pop();

@@ -2,6 +2,8 @@
 
 use std::io::{self, Read, Write};
 use std::ops::Range;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::Path;
 use std::sync::mpsc::{SyncSender, sync_channel};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -13,7 +15,7 @@ use raft_log::{Config, RaftLog, chunked_wal};
 
 use super::directory::DirectoryLock;
 use super::kind::LogSettings;
-use super::{Ballot, Engine, LogBounds, Position, Record};
+use super::{Ballot, Engine, LogBounds, LogFile, Position, Record};
 
 /// Largest payload a record on disk may claim. Far above what a proposal may hold: a larger claim is corruption, and
 /// must not make us reserve that much memory.
@@ -44,7 +46,10 @@ impl RaftLogEngine {
             log_cache_max_items: None,
             log_cache_capacity: Some(settings.cache_bytes),
         };
-        let log = RaftLog::open(Arc::new(config))?;
+        // It panics over a file that was emptied, unless that is its last one.
+        let opened = catch_unwind(AssertUnwindSafe(|| RaftLog::open(Arc::new(config))));
+        let log = opened.unwrap_or_else(|_| Err(io::Error::new(io::ErrorKind::InvalidData, "it cannot be read")));
+        let log = log.map_err(|error| name_empty_files(&settings.directory, error))?;
         Ok(Self { log: Mutex::new(log), _lock: lock })
     }
 
@@ -57,6 +62,18 @@ impl RaftLogEngine {
     /// A panic while the lock was held can only come from inside the log; its data is checked before it is changed.
     fn lock(&self) -> MutexGuard<'_, RaftLog<Shape>> {
         self.log.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Says of a log that cannot be opened which of its files are empty: each begins with a record.
+fn name_empty_files(directory: &Path, error: io::Error) -> io::Error {
+    let Ok(entries) = std::fs::read_dir(directory) else { return error };
+    let empty = entries.flatten().filter(|entry| entry.metadata().is_ok_and(|meta| meta.len() == 0));
+    let mut names: Vec<_> = empty.map(|entry| entry.file_name().to_string_lossy().into_owned()).collect();
+    names.retain(|name| name.ends_with(".wal"));
+    match names.is_empty() {
+        true => error,
+        false => io::Error::new(error.kind(), format!("{error}: empty are {}", names.join(", "))),
     }
 }
 
@@ -124,6 +141,14 @@ impl Engine for RaftLogEngine {
         let (done, wait) = sync_channel(1);
         self.lock().flush(true, Some(done))?;
         wait.recv().map_err(|_| io::Error::other("the log's writer stopped before it answered"))?
+    }
+
+    fn files(&self) -> Vec<LogFile> {
+        let log = self.lock();
+        let stat = log.stat();
+        let path = |id| log.config().wal.chunk_path(id).into();
+        let chunks = stat.closed_chunks.iter().chain([&stat.open_chunk]);
+        chunks.map(|chunk| LogFile { path: path(chunk.chunk_id), length: chunk.size }).collect()
     }
 }
 

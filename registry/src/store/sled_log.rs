@@ -20,7 +20,7 @@ use sled::{Db, Tree};
 
 use super::directory::{DirectoryLock, rename_durably};
 use super::kind::LogSettings;
-use super::{Ballot, Engine, LogBounds, Position, Record};
+use super::{Ballot, Engine, LogBounds, LogFile, Position, Record};
 
 /// Entries by their index; the tree beside it keeps what is known about all of them.
 const ENTRIES: &str = "entries";
@@ -178,11 +178,17 @@ impl Engine for SledEngine {
         self.db.flush()?;
         self.disk.sync(blobs)
     }
+
+    fn files(&self) -> Vec<LogFile> {
+        // sled cuts its file itself where its end is free: only an empty one is none of its doing.
+        vec![LogFile { path: self.disk.path.clone(), length: 1 }]
+    }
 }
 
 /// sled's files, for syncing.
 struct Disk {
     data: File,
+    path: PathBuf,
     blobs: PathBuf,
     /// Blobs that were there at the last sync. A blob is written once and never changed.
     synced: Mutex<HashSet<OsString>>,
@@ -192,8 +198,10 @@ struct Disk {
 
 impl Disk {
     fn open(directory: &Path) -> io::Result<Self> {
+        let path = directory.join("db");
         Ok(Self {
-            data: File::open(directory.join("db"))?,
+            data: File::open(&path)?,
+            path,
             blobs: directory.join("blobs"),
             synced: Mutex::default(),
             #[cfg(test)]

@@ -59,6 +59,11 @@ impl DiskGuard {
         self.free.load(Ordering::Relaxed) < self.needed()
     }
 
+    /// What to say of it, where new entries are to be refused.
+    pub fn why_full(&self) -> Option<String> {
+        self.is_full().then(|| self.to_string())
+    }
+
     fn needed(&self) -> u64 {
         self.reserve.saturating_add(self.snapshot.load(Ordering::Relaxed))
     }

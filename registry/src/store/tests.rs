@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, mpsc};
 
 use super::directory::{DataDirectory, DirectoryError};
+use super::watched::Watched;
 use super::*;
 
 fn open(path: &Path) -> RaftLogEngine {
@@ -95,6 +96,30 @@ fn what_is_written_is_read_truncated_purged_and_reopened() {
         engine.truncate_after(Some(at(1, 5))).unwrap();
         engine.append(vec![record(6)]).unwrap();
         assert_eq!(indexes(&*engine), [3, 4, 5, 6], "{kind}");
+    }
+}
+
+/// Files come and go with the log's own doing, and nothing of that is missed.
+#[test]
+fn a_log_that_begins_and_removes_files_is_missed_nowhere_and_one_that_is_deleted_is() {
+    for kind in kinds() {
+        let folder = tempfile::tempdir().unwrap();
+        let settings = LogSettings { chunk_bytes: 4096, ..LogSettings::new(folder.path().join("log")) };
+        let engine = kind.open(&settings, None).unwrap();
+        let mut watched = Watched::new(folder.path(), engine.files()).unwrap();
+        for round in 0..60 {
+            engine.append((round * 10..round * 10 + 10).map(record).collect()).unwrap();
+            let files = engine.files();
+            engine.flush().unwrap();
+            if let Some(upto) = (round * 10).checked_sub(50) {
+                engine.purge(at(1, upto)).unwrap();
+            }
+            watched.check(|| engine.files()).unwrap().unwrap_or_else(|error| panic!("{kind}, round {round}: {error}"));
+            watched = watched.with_files(files).unwrap();
+        }
+        fs::remove_file(newest_file(kind, &settings.directory)).unwrap();
+        let said = watched.check(|| engine.files()).unwrap().unwrap_err().to_string();
+        assert!(said.contains("was deleted"), "{kind}: {said}");
     }
 }
 
@@ -289,6 +314,9 @@ impl Engine for Slow {
     fn flush(&self) -> io::Result<()> {
         self.flushes.fetch_add(1, Ordering::SeqCst);
         self.gate.lock().unwrap().as_ref().unwrap().recv().unwrap()
+    }
+    fn files(&self) -> Vec<LogFile> {
+        Vec::new()
     }
 }
 

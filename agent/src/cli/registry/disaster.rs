@@ -20,7 +20,10 @@ pub(super) fn inspect(file: &Path, json: bool) -> Outcome {
     describe(&Backup::read(file).map_err(Failure::failed)?, json)
 }
 
+/// Says what a backup holds. One that cannot be restored is a failure, however whole: better now than on the day on which it
+/// is needed.
 fn describe(backup: &Backup, json: bool) -> Outcome {
+    let restorable = backup.check_restorable();
     let (header, snapshot) = (&backup.header, &backup.snapshot);
     let (nodes, services, instances) = (snapshot.node_count(), snapshot.service_count(), snapshot.instance_count());
     let cluster = snapshot.cluster();
@@ -29,9 +32,10 @@ fn describe(backup: &Backup, json: bool) -> Outcome {
             "file": backup.path, "registry": &*cluster.uuid, "incarnation": cluster.incarnation,
             "format": snapshot.format(), "index": snapshot.index(), "taken_milliseconds": header.taken.0,
             "taken_by": header.taken_by, "nodes": nodes, "services": services, "instances": instances,
-            "bytes": backup.bytes,
+            "bytes": backup.bytes, "restorable": restorable.is_ok(),
         });
-        return say(&described.to_string());
+        say(&described.to_string())?;
+        return restorable.map_err(Failure::failed);
     }
     let taken = std::time::UNIX_EPOCH + Duration::from_millis(header.taken.0);
     say(&format!(
@@ -45,11 +49,13 @@ fn describe(backup: &Backup, json: bool) -> Outcome {
         cluster.incarnation,
         snapshot.format(),
         snapshot.index(),
-    ))
+    ))?;
+    restorable.map_err(Failure::failed)
 }
 
 pub(super) fn restore(file: &Path, yes: bool, args: &RegistryArgs) -> Outcome {
     let backup = Backup::read(file).map_err(Failure::failed)?;
+    backup.check_restorable().map_err(Failure::failed)?;
     let (runtime, client) = (runtime()?, client(args));
     let status = runtime.block_on(client.members_by_leader()).map_err(Failure::failed)?;
     if !yes {
@@ -111,4 +117,24 @@ pub(super) fn recover(config: &Path, yes: bool, json: bool) -> Outcome {
         );
     }
     say(&format!("recovered: this member is the whole registry, in its next incarnation. {warning}.\nStart it now."))
+}
+
+#[cfg(test)]
+mod tests {
+    use muster_catalog::{Scope, SnapshotBuilder};
+
+    use super::*;
+
+    #[test]
+    fn a_backup_that_cannot_be_restored_is_described_and_a_failure() {
+        let snapshot = SnapshotBuilder::new(Scope::All).finish();
+        let mut backup = Backup { path: "catalog.backup".into(), header: Default::default(), snapshot, bytes: 100 };
+        for json in [false, true] {
+            backup.bytes = 100;
+            assert!(describe(&backup, json).is_ok());
+            backup.bytes = 1024 * 1024 * 1024;
+            let Err(Failure::Failed(why)) = describe(&backup, json) else { panic!("it counts as good") };
+            assert!(why.contains("catalog.backup") && why.contains("CANNOT BE RESTORED"), "{why}");
+        }
+    }
 }

@@ -237,6 +237,37 @@ async fn a_leader_with_a_full_disk_hands_the_lead_to_one_with_room() {
     assert_eq!(values(&lists(&nodes[..2], index).await[0]), [0, 1]);
 }
 
+/// The third has room, and alone it is no majority.
+#[tokio::test(flavor = "multi_thread")]
+async fn full_disks_of_a_majority_refuse_writes_at_once_and_are_named() {
+    let cluster = Cluster::new(3).await;
+    let mut nodes = cluster.start_all().await;
+    let index = write(&nodes, 0).await;
+    lists(&nodes, index).await;
+    for number in [0, 1] {
+        nodes.remove(0).stop().await;
+        nodes.push(cluster.start_with(full(&cluster, number)).await);
+    }
+    // Until the leader has looked, a write waits for the two.
+    let why = within("a refusal", async {
+        loop {
+            match propose(&nodes, 1).await {
+                Err(ProposeError::NoRoom(why)) => break why,
+                Err(ProposeError::UnknownOutcome(_)) => {}
+                other => panic!("{other:?}"),
+            }
+        }
+    })
+    .await;
+    for part in ["2 of 3 voters", "member-0: the disk of", "member-1: the disk of", "make room"] {
+        assert!(why.contains(part), "no {part:?} in {why}");
+    }
+    leader(&nodes).await.consensus.read_index(ReadPolicy::Quorum).await.unwrap();
+    nodes.remove(1).stop().await;
+    nodes.push(cluster.start(0).await);
+    within("writes", async { while propose(&nodes, 2).await.is_err() {} }).await;
+}
+
 /// A member whose disk is never roomy enough.
 fn full(cluster: &Cluster, number: usize) -> crate::raft::ConsensusConfig {
     crate::raft::ConsensusConfig { disk_reserve: u64::MAX, ..cluster.config(number) }

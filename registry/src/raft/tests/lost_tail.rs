@@ -5,7 +5,7 @@ use std::ops::Range;
 use std::sync::{Arc, Condvar, Mutex};
 
 use super::harness::{Cluster, leader, lists, payload, within, write};
-use crate::store::{Ballot, Engine, Layer, LogBounds, Position, Record};
+use crate::store::{Ballot, Engine, Layer, LogBounds, LogFile, Position, Record};
 
 /// A disk that can be held: what is written from then on stays in memory, no flush returns, and with the process it is
 /// gone, as in a loss of power.
@@ -87,6 +87,9 @@ impl Engine for HeldDisk {
         }
         drop(state);
         self.engine.flush()
+    }
+    fn files(&self) -> Vec<LogFile> {
+        self.engine.files()
     }
 }
 

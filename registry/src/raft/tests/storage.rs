@@ -1,6 +1,8 @@
 //! openraft's own contract for storage, and snapshot files.
 
+use std::fs;
 use std::io;
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -14,9 +16,9 @@ use super::harness::List;
 use crate::raft::apply::{Applier, SnapshotDue};
 use crate::raft::log::Log;
 use crate::raft::snapshot::SnapshotStore;
-use crate::raft::{Machine, SnapshotMeta, Types, wire};
-use crate::store::DiskGuard;
-use crate::store::{EngineKind, Fault, LogSettings, Position, Record};
+use crate::raft::{Consensus, ConsensusConfig, Machine, SnapshotMeta, Types, wire};
+use crate::store::directory::DataDirectory;
+use crate::store::{Ballot, DiskGuard, EngineKind, Fault, LogSettings, Position, Record};
 
 struct OnDisk(EngineKind);
 
@@ -54,6 +56,43 @@ async fn what_is_committed_is_not_cut_off_and_the_disk_is_not_blamed_for_it() {
     }
     log.truncate_after(Some(wire::log_id(at(5)))).await.unwrap();
     assert_eq!(engine.bounds().last, Some(at(5)));
+}
+
+/// Of several files of a log one is not what it was.
+#[tokio::test]
+async fn a_file_of_the_log_that_is_gone_or_empty_is_named_with_the_folder_and_what_to_do() {
+    type Harm = fn(&[PathBuf]) -> io::Result<()>;
+    let harms: [(Harm, &str); 5] = [
+        (|files| fs::remove_file(&files[0]), "the first entries of the log are gone"),
+        (|files| files.iter().rev().skip(1).try_for_each(fs::remove_file), "the first entries of the log are gone"),
+        (|files| fs::remove_file(&files[1]), "Gap between chunks"),
+        (|files| fs::write(&files[0], ""), "empty are r-00_000_000_000_000_000_000.wal"),
+        (|files| fs::write(&files[1], ""), "empty are r-00_000_"),
+    ];
+    for (harm, expected) in harms {
+        let folder = tempfile::tempdir().unwrap();
+        let directory = DataDirectory::open(folder.path(), EngineKind::RaftLog).unwrap();
+        let settings = LogSettings { chunk_bytes: 4096, ..LogSettings::new(directory.log()) };
+        let engine = EngineKind::RaftLog.open(&settings, Some(directory.lock())).unwrap();
+        engine.save_vote(Ballot { term: 1, node: 1, committed: true }).unwrap();
+        for index in 0..200 {
+            let position = Position { term: 1, node: 1, index };
+            engine.append(vec![Record { position, payload: vec![b'x'; 100].into() }]).unwrap();
+        }
+        engine.flush().unwrap();
+        drop((engine, directory));
+        let found = fs::read_dir(&settings.directory).unwrap().map(|entry| entry.unwrap().path());
+        let mut files: Vec<_> = found.filter(|path| path.extension().is_some_and(|kind| kind == "wal")).collect();
+        files.sort();
+        assert!(files.len() > 3, "{files:?}");
+        harm(&files).unwrap();
+        let config = ConsensusConfig::new("member", "127.0.0.1:1", folder.path());
+        let said = Consensus::start(config, List::default()).await.err().map(|error| error.to_string());
+        let said = said.expect("it starts");
+        for part in [expected, &format!("{:?}", folder.path()), "to rejoin as a new member"] {
+            assert!(said.contains(part), "no {part:?} in {said}");
+        }
+    }
 }
 
 #[test]
