@@ -104,9 +104,9 @@ impl Keeper {
             noted.events.push(event);
         }
         let least = match noted.changes {
-            0..=MANY_CHANGES => Need::Nothing,
-            ..=MAX_CHANGES => Need::Events,
-            _ => Need::File,
+            changes if changes > MAX_CHANGES => Need::File,
+            changes if changes > MANY_CHANGES => Need::Events,
+            _ => Need::Nothing,
         };
         noted.need = noted.need.max(least);
         if noted.need == Need::File {
