@@ -30,6 +30,7 @@ mod leases;
 mod limits;
 mod log;
 mod machine;
+mod outbox;
 mod proto;
 pub mod raft;
 mod recover;

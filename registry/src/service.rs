@@ -13,7 +13,6 @@ mod tags;
 pub(crate) mod write;
 
 use std::{
-    pin::Pin,
     sync::{
         Arc,
         atomic::{AtomicU64, Ordering},
@@ -21,10 +20,8 @@ use std::{
     time::{SystemTime, UNIX_EPOCH},
 };
 
-use futures_util::Stream;
 use muster_catalog::Timestamp;
 use tokio::sync::{Semaphore, mpsc, watch};
-use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tonic::{Request, Response, Status, Streaming};
 
@@ -34,6 +31,7 @@ use crate::{
     leader::brakes::Shown,
     log::Log,
     machine::Catalog,
+    outbox::{Ready, outbox},
     proto::registry::{self as pb, registry_server::Registry},
     raft::{Ahead, Dial, ReadError},
     watch::{
@@ -46,11 +44,6 @@ use meters::Meters;
 use peers::Peers;
 use renewals::{Pulse, Signs};
 use write::MAX_BATCH;
-
-/// Events ready for a watcher that is not reading; the rest waits in the ring.
-const WATCH_QUEUE: usize = 64;
-/// Pieces of an answer ready for a reader.
-const READ_QUEUE: usize = 4;
 
 /// What one member is made of, shared by its calls and tasks.
 pub(crate) struct Core {
@@ -149,15 +142,15 @@ impl Core {
 /// The gRPC face of a [`Core`].
 pub(crate) struct RegistryService(pub(crate) Arc<Core>);
 
-type EventStream = Pin<Box<dyn Stream<Item = Result<pb::WatchEvent, Status>> + Send>>;
+type EventStream = Ready<pb::WatchEvent>;
 
-type BackupStream = Pin<Box<dyn Stream<Item = Result<pb::BackupPiece, Status>> + Send>>;
+type BackupStream = Ready<pb::BackupPiece>;
 
 #[tonic::async_trait]
 impl Registry for RegistryService {
     type WatchStream = EventStream;
     type BackupStream = BackupStream;
-    type ReadStream = ReceiverStream<Result<pb::ReadReply, Status>>;
+    type ReadStream = Ready<pb::ReadReply>;
 
     async fn write(&self, request: Request<pb::WriteRequest>) -> Result<Response<pb::WriteReply>, Status> {
         // A write goes on when its caller gives up: the log has it or not, and the metrics should say so.
@@ -181,18 +174,18 @@ impl Registry for RegistryService {
     }
 
     async fn watch(&self, request: Request<Streaming<pb::WatchRequest>>) -> Result<Response<EventStream>, Status> {
-        let (sender, events) = mpsc::channel(WATCH_QUEUE);
-        self.0.tasks.spawn(follow(self.0.clone(), request.into_inner(), sender));
-        Ok(Response::new(Box::pin(ReceiverStream::new(events))))
+        let (out, events) = outbox();
+        self.0.tasks.spawn(follow(self.0.clone(), request.into_inner(), out));
+        Ok(Response::new(events))
     }
 
     async fn read(&self, request: Request<pb::ReadRequest>) -> Result<Response<Self::ReadStream>, Status> {
         self.0.check_serves()?;
         let place = self.0.reads.clone().try_acquire_owned();
         let place = place.map_err(|_| Status::resource_exhausted("as many reads wait here as this member takes"))?;
-        let (sender, replies) = mpsc::channel(READ_QUEUE);
-        self.0.tasks.spawn(wide::read(self.0.clone(), request.into_inner(), sender, place));
-        Ok(Response::new(ReceiverStream::new(replies)))
+        let (out, replies) = outbox();
+        self.0.tasks.spawn(wide::read(self.0.clone(), request.into_inner(), out, place));
+        Ok(Response::new(replies))
     }
 
     async fn renew(&self, request: Request<pb::RenewRequest>) -> Result<Response<pb::RenewReply>, Status> {
@@ -227,7 +220,7 @@ impl Registry for RegistryService {
 
     async fn backup(&self, request: Request<pb::BackupRequest>) -> Result<Response<BackupStream>, Status> {
         let pieces = self.0.clone().backup(request.into_inner()).await?;
-        Ok(Response::new(Box::pin(ReceiverStream::new(pieces))))
+        Ok(Response::new(pieces))
     }
 
     async fn restore(

@@ -8,7 +8,7 @@ use std::{
 
 use bytes::{Bytes, BytesMut};
 use futures_util::{Stream, StreamExt, stream};
-use tokio::sync::mpsc;
+use tokio::{runtime::Handle, sync::mpsc};
 use tonic::Status;
 
 use super::Core;
@@ -16,6 +16,7 @@ use crate::{
     codec::encode_snapshot,
     limits::MAX_RESTORED_BYTES,
     machine::{Answer, encode_restore, restore::FIRST_FORMAT_TO_RESTORE},
+    outbox::{Outbox, Ready, outbox},
     proto::{
         catalog,
         registry::{
@@ -28,20 +29,19 @@ use crate::{
 
 /// One piece on the wire and in the log: a fraction of a message, and no burden for a log that others write to as well.
 pub(crate) const PIECE_BYTES: usize = 256 * 1024;
-/// Pieces ready for whoever takes them.
-const PIECES_AHEAD: usize = 4;
 
 /// Collects what is written into pieces.
 struct Pieces {
     gathered: BytesMut,
-    out: mpsc::Sender<Result<pb::BackupPiece, Status>>,
+    out: Outbox<pb::BackupPiece>,
+    runtime: Handle,
 }
 
 impl Pieces {
     fn send(&mut self) -> io::Result<()> {
         let piece = pb::BackupPiece { piece: Some(BackupPiece::Data(self.gathered.split().freeze())) };
-        let gone = |_| io::Error::new(io::ErrorKind::BrokenPipe, "whoever asked for the backup has gone");
-        self.out.blocking_send(Ok(piece)).map_err(gone)
+        let unsent = |unsent| io::Error::new(io::ErrorKind::BrokenPipe, Status::from(unsent).message());
+        self.runtime.block_on(self.out.send(piece)).map_err(unsent)
     }
 }
 
@@ -61,10 +61,7 @@ impl Write for Pieces {
 
 impl Core {
     /// Streams the catalog: all that was committed before it was asked, unless `stale`.
-    pub(crate) async fn backup(
-        self: Arc<Self>,
-        request: pb::BackupRequest,
-    ) -> Result<mpsc::Receiver<Result<pb::BackupPiece, Status>>, Status> {
+    pub(crate) async fn backup(self: Arc<Self>, request: pb::BackupRequest) -> Result<Ready<pb::BackupPiece>, Status> {
         let decided = self.agreement.borrow().own.as_ref().is_some_and(|found| found.decided);
         // Where nobody knows who is right, whatever one member has may be what is wanted.
         if decided || !request.stale {
@@ -98,14 +95,14 @@ impl Core {
             services: snapshot.service_count() as u64,
             instances: snapshot.instance_count() as u64,
         };
-        let (out, pieces) = mpsc::channel(PIECES_AHEAD);
+        let ((out, pieces), runtime) = (outbox(), Handle::current());
         self.tasks.spawn_blocking(move || {
             let first = pb::BackupPiece { piece: Some(BackupPiece::Header(header)) };
-            let mut to = Pieces { gathered: BytesMut::new(), out: out.clone() };
-            let begun = out.blocking_send(Ok(first)).is_ok();
+            let begun = runtime.block_on(out.send(first)).is_ok();
+            let mut to = Pieces { gathered: BytesMut::new(), out, runtime };
             if let Some(Err(error)) = begun.then(|| encode_snapshot(&snapshot, &mut to)) {
                 // Where the asker has gone nobody hears it.
-                drop(out.blocking_send(Err(Status::aborted(error.to_string()))));
+                to.out.end(Status::aborted(error.to_string()));
             }
         });
         Ok(pieces)

@@ -11,6 +11,7 @@ use muster_catalog::{
 use muster_catalog::{Command, Instance, NODE_LIVENESS_CHECK};
 use prost::Message;
 use tokio::{net::TcpListener, time::timeout};
+use tokio_stream::wrappers::ReceiverStream;
 use tonic::service::Routes;
 
 use super::*;
@@ -512,7 +513,7 @@ pub(crate) struct Earlier(pub(crate) RegistryService);
 impl Registry for Earlier {
     type WatchStream = EventStream;
     type BackupStream = BackupStream;
-    type ReadStream = ReceiverStream<Result<pb::ReadReply, Status>>;
+    type ReadStream = Ready<pb::ReadReply>;
 
     async fn write(&self, request: Request<pb::WriteRequest>) -> Result<Response<pb::WriteReply>, Status> {
         self.0.write(request).await

@@ -3,7 +3,7 @@
 //! It sleeps until something happens to what its watcher holds, until the watcher waits for a barrier, or until it is time
 //! to tell what else happened, which has moved nothing but the Directory. In between it gives signs of life.
 //!
-//! Nothing is queued for a slow reader but what the channel holds. One that falls out of the ring gets the Directory and
+//! Nothing is queued for a slow reader but what its outbox holds. One that falls out of the ring gets the Directory and
 //! the sets that moved meanwhile; one that does not read at all is ended. A change of Scope is spliced in once all that
 //! came before it was sent.
 
@@ -12,10 +12,7 @@ use std::{collections::BTreeSet, sync::Arc, time::Duration};
 use bytes::Bytes;
 use futures_util::{Stream, StreamExt};
 use muster_catalog::{ClusterId, Entry, Gathered, Name, Scope, Snapshot, project_changes};
-use tokio::{
-    sync::{mpsc, watch},
-    time::timeout,
-};
+use tokio::{sync::watch, time::timeout};
 use tonic::Status;
 
 use super::{
@@ -29,6 +26,7 @@ use super::{
 use crate::{
     convert::{KNOWN_CHANGES, KNOWN_EVENTS, change_kind},
     limits::MAX_EVENT_BYTES,
+    outbox::{Outbox, Unsent},
     proto::registry::{self as pb, watch_event::Kind, watch_request::Kind as Asked},
     raft::ReadPolicy,
     service::{Core, reads::policy, renewals::Pulse},
@@ -36,8 +34,6 @@ use crate::{
 
 /// A watcher that opens a stream says at once what it wants.
 const HELLO_TIMEOUT: Duration = Duration::from_secs(5);
-/// A reader that takes nothing for so long is gone or stuck; its place is freed.
-pub(super) const STALL: Duration = Duration::from_secs(30);
 /// How long the leader may take to say how far the registry is: a watcher hears nothing meanwhile, and gives a member up
 /// after three seconds.
 const CONFIRM: Duration = Duration::from_secs(1);
@@ -56,25 +52,33 @@ enum End {
     Ours(Status),
 }
 
+impl From<Unsent> for End {
+    fn from(unsent: Unsent) -> Self {
+        match unsent {
+            Unsent::Gone => Self::Gone,
+            Unsent::Stalled => Self::Ours(unsent.into()),
+        }
+    }
+}
+
 /// Serves one stream from its hello to its end.
 pub(crate) async fn follow(
     core: Arc<Core>,
     inbound: impl Stream<Item = Result<pb::WatchRequest, Status>> + Unpin + Send,
-    out: mpsc::Sender<Result<pb::WatchEvent, Status>>,
+    out: Outbox<pb::WatchEvent>,
 ) {
     metrics::gauge!("muster_registry_watch_streams").increment(1.0);
     let end = serve(&core, inbound, &out).await;
     metrics::gauge!("muster_registry_watch_streams").decrement(1.0);
     if let End::Ours(status) = end {
-        // It may have gone meanwhile, or not be reading: then it is not told.
-        out.try_send(Err(status)).ok();
+        out.end(status);
     }
 }
 
 async fn serve(
     core: &Arc<Core>,
     mut inbound: impl Stream<Item = Result<pb::WatchRequest, Status>> + Unpin + Send,
-    out: &mpsc::Sender<Result<pb::WatchEvent, Status>>,
+    out: &Outbox<pb::WatchEvent>,
 ) -> End {
     let hello = match timeout(HELLO_TIMEOUT, inbound.next()).await {
         Ok(Some(Ok(pb::WatchRequest { kind: Some(Asked::Hello(hello)) }))) => hello,
@@ -84,10 +88,7 @@ async fn serve(
     };
     let watcher = hello.watcher.clone().map(|watcher| Alive::new(core, watcher));
     let end = match Feed::open(core.clone(), hello, out.clone()) {
-        Ok(feed) => match feed.run(inbound).await {
-            Ok(()) => End::Gone,
-            Err(end) => end,
-        },
+        Ok(feed) => feed.run_while_serving(inbound).await,
         Err(status) => return End::Ours(status),
     };
     match (&end, watcher) {
@@ -131,7 +132,7 @@ impl Alive {
 struct Feed {
     core: Arc<Core>,
     snapshots: watch::Receiver<Arc<Snapshot>>,
-    out: mpsc::Sender<Result<pb::WatchEvent, Status>>,
+    out: Outbox<pb::WatchEvent>,
     scope: Scope,
     /// Wakes this stream for what is of its Scope.
     watcher: Watcher,
@@ -151,11 +152,7 @@ struct Feed {
 }
 
 impl Feed {
-    fn open(
-        core: Arc<Core>,
-        hello: pb::Hello,
-        out: mpsc::Sender<Result<pb::WatchEvent, Status>>,
-    ) -> Result<Self, Status> {
+    fn open(core: Arc<Core>, hello: pb::Hello, out: Outbox<pb::WatchEvent>) -> Result<Self, Status> {
         let snapshots = core.catalog.snapshot.clone();
         let cluster = snapshots.borrow().cluster().clone();
         if cluster.uuid.is_empty() || !core.log.leadership().borrow().recovered {
@@ -195,6 +192,20 @@ impl Feed {
         Ok(Self { core, snapshots, out, scope, watcher, known, splices, rescopes, cluster, cursor, barriers, spoke })
     }
 
+    /// Runs to its end, or to that of this member: also while a reader that is slow has the rows of an old Snapshot.
+    async fn run_while_serving(
+        self,
+        inbound: impl Stream<Item = Result<pb::WatchRequest, Status>> + Unpin + Send,
+    ) -> End {
+        let core = self.core.clone();
+        let mut contact = core.contact.clone();
+        tokio::select! {
+            ended = self.run(inbound) => ended.err().unwrap_or(End::Gone),
+            () = core.stop.cancelled() => End::Ours(stopping()),
+            true = lost(&mut contact) => End::Ours(cut_off(&core)),
+        }
+    }
+
     async fn run(
         mut self,
         mut inbound: impl Stream<Item = Result<pb::WatchRequest, Status>> + Unpin + Send,
@@ -205,17 +216,14 @@ impl Feed {
         self.send(Kind::Hello(pb::WatchHello { cluster, resumed, splices: true })).await?;
         self.pump().await?;
         let mut pace = Pace::new(&self.core.catalog.watchers, &self.watcher);
-        let stop = self.core.stop.clone();
-        let mut contact = self.core.contact.clone();
         loop {
             self.answer_barriers().await?;
             let waits_for_index =
                 self.barriers.are_ahead_of(self.cursor.unwrap_or_default()) || !self.rescopes.is_empty();
             tokio::select! {
-                () = stop.cancelled() => return Err(End::Ours(Status::unavailable("this member is stopping"))),
                 () = self.watcher.woken() => self.pump().await?,
                 changed = self.snapshots.changed(), if waits_for_index => {
-                    changed.map_err(|_| End::Ours(Status::unavailable("this member is stopping")))?;
+                    changed.map_err(|_| End::Ours(stopping()))?;
                     self.pump().await?;
                 }
                 asked = inbound.next() => match asked {
@@ -223,7 +231,6 @@ impl Feed {
                     Some(Err(_)) | None => return Ok(()),
                 },
                 () = self.barriers.progress() => self.pump().await?,
-                true = lost(&mut contact) => return Err(End::Ours(cut_off(&self.core))),
                 due = pace.due() => {
                     self.spoke = false;
                     if due != Due::Heartbeat {
@@ -471,17 +478,17 @@ impl Feed {
     async fn send(&mut self, kind: Kind) -> Result<(), End> {
         metrics::counter!("muster_registry_watch_events_total").increment(1);
         self.spoke = true;
-        match timeout(STALL, self.out.send(Ok(pb::WatchEvent { kind: Some(kind) }))).await {
-            Ok(Ok(())) => Ok(()),
-            Ok(Err(_)) => Err(End::Gone),
-            Err(_) => Err(End::Ours(Status::resource_exhausted(format!("the watcher took nothing for {STALL:?}")))),
-        }
+        Ok(self.out.send(pb::WatchEvent { kind: Some(kind) }).await?)
     }
 }
 
 /// Returns true when this member does not keep up with a leader; false when nobody looks any more.
 pub(super) async fn lost(contact: &mut watch::Receiver<bool>) -> bool {
     contact.wait_for(|heard| !heard).await.is_ok()
+}
+
+fn stopping() -> Status {
+    Status::unavailable("this member is stopping")
 }
 
 pub(super) fn cut_off(core: &Core) -> Status {

@@ -1,27 +1,36 @@
 //! Watches whose Scope is a part of the catalog, on members with a log in memory and real connections.
 
-use std::time::{Duration, Instant};
+use std::{
+    pin::pin,
+    sync::{Arc, OnceLock},
+    time::{Duration, Instant},
+};
 
-use futures_util::FutureExt;
+use futures_util::{FutureExt, StreamExt, stream};
 use muster_catalog::{
     Command, Name, Proposal, Scope, Snapshot, Wide,
     port::{Consistency, Sink, WideError, WideRead},
     project_snapshot,
 };
-use tokio::{sync::mpsc, time::timeout};
+use prost::Message;
+use tokio::{sync::mpsc, task::unconstrained, time::timeout};
 use tokio_stream::wrappers::ReceiverStream;
 
 use super::{
     pace::{HEARTBEAT, ROUND},
+    stream::follow,
     watchers::Watcher,
 };
 use crate::{
     client::{Client, Hello},
+    limits::PIECE_BYTES,
     machine::{Catalog, CatalogMachine, encode_proposal},
+    outbox::{MAX_BYTES, Ready, STALL, outbox},
     proto::registry::{self as pb, watch_event::Kind, watch_request::Kind as Asked},
     raft::{Committed, Machine, plaintext},
+    server,
     service::{
-        peers,
+        Core, peers,
         tests::{PATIENCE, Replica, TestRegistry, all, push},
     },
 };
@@ -447,4 +456,116 @@ async fn an_entry_whose_effect_is_larger_than_a_message_comes_in_rows() {
     // The node's row moves the index of every service on it: 6 MB of Directory.
     replica.until_index(written.index).await;
     assert_eq!(replica.snapshot, expected(&client, &scope, written.index).await);
+}
+
+/// A member of one whose `web` has some MB of rows, and what it is made of.
+async fn laden() -> (TestRegistry, Arc<Core>) {
+    let made = OnceLock::new();
+    let routes = |core: Arc<Core>| {
+        made.set(core.clone()).ok();
+        server::routes(core)
+    };
+    let registry = TestRegistry::start_as(1, Duration::from_secs(3_600), |_| (), routes).await;
+    let client = registry.client([0]);
+    for node in 0..40 {
+        let Command::Sync(mut sync) = push(&format!("n{node}"), 1, &["web"]) else { panic!("no push") };
+        // Some rows are larger than all that may be ready.
+        let notes = if node % 8 == 0 { 300 } else { 30 };
+        let notes = (0..notes).map(|at| (format!("note{at}").as_str().into(), "x".repeat(1_000).as_str().into()));
+        sync.instances[0].meta = notes.collect();
+        client.submit(Command::Sync(sync)).await.unwrap();
+    }
+    (registry, made.into_inner().unwrap())
+}
+
+/// A watcher that goes on asking for nothing more.
+fn asks(asks: Vec<Asked>) -> impl futures_util::Stream<Item = Result<pb::WatchRequest, tonic::Status>> + Unpin + Send {
+    stream::iter(asks.into_iter().map(|kind| Ok(pb::WatchRequest { kind: Some(kind) }))).chain(stream::pending())
+}
+
+fn hello(scope: &Scope) -> Asked {
+    let scope = Some(scope.into());
+    let (known_changes, known_events) = (crate::convert::KNOWN_CHANGES.to_vec(), crate::convert::KNOWN_EVENTS.to_vec());
+    Asked::Hello(pb::Hello { scope, known_changes, known_events, ..Default::default() })
+}
+
+/// All that the watchers of these tests can be sent in rows: a load of everything, and a splice.
+fn ways() -> [Vec<Asked>; 2] {
+    let web = pb::ServiceNames { names: vec!["web".into()] };
+    [vec![hello(&Scope::All)], vec![hello(&scope(&[], None)), Asked::AddServices(web)]]
+}
+
+/// The bytes of each event that is ready.
+fn take_ready(ready: &mut Ready<pb::WatchEvent>) -> Vec<usize> {
+    let next = || ready.next().now_or_never().flatten();
+    std::iter::from_fn(next).map(|event| event.unwrap().encoded_len()).collect()
+}
+
+/// Takes what is ready after so many turns of its stream, again and again, until it was far more than may be ready at once.
+async fn take_all(core: &Arc<Core>, asked: Vec<Asked>, turns: usize, look: impl Fn(&[usize])) {
+    let (out, mut ready) = outbox();
+    let mut following = pin!(unconstrained(follow(core.clone(), asks(asked), out)));
+    let mut total = 0;
+    for _ in 0..2_000 {
+        for _ in 0..turns {
+            assert!(following.as_mut().now_or_never().is_none(), "it ended");
+        }
+        let sizes = take_ready(&mut ready);
+        look(&sizes);
+        total += sizes.iter().sum::<usize>();
+        if total > 8 * MAX_BYTES {
+            return;
+        }
+    }
+    panic!("only {total} bytes came");
+}
+
+#[tokio::test]
+async fn for_one_who_does_not_read_a_few_pieces_are_made_however_much_it_lacks() {
+    let (_registry, core) = laden().await;
+    for asked in ways() {
+        // More turns than there are pieces: whatever is not made after these waits for room.
+        take_all(&core, asked, 200, |sizes| {
+            let held: usize = sizes.iter().sum();
+            assert!(held <= MAX_BYTES || sizes.len() == 1, "{held} bytes are ready in {} messages", sizes.len());
+        })
+        .await;
+    }
+}
+
+#[tokio::test]
+async fn others_have_their_turn_after_each_piece_also_where_the_reader_is_fast() {
+    let (_registry, core) = laden().await;
+    for asked in ways() {
+        take_all(&core, asked, 1, |sizes| {
+            let pieces = sizes.iter().filter(|size| **size > PIECE_BYTES / 2).count();
+            assert!(pieces <= 1, "{pieces} pieces in one turn");
+        })
+        .await;
+    }
+}
+
+#[tokio::test]
+async fn one_who_makes_no_room_is_cut_off_and_keeps_neither_rows_nor_an_old_catalog() {
+    let (registry, core) = laden().await;
+    for (sequence, asked) in (2..).zip(ways()) {
+        let (out, mut ready) = outbox();
+        let mut following = pin!(follow(core.clone(), asks(asked), out));
+        for _ in 0..200 {
+            assert!((&mut following).now_or_never().is_none(), "it ended");
+            tokio::task::yield_now().await;
+        }
+        let old = Arc::downgrade(&core.catalog.now());
+        registry.client([0]).submit(push("n1", sequence, &["web"])).await.unwrap();
+        assert!(old.upgrade().is_some(), "it has all rows");
+        tokio::time::pause();
+        let begun = tokio::time::Instant::now();
+        following.await;
+        assert!(begun.elapsed() <= STALL * 2, "{:?}", begun.elapsed());
+        tokio::time::resume();
+        assert!(old.upgrade().is_none(), "the old catalog is kept");
+        let why = ready.next().await.unwrap().expect_err("what it did not take is kept");
+        assert_eq!(why.code(), tonic::Code::ResourceExhausted, "{why}");
+        assert!(ready.next().await.is_none());
+    }
 }

@@ -3,18 +3,16 @@
 use std::{sync::Arc, time::Duration};
 
 use muster_catalog::Wide;
-use tokio::{
-    sync::{OwnedSemaphorePermit, mpsc},
-    time::timeout,
-};
+use tokio::{sync::OwnedSemaphorePermit, time::timeout};
 use tonic::Status;
 
 use super::{
     rows::Pieces,
-    stream::{STALL, cut_off, lost},
+    stream::{cut_off, lost},
 };
 use crate::{
     convert::required,
+    outbox::Outbox,
     proto::registry as pb,
     service::{
         Core,
@@ -31,7 +29,7 @@ const MAX_WAIT: Duration = Duration::from_secs(11 * 60);
 pub(crate) async fn read(
     core: Arc<Core>,
     request: pb::ReadRequest,
-    out: mpsc::Sender<Result<pb::ReadReply, Status>>,
+    out: Outbox<pb::ReadReply>,
     _place: OwnedSemaphorePermit,
 ) {
     let (stop, mut contact) = (core.stop.clone(), core.contact.clone());
@@ -42,16 +40,11 @@ pub(crate) async fn read(
         true = lost(&mut contact) => Err(cut_off(&core)),
     };
     if let Err(status) = ended {
-        // Whoever does not read is not told.
-        out.try_send(Err(status)).ok();
+        out.end(status);
     }
 }
 
-async fn answer(
-    core: &Arc<Core>,
-    request: pb::ReadRequest,
-    out: &mpsc::Sender<Result<pb::ReadReply, Status>>,
-) -> Result<(), Status> {
+async fn answer(core: &Arc<Core>, request: pb::ReadRequest, out: &Outbox<pb::ReadReply>) -> Result<(), Status> {
     let policy = policy(request.consistency());
     let wide = required("read.what", request.what).and_then(Wide::try_from);
     let wide = wide.map_err(|error| Status::invalid_argument(error.to_string()))?;
@@ -86,9 +79,7 @@ async fn answer(
     let snapshot = snapshots.borrow().clone();
     let mut pieces = Pieces::wide(&snapshot, &wide);
     while let Some((rows, _)) = pieces.take() {
-        let sent = timeout(STALL, out.send(Ok(pb::ReadReply { rows }))).await;
-        sent.map_err(|_| Status::resource_exhausted(format!("the reader took nothing for {STALL:?}")))?
-            .map_err(|_| Status::cancelled("the reader went"))?;
+        out.send(pb::ReadReply { rows }).await?;
     }
     Ok(())
 }
