@@ -66,7 +66,7 @@ impl LocalState {
             }
         };
         let at = now();
-        let mut table = Table::new(config.node.clone(), saved.maintenance, saved.results, at.instant);
+        let mut table = Table::new(config.node.clone(), saved.maintenance, saved.results, boot_id(), at.instant);
         for definition in saved.services {
             if let Err(error) = definition.checks.iter().try_for_each(refuse_file_only) {
                 tracing::error!(service = %definition.id, %error, "a saved service is left out");
@@ -428,6 +428,11 @@ async fn sleep_until(deadline: Option<Instant>) {
         Some(deadline) => tokio::time::sleep_until(deadline).await,
         None => pending().await,
     }
+}
+
+/// Another one after each boot of the host.
+fn boot_id() -> Option<Arc<str>> {
+    std::fs::read_to_string("/proc/sys/kernel/random/boot_id").ok().map(|id| id.trim().into())
 }
 
 fn now() -> Moment {

@@ -63,6 +63,12 @@ pub(super) struct SavedResult {
     /// Absent in files of older builds, and of checks that have not fallen lately.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     flaps: Option<SavedFlaps>,
+    /// Of the host, when it was saved; absent in files of older builds.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    boot: Option<Arc<str>>,
+    /// Whether the agent was being stopped for good.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    left: bool,
 }
 
 /// How a check flapped, as of `at_ms`.
@@ -78,7 +84,7 @@ struct SavedFlaps {
 impl SavedResult {
     pub(super) fn new(status: Status, output: &str, at: Timestamp) -> Self {
         let output = begin(output, MAX_SAVED_OUTPUT).to_owned();
-        Self { status: status.as_str().to_owned(), output, at_ms: at.0, flaps: None }
+        Self { status: status.as_str().to_owned(), output, at_ms: at.0, flaps: None, boot: None, left: false }
     }
 
     /// With how the check flapped, as of `now`.
@@ -106,8 +112,16 @@ impl SavedResult {
         Some((kept, now.since(Timestamp(saved.at_ms))))
     }
 
-    pub(super) fn status(&self) -> Option<Status> {
-        Status::parse(&self.status)
+    /// With when it was: in which boot of the host, and whether the agent was leaving.
+    pub(super) fn within(self, boot: Option<Arc<str>>, left: bool) -> Self {
+        Self { boot, left, ..self }
+    }
+
+    /// The status, unless what it is about may have been started anew since: after a boot, or after the agent had left,
+    /// nothing is said before it was probed. Who reports to a TTL check outlives the agent, but not the host.
+    pub(super) fn status(&self, boot: Option<&str>, is_ttl: bool) -> Option<Status> {
+        let same_boot = self.boot.is_none() || self.boot.as_deref() == boot;
+        Status::parse(&self.status).filter(|_| same_boot && (is_ttl || !self.left))
     }
 
     pub(super) fn at(&self) -> Timestamp {

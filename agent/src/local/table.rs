@@ -87,6 +87,8 @@ pub(super) struct Table {
     /// Results from before the restart that no check has claimed yet.
     restored: BTreeMap<CheckId, SavedResult>,
     started: Instant,
+    /// Which boot of the host this is, where it says so.
+    boot: Option<Arc<str>>,
     sources: Sources,
     draining: bool,
     generation: u64,
@@ -98,6 +100,7 @@ impl Table {
         node: Name,
         maintenance: SavedMaintenance,
         restored: BTreeMap<CheckId, SavedResult>,
+        boot: Option<Arc<str>>,
         started: Instant,
     ) -> Self {
         let mut table = Self {
@@ -108,6 +111,7 @@ impl Table {
             node_row: None,
             restored,
             started,
+            boot,
             sources: Sources::Reading,
             draining: false,
             generation: 0,
@@ -237,10 +241,11 @@ impl Table {
         let mut new = CheckSlot::new(&self.node, definition, source, listed, at);
         let oldest = MAX_RESTORED_AGE + new.row.kind.interval;
         let saved = self.restored.remove(&id).filter(|saved| at.wall.since(saved.at()) <= oldest);
-        if let Some((saved, status)) = saved.and_then(|saved| saved.status().map(|status| (saved, status))) {
-            if let Some((kept, age)) = saved.flaps(at.wall) {
-                new.damper = FlapDamper::restore(new.definition.flaps, kept, age, at.instant);
-            }
+        if let Some((kept, age)) = saved.as_ref().and_then(|saved| saved.flaps(at.wall)) {
+            new.damper = FlapDamper::restore(new.definition.flaps, kept, age, at.instant);
+        }
+        let status = saved.as_ref().and_then(|saved| saved.status(self.boot.as_deref(), new.ttl.is_some()));
+        if let (Some(saved), Some(status)) = (saved, status) {
             new.carry(&self.node, status, Text::from(saved.output.as_str()), Some(saved.at()), at);
             let age = at.wall.since(saved.at());
             // In that time it could have fallen: the host may have been started anew, and the service not.
@@ -491,7 +496,8 @@ impl Table {
         for (id, slot) in &self.checks {
             if let Some(last) = slot.last_run {
                 let result = SavedResult::new(slot.threshold.status(), &slot.output, last);
-                results.insert(id.clone(), result.with_flaps(slot.damper.keep(at.instant), at.wall));
+                let result = result.with_flaps(slot.damper.keep(at.instant), at.wall);
+                results.insert(id.clone(), result.within(self.boot.clone(), self.draining));
             }
         }
         results

@@ -298,6 +298,42 @@ async fn an_agent_does_not_start_without_a_file_that_may_be_whole_nor_without_kn
 }
 
 #[tokio::test]
+async fn a_result_is_believed_over_a_restart_and_not_after_a_boot_nor_once_the_agent_had_left() {
+    let data = TempDir::new().unwrap();
+    let (closed, saved) = ("127.0.0.1:9".to_owned(), data.path().join("results.json"));
+    let slow = CheckText { tcp: Some(closed), interval: Some("1h".into()), ..Default::default() };
+    let two =
+        || vec![CheckText { id: Some("up".into()), ..slow.clone() }, CheckText { id: Some("ttl".into()), ..ttl("1h") }];
+    for (leaves, boots, expected) in [
+        (false, false, [Status::Passing, Status::Passing]),
+        (true, false, [Status::Passing, Status::Critical]),
+        (false, true, [Status::Critical, Status::Critical]),
+    ] {
+        let agent = Agent::start(Some(&data));
+        agent.handle.register_service(service("web", two()), true).await.unwrap();
+        agent.handle.update_ttl("ttl", passing("well")).await.unwrap();
+        if leaves {
+            agent.handle.drain().await.unwrap();
+        }
+        agent.stop().await;
+        let mut results: serde_json::Value = serde_json::from_slice(&std::fs::read(&saved).unwrap()).unwrap();
+        let mut up = results["ttl"].clone();
+        assert!(up["boot"].is_string() && up["status"] == "passing", "{up}");
+        if boots {
+            up["boot"] = "another".into();
+            results["ttl"] = up.clone();
+        }
+        results["up"] = up;
+        std::fs::write(&saved, results.to_string()).unwrap();
+        let agent = Agent::start(Some(&data));
+        let rows = agent.handle.rows();
+        let statuses = ["ttl", "up"].map(|id| rows.checks.iter().find(|check| &*check.id == id).unwrap().status);
+        assert_eq!(statuses, expected, "leaves {leaves}, boots {boots}");
+        agent.stop().await;
+    }
+}
+
+#[tokio::test]
 async fn a_result_from_long_before_the_restart_is_turned_by_the_first_probe() {
     let data = TempDir::new().unwrap();
     let closed = TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap();
