@@ -1,7 +1,6 @@
 //! What follows from a Command: a pure function of the catalog and the proposal.
 
 use std::{
-    cell::OnceCell,
     collections::{BTreeMap, BTreeSet},
     sync::Arc,
 };
@@ -141,7 +140,7 @@ fn decide_deregister(snapshot: &Snapshot, removal: &Removal) -> Result<Vec<Chang
             Some(found) if alive && found.instance.value.origin == Origin::Agent => refuse(format!("instance {id}")),
             Some(_) => Ok(vec![Change::DeleteInstance { node: node.clone(), id: id.clone() }]),
         },
-        Removal::Check { id, .. } => match entry.all_checks().map(|row| &*row.value).find(|check| check.id == *id) {
+        Removal::Check { id, .. } => match entry.find_check(id).map(|row| &*row.value) {
             None => Ok(Vec::new()),
             Some(found) if alive && found.origin != Origin::Catalog => refuse(format!("check {id}")),
             Some(_) => Ok(vec![Change::DeleteCheck { node: node.clone(), id: id.clone() }]),
@@ -178,16 +177,14 @@ struct Draft<'a> {
     node: Option<Change>,
     instances: BTreeMap<InstanceId, Change>,
     checks: BTreeMap<CheckId, Change>,
-    /// The checks that are there, once one was asked for by its id alone.
-    checks_by_id: OnceCell<BTreeMap<&'a str, &'a Check>>,
 }
 
 impl<'a> Draft<'a> {
     fn new(snapshot: &'a Snapshot, name: &'a Name, origin: Origin) -> Self {
         let entry = snapshot.find_node(name);
         let format = snapshot.format;
-        let (instances, checks, checks_by_id) = (BTreeMap::new(), BTreeMap::new(), OnceCell::new());
-        Self { name, origin, format, entry, node: None, instances, checks, checks_by_id }
+        let (instances, checks) = (BTreeMap::new(), BTreeMap::new());
+        Self { name, origin, format, entry, node: None, instances, checks }
     }
 
     fn agent_is_absent(&self) -> bool {
@@ -244,9 +241,7 @@ impl<'a> Draft<'a> {
     }
 
     fn found_check(&self, id: &str) -> Option<&Check> {
-        let entry = self.entry?;
-        let index = || entry.all_checks().map(|row| (&*row.value.id, &*row.value)).collect();
-        self.checks_by_id.get_or_init(index).get(id).copied()
+        Some(&self.entry?.find_check(id)?.value)
     }
 
     /// The check of that id where the given one stands: one that stands elsewhere is another row in any case.

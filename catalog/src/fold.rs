@@ -6,9 +6,8 @@ use std::{
 };
 
 use crate::{
-    Change, Check, DirectoryRow, Entry, Instance, InstanceEntry, Instances, Name, Node, NodeEntry, Row, Scope,
-    ServiceSlot, Snapshot, Text, Topic,
-    rows::{find_check, put_check},
+    Change, Check, Checks, DirectoryRow, Entry, Instance, InstanceEntry, Name, Node, NodeEntry, Row, Scope,
+    ServiceSlot, Snapshot, Text, Topic, checks::Place,
 };
 
 impl Snapshot {
@@ -24,7 +23,6 @@ impl Snapshot {
             tags_before: BTreeMap::new(),
             tags_moved: BTreeSet::new(),
             nodes_moved: BTreeSet::new(),
-            places: None,
         };
         for change in &entry.changes {
             fold.change(change);
@@ -48,12 +46,7 @@ struct Fold<'a> {
     tags_moved: BTreeSet<Name>,
     /// Nodes of which something was said that holds for each service on them.
     nodes_moved: BTreeSet<Name>,
-    /// Where each check of one node stands: looked up again and again when an entry brings many.
-    places: Option<(Name, Places)>,
 }
-
-/// For each check the instance that it speaks for; `None` for the whole node.
-type Places = BTreeMap<Text, Option<Text>>;
 
 impl Fold<'_> {
     fn change(&mut self, change: &Change) {
@@ -86,7 +79,7 @@ impl Fold<'_> {
             Some(old) => NodeEntry { node: self.row(Some(&old.node), node), ..(**old).clone() },
             None => {
                 self.snapshot.node_ends.add(name);
-                NodeEntry { node: self.row(None, node), index: 0, checks: Vec::new(), instances: Instances::default() }
+                NodeEntry::new(self.row(None, node), 0)
             }
         };
         self.snapshot.checksum.comes(&entry.node);
@@ -100,7 +93,6 @@ impl Fold<'_> {
 
     fn delete_node(&mut self, name: &Name) {
         let Some(entry) = self.snapshot.nodes.get(name).cloned() else { return };
-        self.places = None;
         for instance in &entry.instances {
             self.leave_service(instance);
         }
@@ -133,15 +125,16 @@ impl Fold<'_> {
         }
         self.snapshot.checksum.comes(&row);
         if moved.is_some() && !checks.is_empty() {
-            for check in &mut checks {
+            for check in &std::mem::take(&mut checks) {
                 self.snapshot.checksum.goes(check);
-                *check = self.row(None, &check.value);
-                self.snapshot.checksum.comes(check);
+                let check = self.row(None, &check.value);
+                self.snapshot.checksum.comes(&check);
+                checks.put(check);
             }
             self.touch_checks();
         }
         let entry = Arc::new(InstanceEntry { instance: row, checks });
-        self.snapshot.put_in_node(&entry);
+        self.replace_on_node(&entry);
         self.store_in_service(&entry);
         self.touch_node(&instance.node);
     }
@@ -152,10 +145,9 @@ impl Fold<'_> {
         };
         self.leave_service(&old);
         self.snapshot.checksum.instance_goes(&old);
-        self.places = None;
         self.snapshot.instance_count -= 1;
         if let Some(entry) = self.snapshot.nodes.get_mut(node) {
-            Arc::make_mut(entry).instances.remove(node, id);
+            Arc::make_mut(entry).remove_instance(id);
         }
         if !old.checks.is_empty() {
             self.touch_checks();
@@ -172,36 +164,26 @@ impl Fold<'_> {
         if stays.is_none() {
             self.delete_check(&check.node, &check.id);
         }
-        if self.edit_checks(&check.node, check.instance.as_ref(), |checks| put_check(checks, row.clone())).is_some() {
+        if self.edit_checks(&check.node, check.instance.as_ref(), |checks| checks.put(row.clone())).is_some() {
             self.snapshot.checksum.comes(&row);
             stays.iter().for_each(|old| self.snapshot.checksum.goes(old));
-        }
-        if let Some((node, places)) = &mut self.places
-            && *node == check.node
-        {
-            places.insert(check.id.clone(), check.instance.clone());
+            if stays.is_none()
+                && let Some(instance) = check.instance.clone()
+                && let Some(node) = self.snapshot.nodes.get_mut(&check.node)
+            {
+                Arc::make_mut(node).places.put(Place { check: check.id.clone(), instance });
+            }
         }
     }
 
     fn delete_check(&mut self, node: &Name, id: &str) {
-        let Some(place) = self.find_place(node, id) else { return };
-        let removed =
-            self.edit_checks(node, place.as_ref(), |checks| find_check(checks, id).ok().map(|at| checks.remove(at)));
-        removed.flatten().iter().for_each(|check| self.snapshot.checksum.goes(check));
-        if let Some((_, places)) = &mut self.places {
-            places.remove(id);
+        let found = self.snapshot.nodes.get(node).and_then(|entry| entry.find_check(id)).cloned();
+        let Some(old) = found else { return };
+        self.edit_checks(node, old.value.instance.as_ref(), |checks| checks.remove(id));
+        self.snapshot.checksum.goes(&old);
+        if let Some(entry) = self.snapshot.nodes.get_mut(node).filter(|_| old.value.instance.is_some()) {
+            Arc::make_mut(entry).places.remove(id);
         }
-    }
-
-    /// What a check of the node speaks for; `None` when there is no such check. The first look in an entry goes through
-    /// all checks of the node, the others do not.
-    fn find_place(&mut self, node: &Name, id: &str) -> Option<Option<Text>> {
-        let entry = self.snapshot.nodes.get(node)?;
-        if self.places.as_ref().is_none_or(|(known, _)| known != node) {
-            let places = entry.all_checks().map(|row| (row.value.id.clone(), row.value.instance.clone()));
-            self.places = Some((node.clone(), places.collect()));
-        }
-        self.places.as_ref()?.1.get(id).cloned()
     }
 
     /// Edits the checks of a node, or of one of its instances, and touches all that shows them. `None` where there is no
@@ -210,7 +192,7 @@ impl Fold<'_> {
         &mut self,
         node: &Name,
         instance: Option<&Text>,
-        edit: impl FnOnce(&mut Vec<Row<Check>>) -> R,
+        edit: impl FnOnce(&mut Checks) -> R,
     ) -> Option<R> {
         let entry = self.snapshot.nodes.get_mut(node)?;
         let edited = match instance {
@@ -223,7 +205,7 @@ impl Fold<'_> {
                 let mut changed = (**entry.find_instance(id)?).clone();
                 let edited = edit(&mut changed.checks);
                 let changed = Arc::new(changed);
-                self.snapshot.put_in_node(&changed);
+                self.replace_on_node(&changed);
                 self.store_in_service(&changed);
                 edited
             }
@@ -231,6 +213,13 @@ impl Fold<'_> {
         self.touch_node(node);
         self.touch_checks();
         Some(edited)
+    }
+
+    /// Puts an instance with checks of the same ids where the earlier one stood, or a new one without any.
+    fn replace_on_node(&mut self, entry: &Arc<InstanceEntry>) {
+        let Some(node) = self.snapshot.nodes.get_mut(&entry.instance.value.node) else { return };
+        let old = Arc::make_mut(node).instances.put(entry.clone());
+        self.snapshot.instance_count += usize::from(old.is_none());
     }
 
     fn put_directory(&mut self, row: &DirectoryRow) {
@@ -328,14 +317,13 @@ impl Fold<'_> {
 
     /// Whatever is said of a node is said of each service on it.
     fn touch_services_on(&mut self, node: &Name) {
-        let Some(entry) = self.snapshot.nodes.get(node) else { return };
-        let services: BTreeSet<Name> =
-            entry.instances.iter().map(|instance| instance.instance.value.service.clone()).collect();
+        let Some(entry) = self.snapshot.nodes.get(node).cloned() else { return };
+        let services: BTreeSet<&Name> = entry.instances.iter().map(|entry| &entry.instance.value.service).collect();
         for service in services {
-            if let Some(slot) = self.snapshot.services.get_mut(&service) {
+            if let Some(slot) = self.snapshot.services.get_mut(service) {
                 Arc::make_mut(slot).index = self.index;
             }
-            self.touch_service_topics(&service);
+            self.touch_service_topics(service);
         }
     }
 

@@ -4,8 +4,7 @@ use crate::{InstanceEntry, NodeEntry, Status};
 
 /// The worst of the node's and the instance's checks; passing when there are none.
 pub fn status(node: &NodeEntry, entry: &InstanceEntry) -> Status {
-    let checks = node.checks.iter().chain(&entry.checks);
-    checks.map(|check| check.value.status).max().unwrap_or(Status::Passing)
+    node.checks.worst().max(entry.checks.worst())
 }
 
 /// Whether clients should be sent there: not critical, not in maintenance, not draining, and with weight.

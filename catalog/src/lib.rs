@@ -18,6 +18,7 @@
 
 mod change;
 mod check;
+mod checks;
 mod checksum;
 mod command;
 mod decide;
@@ -37,6 +38,7 @@ mod rows;
 mod scope;
 mod service;
 mod snapshot;
+mod sorted;
 mod splice;
 mod tags;
 mod traffic;
@@ -46,6 +48,7 @@ mod wide;
 
 pub use change::{Change, DirectoryRow, Entry, Writer};
 pub use check::{Check, CheckId, CheckKind, NODE_LIVENESS_CHECK, Status};
+pub use checks::{CheckIter, Checks};
 pub use checksum::{CHECKSUM_VERSION, Checksum};
 pub use command::{Command, NodeSync, Proposal, Registration, Rejection, Removal};
 pub use decide::decide;

@@ -4,7 +4,7 @@
 use std::sync::Arc;
 
 use crate::{
-    Check, ClusterId, DirectoryRow, Instance, InstanceEntry, Instances, Name, Node, NodeEntry, Row, Scope, ServiceSlot,
+    Check, Checks, ClusterId, DirectoryRow, Instance, InstanceEntry, Name, Node, NodeEntry, Row, Scope, ServiceSlot,
     Snapshot, Timestamp, Writer,
 };
 
@@ -133,7 +133,8 @@ pub(crate) fn instance_rows(entry: &InstanceEntry) -> impl Iterator<Item = Snaps
         .chain(entry.checks.iter().cloned().map(SnapshotRow::Check))
 }
 
-/// Builds a Snapshot from its rows. A row that comes twice takes the place of the first.
+/// Builds a Snapshot from its rows. A row that comes twice takes the place of the first; a check that then speaks for
+/// something else is passed over.
 #[derive(Debug)]
 pub struct SnapshotBuilder {
     snapshot: Snapshot,
@@ -153,7 +154,7 @@ impl SnapshotBuilder {
             SnapshotRow::Check(row) => self.check(row),
             SnapshotRow::Instance(row) => {
                 self.place_instance();
-                self.instance = Some(InstanceEntry { instance: row, checks: Vec::new() });
+                self.instance = Some(InstanceEntry { instance: row, checks: Checks::default() });
             }
             SnapshotRow::Header(header) => self.header(header),
             SnapshotRow::Service(row) => self.service(row),
@@ -215,8 +216,7 @@ impl SnapshotBuilder {
     fn node(&mut self, row: Row<Node>, index: u64) {
         self.place_instance();
         let name = row.value.name.clone();
-        let (checks, instances) = (Vec::new(), Instances::default());
-        let new = Arc::new(NodeEntry { node: row.clone(), index, checks, instances });
+        let new = Arc::new(NodeEntry::new(row.clone(), index));
         if !self.snapshot.nodes.contains_key(&name) {
             self.snapshot.node_ends.add(&name);
         }
@@ -226,12 +226,16 @@ impl SnapshotBuilder {
 
     fn check(&mut self, row: Row<Check>) {
         let checks = match (&row.value.instance, &mut self.instance) {
-            (None, _) => self.snapshot.nodes.get_mut(&row.value.node).map(|node| &mut Arc::make_mut(node).checks),
+            (None, _) => {
+                let node = self.snapshot.nodes.get_mut(&row.value.node);
+                let node = node.filter(|node| node.places.find(&row.value.id).is_none());
+                node.map(|node| &mut Arc::make_mut(node).checks)
+            }
             (Some(id), Some(entry)) if entry.instance.value.id == *id => Some(&mut entry.checks),
             (Some(_), _) => None,
         };
         if let Some(checks) = checks {
-            put_check(checks, row);
+            checks.put(row);
         }
     }
 
@@ -242,19 +246,6 @@ impl SnapshotBuilder {
         {
             instance.node = instance.node.clone().shared_with(&node.node.value.name);
         }
-        self.snapshot.place(&Arc::new(entry));
-    }
-}
-
-/// Where a check stands in the order of ids, or would.
-pub(crate) fn find_check(checks: &[Row<Check>], id: &str) -> Result<usize, usize> {
-    checks.binary_search_by(|other| (*other.value.id).cmp(id))
-}
-
-/// Puts a check at its place in the order of ids.
-pub(crate) fn put_check(checks: &mut Vec<Row<Check>>, row: Row<Check>) {
-    match find_check(checks, &row.value.id) {
-        Ok(at) => checks[at] = row,
-        Err(at) => checks.insert(at, row),
+        self.snapshot.place(entry);
     }
 }

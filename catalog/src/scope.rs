@@ -13,7 +13,8 @@ use std::{
 use imbl::OrdSet;
 
 use crate::{
-    Change, CheckId, DirectoryRow, Entry, InstanceEntry, InstanceId, Name, ServiceSlot, Snapshot, Text, Topic,
+    Change, CheckId, DirectoryRow, Entry, InstanceEntry, InstanceId, Name, NodeEntry, ServiceSlot, Snapshot, Text,
+    Topic,
 };
 
 /// What a replica holds beyond the Directory.
@@ -77,11 +78,10 @@ pub fn project_snapshot(scope: &Scope, full: &Snapshot) -> Snapshot {
     projected.instance_count = 0;
     for entry in full.nodes() {
         let node = &entry.node.value.name;
-        let mut kept = (**entry).clone();
-        let held = |entry: &&Arc<InstanceEntry>| scope.holds(&entry.instance.value.service, node);
-        kept.instances = entry.instances.iter().filter(held).cloned().collect();
-        if !scope.holds_node(node) {
-            kept.index = 0;
+        let index = if scope.holds_node(node) { entry.index } else { 0 };
+        let mut kept = NodeEntry { checks: entry.checks.clone(), ..NodeEntry::new(entry.node.clone(), index) };
+        for held in entry.instances.iter().filter(|entry| scope.holds(&entry.instance.value.service, node)) {
+            kept.put_instance(held);
         }
         projected.instance_count += kept.instances.len();
         projected.nodes.insert(node.clone(), Arc::new(kept));

@@ -5,8 +5,8 @@ use std::{collections::BTreeSet, sync::Arc};
 use imbl::{OrdMap, ordmap::DiffItem};
 
 use crate::{
-    Check, ClusterId, FIRST_FORMAT, Instance, Instances, NODE_LIVENESS_CHECK, Name, Node, Origin, Scope, ServiceSet,
-    ServiceSlot, Text, Timestamp, Writer, checksum::Kept, ends::NameEnds, rows::find_check,
+    Check, Checks, ClusterId, FIRST_FORMAT, Instance, Instances, NODE_LIVENESS_CHECK, Name, Node, Origin, Scope,
+    ServiceSet, ServiceSlot, Text, Timestamp, Writer, checks::Place, checksum::Kept, ends::NameEnds, sorted::Sorted,
 };
 
 /// A row with the log indexes that made it and changed it last.
@@ -20,13 +20,13 @@ pub struct Row<T> {
     pub value: Arc<T>,
 }
 
-/// An instance with its own checks, in order of their ids.
+/// An instance with its own checks.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct InstanceEntry {
     /// The instance.
     pub instance: Row<Instance>,
     /// Its checks.
-    pub checks: Vec<Row<Check>>,
+    pub checks: Checks,
 }
 
 /// A node with its checks and its instances.
@@ -36,18 +36,25 @@ pub struct NodeEntry {
     pub node: Row<Node>,
     /// The blocking index of all that stands on the node.
     pub index: u64,
-    /// The node's own checks, in order of their ids.
-    pub checks: Vec<Row<Check>>,
+    /// The node's own checks.
+    pub checks: Checks,
     /// Its instances, in order of their ids.
     pub instances: Instances,
+    /// The checks of `instances`, by the ids that are unique on the node.
+    pub(crate) places: Sorted<Place>,
 }
 
 impl NodeEntry {
+    /// A node with nothing on it.
+    pub(crate) fn new(node: Row<Node>, index: u64) -> Self {
+        let (checks, instances, places) = (Checks::default(), Instances::default(), Sorted::default());
+        Self { node, index, checks, instances, places }
+    }
+
     /// The check that carries the liveness of the node's agent; `None` for nodes without an agent.
     pub fn liveness(&self) -> Option<&Row<Check>> {
-        let liveness = self.checks.iter().find(|check| &*check.value.id == NODE_LIVENESS_CHECK);
         // The catalog API may register a check of that name for a node without an agent.
-        liveness.filter(|check| check.value.origin == Origin::Registry)
+        self.checks.find(NODE_LIVENESS_CHECK).filter(|check| check.value.origin == Origin::Registry)
     }
 
     /// The instance of that id.
@@ -66,7 +73,38 @@ impl NodeEntry {
             None => &self.checks,
             Some(instance) => &self.find_instance(instance)?.checks,
         };
-        checks.get(find_check(checks, id).ok()?)
+        checks.find(id)
+    }
+
+    /// The check of that id, whatever it speaks for.
+    pub(crate) fn find_check(&self, id: &str) -> Option<&Row<Check>> {
+        self.checks.find(id).or_else(|| self.find_check_at(Some(&self.places.find(id)?.instance), id))
+    }
+
+    /// Puts an instance and its checks at its place; says whether it is a new one.
+    pub(crate) fn put_instance(&mut self, entry: &Arc<InstanceEntry>) -> bool {
+        let old = self.instances.put(entry.clone());
+        if let Some(old) = &old {
+            self.forget_places(old);
+        }
+        for check in &entry.checks {
+            let (check, instance) = (check.value.id.clone(), entry.instance.value.id.clone());
+            self.places.put(Place { check, instance });
+        }
+        old.is_none()
+    }
+
+    /// Removes an instance and its checks; says whether it was there.
+    pub(crate) fn remove_instance(&mut self, id: &str) -> bool {
+        let Some(old) = self.instances.remove(&self.node.value.name, id) else { return false };
+        self.forget_places(&old);
+        true
+    }
+
+    fn forget_places(&mut self, gone: &InstanceEntry) {
+        for check in &gone.checks {
+            self.places.remove(&check.value.id);
+        }
     }
 }
 

@@ -5,7 +5,10 @@
 
 use std::sync::Arc;
 
-use crate::{DirectoryRow, InstanceEntry, Name, Scope, ServiceSlot, Snapshot, SnapshotRow, Topic, rows::instance_rows};
+use crate::{
+    Check, CheckId, Checks, DirectoryRow, InstanceEntry, Name, Row, Scope, ServiceSlot, Snapshot, SnapshotRow, Topic,
+    rows::instance_rows,
+};
 
 /// A change of Scope, with the rows of what joins it.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -46,12 +49,14 @@ impl Snapshot {
         for row in splice.rows {
             match row {
                 SnapshotRow::Check(check) => {
-                    if let Some(entry) = &mut instance {
-                        entry.checks.push(check);
+                    if let Some(entry) = &mut instance
+                        && check.value.instance.as_ref() == Some(&entry.instance.value.id)
+                    {
+                        entry.checks.put(check);
                     }
                 }
                 SnapshotRow::Instance(row) => {
-                    self.take_up(instance.replace(InstanceEntry { instance: row, checks: Vec::new() }));
+                    self.take_up(instance.replace(InstanceEntry { instance: row, checks: Checks::default() }));
                 }
                 SnapshotRow::Service(row) => {
                     self.take_up(instance.take());
@@ -73,8 +78,8 @@ impl Snapshot {
                 continue;
             }
             if let Some(node) = self.nodes.get_mut(&instance.node) {
-                let gone = Arc::make_mut(node).instances.remove(&instance.node, &instance.id);
-                self.instance_count -= usize::from(gone.is_some());
+                let gone = Arc::make_mut(node).remove_instance(&instance.id);
+                self.instance_count -= usize::from(gone);
             }
         }
     }
@@ -88,19 +93,29 @@ impl Snapshot {
     }
 
     fn take_up(&mut self, entry: Option<InstanceEntry>) {
-        if let Some(entry) = entry.map(Arc::new) {
-            self.place(&entry);
+        if let Some(entry) = entry {
+            self.place(entry);
         }
     }
 
     /// Puts an instance on its node and into the set of its service, where that is held; nothing without the node, or where
-    /// the set would be held and the Directory does not have the service: its row comes first.
-    pub(crate) fn place(&mut self, entry: &Arc<InstanceEntry>) {
-        let instance = &entry.instance.value;
+    /// the set would be held and the Directory does not have the service: its row comes first. A check whose id another on
+    /// the node has is passed over.
+    pub(crate) fn place(&mut self, mut entry: InstanceEntry) {
+        let instance = entry.instance.value.clone();
         if self.scope.holds_service(&instance.service) && !self.services.contains_key(&instance.service) {
             return;
         }
-        let old = self.find_node(&instance.node).and_then(|node| node.find_instance(&instance.id)).cloned();
+        let Some(node) = self.find_node(&instance.node) else { return };
+        let elsewhere = |row: &&Row<Check>| {
+            node.find_check(&row.value.id).is_some_and(|other| other.value.instance != row.value.instance)
+        };
+        let twice: Vec<CheckId> = entry.checks.iter().filter(elsewhere).map(|row| row.value.id.clone()).collect();
+        for id in &twice {
+            entry.checks.remove(id);
+        }
+        let entry = &Arc::new(entry);
+        let old = node.find_instance(&instance.id).cloned();
         if let Some(old) = old.filter(|old| old.instance.value.service != instance.service)
             && let Some(slot) = self.services.get_mut(&old.instance.value.service)
         {
@@ -116,8 +131,8 @@ impl Snapshot {
     /// Puts an instance on its node; false when there is no such node.
     pub(crate) fn put_in_node(&mut self, entry: &Arc<InstanceEntry>) -> bool {
         let Some(node) = self.nodes.get_mut(&entry.instance.value.node) else { return false };
-        let old = Arc::make_mut(node).instances.put(entry.clone());
-        self.instance_count += usize::from(old.is_none());
+        let new = Arc::make_mut(node).put_instance(entry);
+        self.instance_count += usize::from(new);
         true
     }
 }

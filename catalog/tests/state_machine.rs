@@ -6,7 +6,8 @@ use std::collections::{BTreeSet, HashMap};
 
 use muster_catalog::{
     Change, Check, Command, Entry, Footprint, Gathered, Name, NodeEntry, Scope, ServiceLookup, Snapshot,
-    SnapshotBuilder, SnapshotRow, Splice, Status, Text, Timestamp, Topic, Wide, project_changes, project_snapshot,
+    SnapshotBuilder, SnapshotRow, Splice, Status, Text, Timestamp, Topic, Wide, health, project_changes,
+    project_snapshot,
 };
 use proptest::prelude::*;
 use support::{NODES, Registry, SERVICES, any_change, any_command, any_commands, any_scope, name};
@@ -126,6 +127,10 @@ fn assert_consistent(snapshot: &Snapshot) {
         let ids = node.instances.iter().flat_map(|entry| &entry.checks).chain(&node.checks);
         let ids: Vec<&Text> = ids.map(|row| &row.value.id).collect();
         assert_eq!(ids.iter().collect::<BTreeSet<_>>().len(), ids.len(), "two checks of one id on {node:?}");
+        for entry in &node.instances {
+            let statuses = entry.checks.iter().chain(&node.checks).map(|row| row.value.status);
+            assert_eq!(Some(health::status(node, entry)), statuses.max().or(Some(Status::Passing)), "of {entry:?}");
+        }
     }
 }
 

@@ -11,7 +11,7 @@ use std::{
 };
 
 use muster_catalog::{
-    Change, Check, CheckId, ClusterId, Entry, Freshness, Instance, InstanceId, Node, NodeEntry, Origin, Snapshot,
+    Change, Check, CheckId, ClusterId, Entry, Freshness, Instance, InstanceId, Node, NodeEntry, Origin, Snapshot, Text,
     Topic, View, strip_instance,
 };
 
@@ -153,9 +153,7 @@ impl Overlay {
         if !by_host {
             return look_again;
         }
-        let came = self.changes.iter().filter(|change| !old.contains(change));
-        let went = old.iter().filter(|change| !self.changes.contains(change));
-        let moved: Vec<Change> = came.chain(went).cloned().collect();
+        let moved: Vec<Change> = lacking(&self.changes, &old).chain(lacking(&old, &self.changes)).cloned().collect();
         // Over what was shown before: a check touches a service only where its instance is there already.
         let mut shown = Snapshot::clone(told);
         shown.lay_over(&self.entry(told, old));
@@ -170,6 +168,23 @@ impl Overlay {
 
     fn entry(&self, told: &Snapshot, changes: Vec<Change>) -> Entry {
         Entry { index: self.index, at: told.at(), changes }
+    }
+}
+
+/// The Changes that the others do not have just so. Before the registry was ever reached they name each own row.
+fn lacking<'a>(changes: &'a [Change], others: &'a [Change]) -> impl Iterator<Item = &'a Change> {
+    let others: BTreeMap<_, _> = others.iter().map(|other| (row_of(other), other)).collect();
+    changes.iter().filter(move |change| others.get(&row_of(change)) != Some(change))
+}
+
+/// What tells the row of a Change from other rows of the node: its kind and its id.
+fn row_of(change: &Change) -> (u8, Option<&Text>) {
+    match change {
+        Change::PutInstance(row) => (1, Some(&row.id)),
+        Change::DeleteInstance { id, .. } => (1, Some(id)),
+        Change::PutCheck(row) => (2, Some(&row.id)),
+        Change::DeleteCheck { id, .. } => (2, Some(id)),
+        _ => (0, None),
     }
 }
 

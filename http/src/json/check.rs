@@ -101,9 +101,9 @@ impl<'a> Check<'a> {
         self.r#type == MAINTENANCE
     }
 
-    /// Whether the health of that instance of its node depends on it.
-    pub(crate) fn decides_about(&self, instance: &str) -> bool {
-        self.service_id.is_empty() || self.service_id == instance
+    /// The id of the instance that it speaks for; empty for the whole node.
+    pub(crate) fn instance(&self) -> &str {
+        self.service_id
     }
 }
 

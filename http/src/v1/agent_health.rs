@@ -1,6 +1,8 @@
 //! `agent/health/service/{id/:id,name/:name}`: the health of this agent's own instances, for load balancers that look
 //! at the status code alone.
 
+use std::collections::BTreeMap;
+
 use axum::{
     extract::{Path, State},
     http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header},
@@ -31,7 +33,7 @@ enum Aggregated {
 }
 
 impl Aggregated {
-    fn of(checks: &[Check<'_>]) -> Self {
+    fn of(checks: &[&Check<'_>]) -> Self {
         let each = checks.iter().map(|check| match check.status() {
             _ if check.is_maintenance() => Self::Maintenance,
             "passing" => Self::Passing,
@@ -64,7 +66,7 @@ impl Aggregated {
 struct ServiceHealth<'a> {
     aggregated_status: &'static str,
     service: Option<AgentService<'a>>,
-    checks: Option<Vec<Check<'a>>>,
+    checks: Option<Vec<&'a Check<'a>>>,
 }
 
 /// One instance of this agent.
@@ -76,7 +78,8 @@ pub(crate) async fn show_by_id(State(api): House, Path(id): Path<String>, header
         let nothing = ServiceHealth { aggregated_status: Aggregated::Critical.word(), service: None, checks: None };
         return answer(&ask, text, StatusCode::NOT_FOUND, &reason, &nothing).await;
     };
-    let (aggregated, health) = health_of(&api, instance, &checks, &instances);
+    let checks = local_checks(&checks, &instances);
+    let (aggregated, health) = Deciding::new(&checks).health_of(&api, instance);
     answer(&ask, text, aggregated.code(), aggregated.word(), &health).await
 }
 
@@ -86,7 +89,9 @@ pub(crate) async fn list_by_name(State(api): House, Path(name): Path<String>, he
     let wanted = Name::lookup(&name);
     let (instances, checks) = (api.ports.local.instances(), api.ports.local.checks());
     let of_service = instances.iter().filter(|instance| instance.service == wanted);
-    let all: Vec<_> = of_service.map(|instance| health_of(&api, instance, &checks, &instances)).collect();
+    let checks = local_checks(&checks, &instances);
+    let deciding = Deciding::new(&checks);
+    let all: Vec<_> = of_service.map(|instance| deciding.health_of(&api, instance)).collect();
     let worst = all.iter().map(|(aggregated, _)| *aggregated).max();
     let (code, reason) = match worst {
         Some(worst) => (worst.code(), worst.word().to_owned()),
@@ -96,17 +101,26 @@ pub(crate) async fn list_by_name(State(api): House, Path(name): Path<String>, he
     answer(&ask, text, code, &reason, &body).await
 }
 
-fn health_of<'a>(
-    api: &'a Api,
-    instance: &'a Instance,
-    checks: &'a [std::sync::Arc<muster_catalog::Check>],
-    instances: &'a [std::sync::Arc<Instance>],
-) -> (Aggregated, ServiceHealth<'a>) {
-    let deciding = local_checks(checks, instances).into_values();
-    let checks: Vec<Check<'a>> = deciding.filter(|check| check.decides_about(&instance.id)).collect();
-    let aggregated = Aggregated::of(&checks);
-    let service = Some(agent_service(instance, &api.datacenter, None));
-    (aggregated, ServiceHealth { aggregated_status: aggregated.word(), service, checks: Some(checks) })
+/// The agent's checks by the instance that they speak for; under no name those of the whole node.
+struct Deciding<'a>(BTreeMap<&'a str, Vec<&'a Check<'a>>>);
+
+impl<'a> Deciding<'a> {
+    fn new(checks: &'a BTreeMap<String, Check<'a>>) -> Self {
+        let mut of: BTreeMap<&str, Vec<&Check<'_>>> = BTreeMap::new();
+        for check in checks.values() {
+            of.entry(check.instance()).or_default().push(check);
+        }
+        Self(of)
+    }
+
+    fn health_of(&self, api: &'a Api, instance: &'a Instance) -> (Aggregated, ServiceHealth<'a>) {
+        let of = |id: &str| self.0.get(id).into_iter().flatten().copied();
+        let mut checks: Vec<&Check<'a>> = of("").chain(of(&instance.id)).collect();
+        checks.sort_by_key(|check| check.id());
+        let aggregated = Aggregated::of(&checks);
+        let service = Some(agent_service(instance, &api.datacenter, None));
+        (aggregated, ServiceHealth { aggregated_status: aggregated.word(), service, checks: Some(checks) })
+    }
 }
 
 fn wants_text(ask: &Ask, headers: &HeaderMap) -> Result<bool, HttpError> {

@@ -77,10 +77,7 @@ fn refuses_rows(bad: &'static [&'static str]) -> impl Fn(&NodeSync) -> Option<Su
 fn worst(state: &Snapshot) -> BTreeMap<InstanceId, Status> {
     let entry = state.find_node(&Name::lookup("n1"));
     let instances = entry.iter().flat_map(|entry| &entry.instances);
-    let status = |checks: &[muster_catalog::Row<muster_catalog::Check>]| {
-        checks.iter().map(|check| check.value.status).max().unwrap_or(Status::Passing)
-    };
-    instances.map(|entry| (entry.instance.value.id.clone(), status(&entry.checks))).collect()
+    instances.map(|entry| (entry.instance.value.id.clone(), entry.checks.worst())).collect()
 }
 
 #[tokio::test]

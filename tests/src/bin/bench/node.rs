@@ -1,4 +1,5 @@
-//! What a write costs the state machine on a node that has much already: 250 checks more, on nodes of three sizes.
+//! What a write costs the state machine on a node that has much already: 250 checks more, on nodes of three sizes with a
+//! check of each service, and where all checks are of one service or of the node.
 
 use std::time::{Duration, Instant};
 
@@ -21,16 +22,31 @@ pub(super) fn run() -> Result<()> {
         let mut snapshot = Snapshot::default();
         let checks = (0..size).map(|at| check("first", at)).collect();
         apply(&mut snapshot, push(1, (0..size).map(instance).collect(), checks)?)?;
-        let mut rounds = Vec::new();
-        for _ in 0..ROUNDS {
-            // Readers hold what they were given: a write copies what it changes.
-            let mut next = snapshot.clone();
-            let checks = (0..MORE).map(|at| check("more", at * (size / MORE))).collect();
-            rounds.push(milliseconds(apply(&mut next, push(2, Vec::new(), checks)?)?));
-        }
+        let checks: Vec<Check> = (0..MORE).map(|at| check("more", at * (size / MORE))).collect();
+        let rounds = more(&snapshot, &checks)?;
         line(&format!("{MORE} checks more, node of {size} services"), &format!("{:.1} ms", median(rounds)));
     }
+    for (owner, of) in [("one service", Some("svc-0")), ("the node", None)] {
+        for size in SIZES {
+            let stands = |row: Check| Check { instance: of.map(Into::into), ..row };
+            let mut snapshot = Snapshot::default();
+            let checks = (0..size).map(|at| stands(check("first", at))).collect();
+            apply(&mut snapshot, push(1, vec![instance(0)], checks)?)?;
+            let checks: Vec<Check> = (0..MORE).map(|at| stands(check("more", at))).collect();
+            let rounds = more(&snapshot, &checks)?;
+            line(&format!("{MORE} checks more, {size} of {owner}"), &format!("{:.1} ms", median(rounds)));
+        }
+    }
     Ok(())
+}
+
+fn more(snapshot: &Snapshot, checks: &[Check]) -> Result<Vec<f64>> {
+    let round = |_| {
+        // Readers hold what they were given: a write copies what it changes.
+        let mut next = snapshot.clone();
+        Ok(milliseconds(apply(&mut next, push(2, Vec::new(), checks.to_vec())?)?))
+    };
+    (0..ROUNDS).map(round).collect()
 }
 
 fn apply(snapshot: &mut Snapshot, sync: NodeSync) -> Result<Duration> {
