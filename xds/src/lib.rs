@@ -18,6 +18,7 @@
 //!
 //! Nothing is answered before the catalog was loaded once; afterwards the last known is served however old it is.
 
+mod budget;
 mod config;
 mod connection;
 mod publisher;

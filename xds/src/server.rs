@@ -6,6 +6,7 @@ use envoy_types::pb::envoy::service::discovery::v3::{
     DeltaDiscoveryRequest, DeltaDiscoveryResponse, DiscoveryRequest, DiscoveryResponse,
     aggregated_discovery_service_server::{AggregatedDiscoveryService, AggregatedDiscoveryServiceServer},
 };
+use http_body_util::BodyExt;
 use muster_catalog::port::Source;
 use tokio::{
     net::TcpListener,
@@ -14,10 +15,12 @@ use tokio::{
 };
 use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
-use tonic::{Request, Response, Status, Streaming, transport::server::Server};
+use tonic::{Request, Response, Status, Streaming, body::Body, codegen::http, transport::server::Server};
+use tower::util::MapRequestLayer;
 use tracing::info;
 
 use crate::{
+    budget::{Account, Budget},
     config::{ConfigError, Unregistered, XdsConfig},
     connection::{self, Caller},
     publisher::{Published, publish},
@@ -30,8 +33,16 @@ use crate::{
 /// Room for one push of each kind: more are never under way, since each waits for its answer.
 const OUTBOUND: usize = 4;
 
-/// The longest request: 65,536 names of 63 bytes, with as many versions on a reconnect.
-const MAX_REQUEST_BYTES: usize = 16 << 20;
+/// The longest request: 65,536 names of 63 bytes, or of 40 with as many versions on a reconnect. What is decoded from it may
+/// be twelve times as large for a moment.
+const MAX_REQUEST_BYTES: usize = 8 << 20;
+
+/// How much of a stream may come before its task takes it, in bytes: the smallest that HTTP/2 begins with, and more than
+/// the requests of most. A task that waits for a client to read leaves it lying there.
+const STREAM_WINDOW: u32 = 64 * 1024;
+
+/// The same of all streams of a connection: one that is not taken leaves the others their way.
+const CONNECTION_WINDOW: u32 = 128 * 1024;
 
 /// Streams per connection: a client multiplexes one or two; gRPC processes share a connection for a few channels.
 const MAX_STREAMS_PER_CONNECTION: u32 = 64;
@@ -141,7 +152,11 @@ impl Xds {
         let publishing = publish(Translator::new(config), source, sender, opened, stop.clone(), serves_all);
         let publisher = tokio::spawn(publishing);
         let service = AggregatedDiscoveryServiceServer::new(service).max_decoding_message_size(MAX_REQUEST_BYTES);
+        let budget = Budget::default();
         let server = Server::builder()
+            .layer(MapRequestLayer::new(move |request| count(request, budget.open())))
+            .initial_stream_window_size(STREAM_WINDOW)
+            .initial_connection_window_size(CONNECTION_WINDOW)
             .http2_keepalive_interval(Some(KEEPALIVE_INTERVAL))
             .http2_keepalive_timeout(Some(KEEPALIVE_TIMEOUT))
             .max_concurrent_streams(MAX_STREAMS_PER_CONNECTION)
@@ -151,6 +166,18 @@ impl Xds {
         info!(%address, "serving xDS");
         Ok(XdsHandle { address, roster, publisher, server, streams, stop })
     }
+}
+
+/// The request, whose body is counted as it comes, and left out from where there is no room for it.
+fn count(request: http::Request<Body>, account: Account) -> http::Request<Body> {
+    let arrives = account.clone();
+    let mut request = request.map(|body| {
+        Body::new(body.map_frame(move |frame| {
+            frame.map_data(|data| if arrives.arrive(data.len()) { data } else { Default::default() })
+        }))
+    });
+    request.extensions_mut().insert(account);
+    request
 }
 
 struct Service {
@@ -168,6 +195,8 @@ impl Service {
         let place = self.roster.find_place().ok_or_else(|| {
             Status::resource_exhausted("as many streams are open as this agent serves: connect to another agent")
         })?;
+        let account = request.extensions().get::<Account>().cloned();
+        let account = account.ok_or_else(|| Status::internal("the request was not counted"))?;
         let caller = request.extensions().get::<Caller>().cloned();
         let (outbound, pushes) = mpsc::channel(OUTBOUND);
         let mut published = self.published.clone();
@@ -180,6 +209,7 @@ impl Service {
             outbound,
             published,
             place,
+            account,
             stop: self.stop.clone(),
         };
         self.streams.spawn(task.run());

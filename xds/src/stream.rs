@@ -1,6 +1,6 @@
 //! One stream: requests in, pushes out.
 
-use std::{net::SocketAddr, time::Duration};
+use std::{convert::Infallible, net::SocketAddr, time::Duration};
 
 use envoy_types::pb::envoy::config::core::v3::Node;
 use tokio::{sync::mpsc, time::Instant};
@@ -9,9 +9,10 @@ use tonic::{Status, Streaming};
 use tracing::{debug, warn};
 
 use crate::{
+    budget::{Account, NoRoom},
     connection::Hold,
     publisher::Published,
-    resource::ResourceKind,
+    resource::{ResourceKind, Resources},
     roster::{Place, Rejected},
     subscription::{Request, RequestError, Subscriptions, Verdict},
     wire::Wire,
@@ -23,12 +24,16 @@ const FIRST_PAUSE: Duration = Duration::from_secs(1);
 /// … up to this: a port that was taken comes free sooner or later, and a wrong resource is no load.
 const LONGEST_PAUSE: Duration = Duration::from_secs(60);
 
+/// The longest id of a node. It is kept as long as the stream; ids of Envoys have some hundred bytes.
+const MAX_NODE_ID_BYTES: usize = 4_096;
+
 /// What a stream's task needs.
 pub(crate) struct StreamTask<W: Wire> {
     pub(crate) inbound: Streaming<W>,
     pub(crate) outbound: mpsc::Sender<Result<W::Response, Status>>,
     pub(crate) published: Published,
     pub(crate) place: Place,
+    pub(crate) account: Account,
     pub(crate) peer: Option<SocketAddr>,
     /// Keeps the connection open.
     pub(crate) _hold: Option<Hold>,
@@ -73,28 +78,46 @@ enum End {
     Refused(Status),
 }
 
+impl From<RequestError> for End {
+    fn from(error: RequestError) -> Self {
+        Self::Refused(Status::resource_exhausted(error.to_string()))
+    }
+}
+
+impl From<NoRoom> for End {
+    fn from(error: NoRoom) -> Self {
+        Self::Refused(Status::resource_exhausted(error.to_string()))
+    }
+}
+
+fn stopping() -> End {
+    End::Refused(Status::unavailable("the agent is stopping"))
+}
+
 impl<W: Wire> StreamTask<W> {
     /// Serves the stream to its end, and tells the client when it is we who end it.
     pub(crate) async fn run(mut self) {
-        if let End::Refused(status) = self.serve().await {
+        if let Err(End::Refused(status)) = self.serve().await {
             debug!(peer = ?self.peer, %status, "stream ended");
             // A client that reads nothing any more does not get to hold the task.
             let _ = self.outbound.try_send(Err(status));
         }
     }
 
-    async fn serve(&mut self) -> End {
+    async fn serve(&mut self) -> Result<Infallible, End> {
         let mut subscriptions = Subscriptions::new(W::VARIANT);
         let mut times = [Times::default(); 4];
         let (mut node_id, mut was_registered) = (None, None);
         loop {
-            // Every reason to wake: a request, other resources, something to send again, the end of the server.
+            // Every reason to wake: a request, one that is too large, other resources, something to send again, the end of
+            // the server.
             let request = tokio::select! {
-                () = self.stop.cancelled() => return End::Refused(Status::unavailable("the agent is stopping")),
+                () = self.stop.cancelled() => return Err(stopping()),
+                refused = self.account.refused() => return Err(refused.into()),
                 request = self.inbound.message() => Some(request),
                 changed = self.published.changed() => match changed {
                     Ok(()) => None,
-                    Err(_) => return End::Refused(Status::unavailable("the agent is stopping")),
+                    Err(_) => return Err(stopping()),
                 },
                 kind = next_again(&times) => {
                     times[kind as usize].again = None;
@@ -103,18 +126,15 @@ impl<W: Wire> StreamTask<W> {
                 }
             };
             if let Some(request) = request {
-                let Ok(Some(mut request)) = request else { return End::Left };
+                // An error is the client's going, or what is wrong with its request: then it is told.
+                let Some(mut request) = request.map_err(End::Refused)? else { return Err(End::Left) };
+                self.account.read();
                 if node_id.is_none() {
-                    match self.admit(request.take_node()) {
-                        Ok(id) => node_id = Some(id),
-                        Err(status) => return End::Refused(status),
-                    }
+                    node_id = Some(self.admit(request.take_node()).map_err(End::Refused)?);
                 }
                 let Some(request) = request.read() else { continue };
                 let node_id = node_id.as_deref().unwrap_or_default();
-                if let Err(error) = self.take(&mut subscriptions, &mut times, request, node_id) {
-                    return End::Refused(Status::resource_exhausted(error.to_string()));
-                }
+                self.take(&mut subscriptions, &mut times, request, node_id).await?;
             }
             let Some(served) = self.published.borrow_and_update().clone() else { continue };
             let Some(node_id) = node_id.as_deref() else { continue };
@@ -122,18 +142,31 @@ impl<W: Wire> StreamTask<W> {
                 (Some(resources), _) => (resources, true),
                 (None, _) if served.expected.contains(node_id) => continue,
                 (None, Some(all)) => (all, false),
-                (None, None) => return End::Refused(no_proxy(node_id)),
+                (None, None) => return Err(End::Refused(no_proxy(node_id))),
             };
             if was_registered.replace(is_registered).is_some_and(|was| was != is_registered) {
                 subscriptions.compare_anew();
             }
-            while let Some(push) = subscriptions.next_push(resources) {
-                metrics::counter!("muster_xds_pushes_total", "type" => push.kind.as_str()).increment(1);
-                times[push.kind as usize].pushed = Some(Instant::now());
-                tokio::select! {
-                    () = self.stop.cancelled() => return End::Refused(Status::unavailable("the agent is stopping")),
-                    sent = self.outbound.send(Ok(W::write(push))) => if sent.is_err() { return End::Left },
-                }
+            self.push(&mut subscriptions, &mut times, resources).await?;
+        }
+    }
+
+    /// Sends what is due.
+    async fn push(
+        &self,
+        subscriptions: &mut Subscriptions,
+        times: &mut [Times; 4],
+        resources: &Resources,
+    ) -> Result<(), End> {
+        loop {
+            let next = || subscriptions.next_push(resources).map(|push| (push.kind, W::write(push)));
+            let Some((kind, push)) = self.account.work(next).await else { return Ok(()) };
+            self.account.hold(subscriptions.cost())?;
+            metrics::counter!("muster_xds_pushes_total", "type" => kind.as_str()).increment(1);
+            times[kind as usize].pushed = Some(Instant::now());
+            tokio::select! {
+                () = self.stop.cancelled() => return Err(stopping()),
+                sent = self.outbound.send(Ok(push)) => if sent.is_err() { return Err(End::Left) },
             }
         }
     }
@@ -143,19 +176,27 @@ impl<W: Wire> StreamTask<W> {
         let node = node.filter(|node| !node.id.is_empty()).ok_or_else(|| {
             Status::invalid_argument("the first request of the stream names no node: set node.id in the bootstrap")
         })?;
+        if node.id.len() > MAX_NODE_ID_BYTES {
+            let length = node.id.len();
+            let reason = format!("node.id has {length} bytes: give one of {MAX_NODE_ID_BYTES} at most");
+            return Err(Status::invalid_argument(reason));
+        }
         self.place.enter(&node.id, &node.cluster, self.peer, W::VARIANT);
         Ok(node.id)
     }
 
-    fn take(
+    async fn take(
         &self,
         subscriptions: &mut Subscriptions,
         times: &mut [Times; 4],
         request: Request,
         node_id: &str,
-    ) -> Result<(), RequestError> {
+    ) -> Result<(), End> {
         let kind = request.kind;
-        let verdict = subscriptions.take(request)?;
+        // What it says is there beside what is made of it, and has to fit before anything is made of it.
+        self.account.hold(subscriptions.cost().saturating_add(request.cost()))?;
+        let verdict = self.account.work(|| subscriptions.take(request)).await?;
+        self.account.hold(subscriptions.cost())?;
         if verdict != Verdict::Nothing {
             let times = &mut times[kind as usize];
             if let Some(pushed) = times.pushed.take() {

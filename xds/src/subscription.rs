@@ -14,8 +14,8 @@ use muster_catalog::Text;
 
 use crate::resource::{Resource, ResourceKind, Resources, Version};
 
-/// How many names one subscription may hold: more than the services of any registry this is made for, and 500 streams
-/// of that many still fit a host.
+/// How many names one subscription may hold: more than the services of any registry this is made for. What all hold together
+/// is bounded by [`crate::budget`].
 pub(crate) const MAX_NAMES: usize = 65_536;
 
 /// The longest name that is remembered. Names that are served are DNS labels; this leaves room for foreign ones.
@@ -23,6 +23,15 @@ const MAX_NAME_BYTES: usize = 512;
 
 /// How much of the reason of a NACK is kept.
 const MAX_REASON_CHARS: usize = 2_000;
+
+/// What it costs to have a name in a set, in bytes: two words, in nodes that are half full.
+const LISTED: usize = 32;
+
+/// What it costs to know what was sent under a name: [`Sent`] and two words, in nodes that are half full.
+const SENT: usize = 160;
+
+/// What a text costs beside its bytes: its counts, and what the allocator adds.
+const TEXT: usize = 32;
 
 /// The name that stands for all.
 const WILDCARD: &str = "*";
@@ -44,6 +53,20 @@ pub(crate) struct Request {
     /// The reason, when the push of that nonce was rejected.
     pub(crate) error: Option<String>,
     pub(crate) asked: Asked,
+}
+
+impl Request {
+    /// What it costs to have it at hand, in bytes.
+    pub(crate) fn cost(&self) -> usize {
+        let texts = |names: &[String]| names.iter().map(|name| TEXT + LISTED + name.len()).sum::<usize>();
+        match &self.asked {
+            Asked::State { names, .. } => texts(names),
+            Asked::Delta { subscribe, unsubscribe, initial } => {
+                let versions = initial.iter().map(|(name, version)| 2 * TEXT + 3 * LISTED + name.len() + version.len());
+                texts(subscribe) + texts(unsubscribe) + versions.sum::<usize>()
+            }
+        }
+    }
 }
 
 /// What a request says of names.
@@ -89,8 +112,10 @@ pub(crate) struct Push {
 #[derive(Debug)]
 struct Sent {
     version: Version,
-    /// `None` for what a reconnecting delta client brought along.
+    /// Kept where a push holds all of a kind, for those that may not go yet.
     resource: Option<Arc<Resource>>,
+    /// A reconnecting delta client brought it along: its name is no resource's.
+    is_brought: bool,
     /// The version that the client accepted last, and has in force if it rejected what came after.
     in_force: Option<Version>,
 }
@@ -126,6 +151,8 @@ struct Subscription {
     retry: bool,
     /// The epoch of the resources that were compared last; `None` when something else changed since.
     compared: Option<u64>,
+    /// What those names cost that are not shared with a resource.
+    own_texts: usize,
 }
 
 /// All that one stream subscribed to.
@@ -163,6 +190,11 @@ impl Subscriptions {
             self.kinds[ResourceKind::Cluster as usize].compared = None;
         }
         Ok(verdict)
+    }
+
+    /// What all of this costs, in bytes: names in sets, and texts that are not the catalog's anyway.
+    pub(crate) fn cost(&self) -> usize {
+        self.kinds.iter().map(Subscription::cost).sum()
     }
 
     /// Whether the client has rejected something of this kind that it did not accept since.
@@ -248,7 +280,7 @@ impl Subscription {
         let rejects = error.is_some();
         let was_answered = self.outstanding.is_none() && !self.last_nonce.is_empty();
         let verdict = if is_first { Verdict::Nothing } else { self.take_verdict(nonce, error) };
-        let wanted = read_names(kind, names.iter().filter(|name| *name != WILDCARD))?;
+        let wanted = self.read_names(kind, names.iter().filter(|name| *name != WILDCARD))?;
         // Without a name all are meant, unless some were named before: then it is none.
         let implied = kind.is_whole() && names.is_empty() && (is_first || (self.wildcard && self.names.is_empty()));
         let wildcard = kind.is_whole() && (implied || names.iter().any(|name| name == WILDCARD));
@@ -298,16 +330,15 @@ impl Subscription {
             self.wildcard = true;
             self.answer_owed = initial.is_empty();
         }
-        let wanted = read_names(kind, subscribe.iter().filter(|name| *name != WILDCARD))?;
         if is_first {
             for (name, version) in initial {
                 check_name(name)?;
-                self.sent.insert(
-                    name.as_str().into(),
-                    Sent { version: Version::parse(version), resource: None, in_force: Some(Version::parse(version)) },
-                );
+                let version = Version::parse(version);
+                let sent = Sent { version, resource: None, is_brought: true, in_force: Some(version) };
+                self.sent.insert(name.as_str().into(), sent);
             }
         }
+        let wanted = self.read_names(kind, subscribe.iter().filter(|name| *name != WILDCARD))?;
         for name in wanted {
             if !(is_first && initial.contains_key(&*name)) {
                 self.asked.insert(name.clone());
@@ -331,23 +362,51 @@ impl Subscription {
         self.asked.retain(|name| names.contains(name));
         self.sent.retain(|name, _| wildcard || names.contains(name));
         self.rejected.retain(|name| wildcard || names.contains(name));
+        self.weigh();
+    }
+
+    /// Names as they are asked for. Each that is known has one text, however often it is named.
+    fn read_names<'a>(
+        &self,
+        kind: ResourceKind,
+        names: impl Iterator<Item = &'a String>,
+    ) -> Result<BTreeSet<Text>, RequestError> {
+        let mut read = BTreeSet::new();
+        for name in names {
+            check_name(name)?;
+            let known = self.names.get(name.as_str());
+            let known = known.or_else(|| self.sent.get_key_value(name.as_str()).map(|(name, _)| name));
+            read.insert(known.cloned().unwrap_or_else(|| name.as_str().into()));
+            if read.len() > MAX_NAMES {
+                return Err(RequestError::TooManyNames { kind });
+            }
+        }
+        Ok(read)
+    }
+
+    /// Counts the texts that no resource has.
+    fn weigh(&mut self) {
+        let cost = |name: &Text| TEXT + name.len();
+        let mut sent = self.sent.keys().peekable();
+        // Both are in order.
+        let is_unsent = |name: &&Text| {
+            while sent.next_if(|sent| sent < name).is_some() {}
+            sent.peek() != Some(name)
+        };
+        let unsent: usize = self.names.iter().filter(is_unsent).map(cost).sum();
+        let brought = self.sent.iter().filter(|(_, sent)| sent.is_brought).map(|(name, _)| cost(name));
+        self.own_texts = unsent + brought.sum::<usize>();
+    }
+
+    fn cost(&self) -> usize {
+        let under_way = self.outstanding.as_ref().map_or(0, |outstanding| outstanding.names.len());
+        let sets = [&self.names, &self.asked, &self.resend, &self.rejected].map(BTreeSet::len);
+        (sets.iter().sum::<usize>() + under_way) * LISTED + self.sent.len() * SENT + self.own_texts
     }
 
     fn is_sent(&self, resource: &Resource) -> bool {
         self.sent.get(&resource.name).is_some_and(|sent| sent.version == resource.version)
     }
-}
-
-fn read_names<'a>(kind: ResourceKind, names: impl Iterator<Item = &'a String>) -> Result<BTreeSet<Text>, RequestError> {
-    let mut read = BTreeSet::new();
-    for name in names {
-        check_name(name)?;
-        read.insert(Text::from(name.as_str()));
-        if read.len() > MAX_NAMES {
-            return Err(RequestError::TooManyNames { kind });
-        }
-    }
-    Ok(read)
 }
 
 fn check_name(name: &str) -> Result<(), RequestError> {

@@ -38,7 +38,9 @@ struct Client<Q, R> {
 }
 
 async fn connect(handle: &XdsHandle) -> AggregatedDiscoveryServiceClient<Channel> {
-    AggregatedDiscoveryServiceClient::connect(format!("http://{}", handle.local_addr())).await.unwrap()
+    let client = AggregatedDiscoveryServiceClient::connect(format!("http://{}", handle.local_addr())).await.unwrap();
+    // Names that do not exist are all in one answer.
+    client.max_decoding_message_size(16 << 20)
 }
 
 fn node() -> Option<Node> {
@@ -330,6 +332,72 @@ async fn a_changed_service_is_translated_once_for_all_streams() {
         assert_eq!(endpoint_count(&client.next().await.resources[0].resource.as_ref().unwrap().value), 2);
     }
     assert_eq!(translated.load(Ordering::Relaxed), 5, "the changed one once more, however many streams there are");
+}
+
+const LDS: &str = "type.googleapis.com/envoy.config.listener.v3.Listener";
+const RDS: &str = "type.googleapis.com/envoy.config.route.v3.RouteConfiguration";
+
+/// A stream that asks for as long names of no service as one request of each type holds: how it ends, or that it was
+/// answered.
+async fn ask_for_much(
+    handle: &XdsHandle,
+) -> (Client<DeltaDiscoveryRequest, DeltaDiscoveryResponse>, Result<(), Status>) {
+    let names: Vec<String> = (0..15_000).map(|at| format!("{at:0500}")).collect();
+    let names: Vec<&str> = names.iter().map(String::as_str).collect();
+    let mut client = delta(handle).await;
+    for type_url in [CDS, EDS, LDS, RDS] {
+        client.requests.send(change(type_url, &names, "")).await.ok();
+        // Clusters hold up listeners until they are answered.
+        let nonce = match client.outcome().await {
+            Ok(push) => push.nonce,
+            Err(status) => return (client, Err(status)),
+        };
+        client.requests.send(change(type_url, &[], &nonce)).await.ok();
+    }
+    (client, Ok(()))
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn names_that_are_asked_for_are_bounded_over_all_streams() {
+    let source = FakeSource::loaded();
+    source.edit(vec![put(instance("web", 80))]);
+    let (handle, _stop) = serve(config(), source.clone(), 0).await;
+    let mut modest = delta(&handle).await;
+    modest.send(change(EDS, &["web", "api"], "")).await;
+    let nonce = modest.next().await.nonce;
+    modest.send(change(EDS, &[], &nonce)).await;
+    let (mut greedy, mut refused) = (Vec::new(), None);
+    while refused.is_none() && greedy.len() < 8 {
+        let (client, outcome) = ask_for_much(&handle).await;
+        refused = outcome.err();
+        greedy.push(client);
+    }
+    let status = refused.expect("eight streams may hold 240 MB of names");
+    assert!(greedy.len() > 2, "a stream alone has not room enough: {status}");
+    assert_eq!(status.code(), Code::ResourceExhausted);
+    assert!(status.message().contains("134217728"), "{status}");
+    // The others have their shares, those that are there and those that come.
+    source.edit(vec![put(instance("api", 80))]);
+    assert_eq!(modest.next().await.resources[0].name, "api");
+    let mut late = sotw(&handle).await;
+    late.send(state(CDS, &[], "")).await;
+    assert_eq!(late.next().await.resources.len(), 2);
+    drop(greedy);
+    eventually("there is room again", || async { ask_for_much(&handle).await.1.is_ok() }).await;
+}
+
+#[tokio::test]
+async fn what_is_too_long_is_refused_with_the_limit() {
+    let (handle, _stop) = serve(config(), FakeSource::loaded(), 0).await;
+    let mut client = sotw(&handle).await;
+    let node = Some(Node { id: "x".repeat(5_000), ..Default::default() });
+    client.send(DiscoveryRequest { node, ..state(CDS, &[], "") }).await;
+    let status = client.outcome().await.unwrap_err();
+    assert!(status.code() == Code::InvalidArgument && status.message().contains("4096"), "{status}");
+    let mut client = sotw(&handle).await;
+    client.send(state(CDS, &[&"x".repeat(9 << 20)], "")).await;
+    let status = client.outcome().await.unwrap_err();
+    assert!(status.code() == Code::OutOfRange && status.message().contains("8388608"), "{status}");
 }
 
 #[tokio::test]

@@ -58,17 +58,21 @@ impl Subscriptions {
         let nonce = self.pushes.to_string();
         let is_whole = self.variant == Variant::Sotw && kind.is_whole();
         let subscription = &mut self.kinds[kind as usize];
-        let before = if is_whole { std::mem::take(&mut subscription.sent) } else { BTreeMap::new() };
+        let mut before = if is_whole { std::mem::take(&mut subscription.sent) } else { BTreeMap::new() };
         for resource in &plan.resources {
             subscription.asked.remove(&resource.name);
             subscription.resend.remove(&resource.name);
             subscription.rejected.remove(&resource.name);
-            let last = before.get(&resource.name).or_else(|| subscription.sent.get(&resource.name));
+            // What is held under this name is given up for the resource's own text, which all share.
+            let last = before.remove(&resource.name).or_else(|| subscription.sent.remove(&resource.name));
+            if subscription.names.contains(&resource.name) {
+                subscription.names.replace(resource.name.clone());
+            }
             // What a SotW client brought along is not known, and equals no version.
             let brought = subscription.resumed.then(Version::default);
             let in_force = last.map_or(brought, |last| last.in_force);
             let kept = is_whole.then(|| resource.clone());
-            let sent = Sent { version: resource.version, resource: kept, in_force };
+            let sent = Sent { version: resource.version, resource: kept, is_brought: false, in_force };
             subscription.sent.insert(resource.name.clone(), sent);
         }
         for name in &plan.removed {
@@ -80,6 +84,7 @@ impl Subscriptions {
             subscription.asked.clear();
             subscription.rejected.clear();
         }
+        subscription.weigh();
         subscription.answer_owed = false;
         subscription.retry = false;
         subscription.last_nonce.clone_from(&nonce);

@@ -513,3 +513,75 @@ fn a_long_reason_is_cut() {
     };
     assert_eq!(reason.chars().count(), MAX_REASON_CHARS);
 }
+
+/// The texts of a subscription's names, each allocation once.
+fn texts(subscription: &Subscription) -> BTreeSet<*const u8> {
+    let sets = [&subscription.names, &subscription.asked, &subscription.resend, &subscription.rejected];
+    sets.into_iter().flatten().chain(subscription.sent.keys()).map(|name| name.as_ptr()).collect()
+}
+
+#[test]
+fn a_name_is_held_once_and_is_the_resources_own_where_there_is_one() {
+    let world = world(1, &[("api", "c", "e"), ("web", "c", "e")]);
+    let own: BTreeSet<*const u8> =
+        world.services.values().map(|it| it.endpoints.as_ref().unwrap().name.as_ptr()).collect();
+    let mut client = Client::sotw();
+    client.state(Endpoint, "", &["api", "nosuch", "web"]);
+    let before = client.0.cost();
+    let nonce = client.push(&world).nonce;
+    assert_eq!(client.0.kinds[Endpoint as usize].own_texts, TEXT + "nosuch".len());
+    let held = texts(&client.0.kinds[Endpoint as usize]);
+    assert!(held.is_superset(&own) && held.len() == 3, "{held:?} {own:?}");
+    // The same names again, as with every ACK.
+    client.state(Endpoint, &nonce, &["api", "nosuch", "web"]);
+    client.state(Endpoint, &nonce, &["api", "nosuch", "web"]);
+    assert_eq!(texts(&client.0.kinds[Endpoint as usize]), held);
+    assert!(client.0.cost() > before, "what was sent counts too");
+    client.state(Endpoint, &nonce, &["nosuch"]);
+    assert_eq!(client.0.cost(), before - 2 * (2 * LISTED + TEXT + 3));
+
+    // What a returning client brings along counts until it is a resource's.
+    let mut client = Client::delta();
+    client.resume(Endpoint, &["api", "web"], &[("api", Version::default()), ("web", Version::default())]);
+    assert_eq!(texts(&client.0.kinds[Endpoint as usize]).len(), 2);
+    assert_eq!(client.0.kinds[Endpoint as usize].own_texts, 2 * (TEXT + 3));
+    client.push(&world);
+    assert_eq!(texts(&client.0.kinds[Endpoint as usize]), own);
+    assert_eq!(client.0.kinds[Endpoint as usize].own_texts, 0);
+}
+
+#[test]
+fn a_registered_proxy_with_all_upstreams_stays_within_its_share() {
+    // Its own cluster too, and names as long as they may be.
+    let long: Vec<String> = (0..=muster_catalog::MAX_UPSTREAMS).map(|at| format!("{at:063}")).collect();
+    let services: Vec<(&str, &str, &str)> = long.iter().map(|name| (name.as_str(), "c", "e")).collect();
+    let mut world = world(1, &services);
+    let listener = |name: &String| (Text::from(name.as_str()), resource(name, "l"));
+    world.listeners = long.iter().map(listener).collect();
+    let names: Vec<&str> = long.iter().map(String::as_str).collect();
+    let initial = || long.iter().map(|name| (name.clone(), Version::default().to_string())).collect();
+    for variant in [Variant::Sotw, Variant::Delta] {
+        let (mut client, mut most) = (Client(Subscriptions::new(variant)), 0);
+        for (kind, names) in [(Cluster, &[][..]), (Endpoint, &names), (Listener, &[]), (Route, &["mesh.http"])] {
+            let asked = match variant {
+                Variant::Sotw => Asked::State { names: owned(names), version: String::new() },
+                Variant::Delta => Asked::Delta { subscribe: owned(names), unsubscribe: Vec::new(), initial: initial() },
+            };
+            let request = Request { kind, nonce: String::new(), error: None, asked };
+            most = most.max(client.0.cost() + request.cost());
+            client.0.take(request).unwrap();
+        }
+        while let Some(push) = client.0.next_push(&world) {
+            most = most.max(client.0.cost());
+            match (variant, push.kind) {
+                (Variant::Delta, _) => client.ack(&push),
+                (_, Endpoint) => client.state(Endpoint, &push.nonce, &names),
+                (_, Route) => client.state(Route, &push.nonce, &["mesh.http"]),
+                (_, kind) => client.state(kind, &push.nonce, &[]),
+            };
+        }
+        // The transport has its buffer: names of 63 bytes, twice, with versions of 32.
+        let buffer = long.len() * (2 * 63 + 32 + 8);
+        assert!(most + buffer <= crate::budget::SHARE, "{variant:?}: {most} bytes, and {buffer} of a request");
+    }
+}
