@@ -34,8 +34,13 @@ async fn a_backup_is_restored_while_agents_go_on() -> Result<()> {
     let everyone = [0, 1, 2];
     let file = cluster.directory().join("catalog.backup");
     let file = file.to_str().context("no path")?;
-    let taken = cluster.registry(&everyone, &["backup", file])?;
-    ensure!(taken["nodes"] == 2 && taken["instances"] == 2 && taken["incarnation"] == 1, "{taken}");
+    // What an agent was told is in the registry a moment later.
+    let taken = eventually("a backup with both instances", || async {
+        let taken = cluster.registry(&everyone, &["backup", file])?;
+        Ok((taken["instances"] == 2).then_some(taken))
+    })
+    .await?;
+    ensure!(taken["nodes"] == 2 && taken["restorable"] == true && taken["incarnation"] == 1, "{taken}");
     let inspected: Value = serde_json::from_str(&muster(&["registry", "inspect", file, "--json"])?)?;
     ensure!(inspected["index"] == taken["index"] && inspected["services"] == 2, "{inspected}");
 
