@@ -18,10 +18,10 @@ use tracing::warn;
 
 /// What each stream may hold whatever others do, in bytes: as much as a registered proxy needs with all of the upstreams
 /// that it may have.
-pub(crate) const SHARE: usize = 256 * 1024;
+pub(crate) const SHARE: usize = 320 * 1024;
 
 /// What all streams may hold together beyond their shares, in bytes. It is for those that are served every service: 300
-/// Envoys with 1,500 clusters each, or 40 with 10,000. With 2,048 shares it is 640 MiB at the very most.
+/// Envoys with 1,500 clusters each, or 40 with 10,000. With 2,048 shares it is 768 MiB at the very most.
 const COMMON: usize = 128 * 1024 * 1024;
 
 /// A stream that holds more than this, some 12,000 clusters, is long at work with all of them: tens of milliseconds.
@@ -61,7 +61,7 @@ impl Default for Budget {
 }
 
 impl Budget {
-    fn new(limit: usize) -> Self {
+    pub(crate) fn new(limit: usize) -> Self {
         let (taken, warned) = (AtomicUsize::new(0), Mutex::new(None));
         Self(Arc::new(Room { limit, taken, turns: Semaphore::new(1), warned }))
     }

@@ -236,3 +236,24 @@ impl AggregatedDiscoveryService for Service {
         self.open(request)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use http_body_util::Full;
+    use tonic::codegen::Bytes;
+
+    use super::*;
+    use crate::budget::SHARE;
+
+    #[tokio::test]
+    async fn a_body_is_counted_as_it_comes_and_left_out_where_there_is_no_room() {
+        let budget = Budget::new(1_000);
+        for (sent, taken) in [(SHARE + 1_000, SHARE + 1_000), (SHARE + 1_001, 0)] {
+            let body = Body::new(Full::<Bytes>::from(vec![0; sent]));
+            let counted = count(http::Request::new(body), budget.open());
+            assert!(counted.extensions().get::<Account>().is_some());
+            let (_head, body) = counted.into_parts();
+            assert_eq!(body.collect().await.unwrap().to_bytes().len(), taken);
+        }
+    }
+}
