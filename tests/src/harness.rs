@@ -178,14 +178,7 @@ impl Process {
     /// Asks it to stop in order and waits for its end.
     pub fn stop(&mut self) -> Result<std::process::ExitStatus> {
         self.signal("TERM")?;
-        let deadline = Instant::now() + PATIENCE;
-        loop {
-            if let Some(status) = self.child.try_wait()? {
-                return Ok(status);
-            }
-            ensure!(Instant::now() < deadline, "it did not stop:\n{}", self.log_tail());
-            std::thread::sleep(LOOK_AGAIN);
-        }
+        self.wait_ended()
     }
 
     /// How it ended, if it has.

@@ -349,13 +349,8 @@ async fn a_result_from_long_before_the_restart_is_turned_by_the_first_probe() {
         std::fs::write(data.path().join("results.json"), saved).unwrap();
         let agent = Agent::start(Some(&data));
         assert_eq!(agent.handle.rows().checks[0].status, Status::Passing, "it is believed until the first probe");
-        let probed = async {
-            while agent.handle.rows().checks[0].output.contains("restart") {
-                tokio::time::sleep(Duration::from_millis(10)).await;
-            }
-        };
-        tokio::time::timeout(PATIENCE, probed).await.expect("the first probe");
-        assert_eq!(agent.handle.rows().checks[0].status, expected, "{age} s: {:?}", agent.handle.rows());
+        let row = eventually(&agent, "service:web", |check| !check.output.contains("restart")).await;
+        assert_eq!(row.status, expected, "{age} s: {row:?}");
         agent.stop().await;
     }
 }

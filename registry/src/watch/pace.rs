@@ -104,7 +104,8 @@ mod tests {
         let mut told = Vec::new();
         for _ in 0..MOMENTS * 2 {
             let watcher = watchers.join(&Scope::All);
-            // They come one after the other, and are told together all the same.
+            // They come one after the other, and are told together all the same. The clock is paused, so nobody waits;
+            // it is no even part of a heartbeat, so that each comes at another moment of one.
             tokio::time::sleep(Duration::from_millis(130)).await;
             let mut pace = Pace::new(&watchers, &watcher);
             told.push(tokio::spawn(async move {
