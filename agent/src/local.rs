@@ -164,8 +164,12 @@ pub enum LocalError {
     /// Some definitions of files cannot stand beside what is there; all others are taken up.
     #[error("{}", .0.join("; "))]
     NotTakenUp(Vec<String>),
-    /// It could not be kept on disk, so it was not taken up.
-    #[error("cannot keep the registration on disk: {0}; make room or repair the directory, then repeat it")]
+    /// It could not be kept on disk, so it was not taken up. Where the disk failed after the file was put in its place or
+    /// removed, a restart finds it so.
+    #[error(
+        "cannot keep the change on disk: {0}; it is not in force, but may be after a restart of the agent: make room or \
+         repair the directory, then repeat it"
+    )]
     Storage(String),
     /// The agent is stopping.
     #[error("the agent is stopping: ask again once it runs")]
