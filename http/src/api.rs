@@ -46,7 +46,7 @@ pub(crate) struct Limits {
 
 /// The newest index that a write through this agent got: its later default reads are not older.
 #[derive(Debug, Clone, Copy, Default)]
-struct WrittenIndex {
+pub(crate) struct WrittenIndex {
     /// Indexes start anew in another incarnation; an old one must not be waited for then.
     incarnation: u64,
     index: u64,
@@ -80,11 +80,17 @@ impl Api {
         Ok(())
     }
 
-    /// The index of an own write that this View does not hold yet.
-    pub(crate) fn find_missing_write(&self, view: &View) -> Option<u64> {
-        let last = *self.written.lock().unwrap_or_else(PoisonError::into_inner);
-        let same = view.local.cluster().incarnation == last.incarnation;
-        (same && view.local.index() < last.index).then_some(last.index)
+    /// What a read that is asked now may not be older than.
+    pub(crate) fn last_write(&self) -> WrittenIndex {
+        *self.written.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl WrittenIndex {
+    /// The index, where this View does not hold it yet.
+    pub(crate) fn missing_in(self, view: &View) -> Option<u64> {
+        let same = view.local.cluster().incarnation == self.incarnation;
+        (same && view.local.index() < self.index).then_some(self.index)
     }
 }
 

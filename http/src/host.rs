@@ -4,10 +4,8 @@
 use std::{net::IpAddr, sync::Arc};
 
 use axum::{
-    extract::{Request, State},
+    extract::Request,
     http::{HeaderMap, HeaderName, Method, header},
-    middleware::Next,
-    response::{IntoResponse, Response},
 };
 
 use crate::error::HttpError;
@@ -43,15 +41,9 @@ fn host_of(authority: &str) -> Option<&str> {
     (!host.is_empty()).then_some(host)
 }
 
-/// Refuses requests for `/v1/` by a name that is not this server's, and writes that a web page elsewhere sends.
-pub(crate) async fn check(State(hosts): State<Arc<AllowedHosts>>, request: Request, next: Next) -> Response {
-    match refusal(&hosts, &request) {
-        Some(error) => error.into_response(),
-        None => next.run(request).await,
-    }
-}
-
-fn refusal(hosts: &AllowedHosts, request: &Request) -> Option<HttpError> {
+/// Why a request is not answered: it is for `/v1/` by a name that is not this server's, or a write that a web page elsewhere
+/// sends.
+pub(crate) fn refusal(hosts: &AllowedHosts, request: &Request) -> Option<HttpError> {
     if !request.uri().path().starts_with("/v1/") {
         return None;
     }

@@ -18,7 +18,12 @@ use rand::Rng;
 use serde::Serialize;
 use tokio::time::Instant;
 
-use crate::{api::Api, ask::Ask, error::HttpError, made::Made};
+use crate::{
+    api::{Api, WrittenIndex},
+    ask::Ask,
+    error::HttpError,
+    made::Made,
+};
 
 /// The version of the answer, for the next `?index`.
 pub(crate) const INDEX: HeaderName = HeaderName::from_static("x-consul-index");
@@ -136,19 +141,22 @@ impl Api {
             Consistency::Stale => Consistency::Lease,
             other => other,
         };
+        // Looked at before the barrier, which brings the View beyond it. What is written meanwhile need not be seen, and the
+        // registry is in no hurry to tell of it an agent that does not hold it.
+        let written = self.last_write();
         source.barrier(consistency).await?;
-        self.await_own_write().await?;
+        self.await_write(written).await?;
         Ok(consistency)
     }
 
     /// A client that wrote through this agent sees its write in the reads that follow.
-    async fn await_own_write(&self) -> Result<(), HttpError> {
+    async fn await_write(&self, written: WrittenIndex) -> Result<(), HttpError> {
         let source = &self.ports.source;
-        let Some(index) = self.find_missing_write(&source.view()) else { return Ok(()) };
+        let Some(index) = written.missing_in(&source.view()) else { return Ok(()) };
         let arrived = async {
             loop {
                 let waiter = source.subscribe(Topic::Index);
-                if self.find_missing_write(&source.view()).is_none() {
+                if written.missing_in(&source.view()).is_none() {
                     return;
                 }
                 waiter.await;

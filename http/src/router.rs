@@ -4,10 +4,10 @@ use std::{sync::Arc, time::Instant};
 
 use axum::{
     Router,
-    extract::{MatchedPath, Request},
+    extract::{MatchedPath, Request, State},
     handler::Handler,
     http::{HeaderName, HeaderValue, Method, StatusCode, header},
-    middleware::{Next, from_fn, from_fn_with_state},
+    middleware::{Next, from_fn_with_state},
     response::{IntoResponse, Response},
     routing::{MethodRouter, get, put},
 };
@@ -66,8 +66,7 @@ pub(crate) fn router(api: Arc<Api>, hosts: Arc<AllowedHosts>) -> Router {
         .route("/livez", read(probes::show_live))
         .route("/readyz", read(probes::show_ready))
         .fallback(v1::unbuilt::refuse_path)
-        .layer(from_fn_with_state(hosts, host::check))
-        .layer(from_fn(observe))
+        .layer(from_fn_with_state(hosts, attend))
         .with_state(api)
 }
 
@@ -78,7 +77,7 @@ pub(crate) fn probes_router(probes: Probes) -> Router {
         .route("/livez", read(probes::show_live))
         .route("/readyz", read(probes::show_ready))
         .fallback(v1::unbuilt::refuse_path)
-        .layer(from_fn(observe))
+        .layer(from_fn_with_state(AllowedHosts::new(&[]), attend))
         .with_state(probes)
 }
 
@@ -106,13 +105,17 @@ fn refuse_method(method: &Method, allow: &'static str) -> Response {
     HttpError::Method { method: method.to_string(), allow }.into_response()
 }
 
-/// Counts and times every request, and sets the headers that every answer has.
-async fn observe(request: Request, next: Next) -> Response {
+/// Refuses what is asked by a foreign name, counts and times every request, and sets the headers that every answer has. One
+/// layer: each more costs some thousand instructions a request.
+async fn attend(State(hosts): State<Arc<AllowedHosts>>, request: Request, next: Next) -> Response {
     let started = Instant::now();
     let endpoint =
         request.extensions().get::<MatchedPath>().map_or_else(|| "none".into(), |path| path.as_str().to_owned());
     let method = known_method(request.method());
-    let mut response = next.run(request).await;
+    let mut response = match host::refusal(&hosts, &request) {
+        Some(foreign) => foreign.into_response(),
+        None => next.run(request).await,
+    };
     let status = response.status().as_str().to_owned();
     tracing::debug!(endpoint, method, status, "http: answered");
     metrics::counter!("muster_http_requests_total", "endpoint" => endpoint.clone(), "method" => method, "status" => status)

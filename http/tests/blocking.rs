@@ -3,7 +3,10 @@
 
 mod support;
 
-use std::time::{Duration, Instant};
+use std::{
+    sync::atomic::Ordering,
+    time::{Duration, Instant},
+};
 
 use muster_catalog::{Freshness, Status, Timestamp};
 use support::{House, request};
@@ -172,4 +175,21 @@ async fn parked_reads_are_cheap() {
         client.read_exact(&mut head).await.unwrap();
         assert_eq!(&head, b"HTTP/1.1 200 OK");
     }
+}
+
+#[tokio::test]
+async fn a_read_waits_for_no_write_that_came_after_it() {
+    let house = House::start().await;
+    house.catalog.push("n1", "web", &[], Status::Passing);
+    let gate = house.catalog.gate.clone().write_owned().await;
+    let (address, before) = (house.handle.address, house.catalog.barriers.load(Ordering::SeqCst));
+    let read = tokio::spawn(async move { request(address, "GET", "/v1/health/service/web?consistent", "").await });
+    house.until("the read waits", || house.catalog.barriers.load(Ordering::SeqCst) > before).await;
+    // Of a service that the agent does not hold: the registry tells it seconds later that the index moved.
+    house.catalog.hold_back();
+    let body = r#"{"Node":"db2","Address":"10.2.0.2"}"#;
+    assert_eq!(house.put("/v1/catalog/register", body).await.text, "true");
+    drop(gate);
+    let reply = read.await.unwrap();
+    assert_eq!((reply.status, reply.json()[0]["Service"]["ID"].as_str()), (200, Some("web")), "{}", reply.text);
 }

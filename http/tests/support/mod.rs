@@ -42,6 +42,9 @@ pub(crate) struct Catalog {
     leader: AtomicBool,
     refusal: Mutex<Option<String>>,
     pub(crate) subscriptions: AtomicU64,
+    /// How many barriers were asked for. They wait while somebody holds the gate.
+    pub(crate) barriers: AtomicU64,
+    pub(crate) gate: Arc<tokio::sync::RwLock<()>>,
     /// While set, what is decided is acknowledged but does not show.
     held: Mutex<Option<Vec<Topic>>>,
     /// What the View shows of it.
@@ -61,6 +64,8 @@ impl Catalog {
             leader: AtomicBool::new(true),
             refusal: Mutex::default(),
             subscriptions: AtomicU64::new(0),
+            barriers: AtomicU64::new(0),
+            gate: Arc::default(),
             held: Mutex::new(None),
             scope: Mutex::new(Scope::All),
             used: Mutex::default(),
@@ -160,7 +165,9 @@ impl Source for Catalog {
 
     fn barrier(&self, _: Consistency) -> BoxFuture<'_, Result<(), BarrierError>> {
         let (leads, refusal) = (self.leader.load(Ordering::SeqCst), self.refusal());
+        self.barriers.fetch_add(1, Ordering::SeqCst);
         Box::pin(async move {
+            let _passed = self.gate.read().await;
             match refusal {
                 Some(why) => Err(BarrierError::Refused(why)),
                 None if leads => Ok(()),
