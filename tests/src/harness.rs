@@ -200,9 +200,7 @@ impl Process {
 
     /// Sends a signal by name, for example `STOP`.
     pub fn signal(&self, name: &str) -> Result<()> {
-        let status = Command::new("kill").arg(format!("-{name}")).arg(self.child.id().to_string()).status()?;
-        ensure!(status.success(), "kill -{name} failed");
-        Ok(())
+        signal(self.child.id(), name)
     }
 
     /// All that it wrote to standard error, over its restarts.
@@ -268,6 +266,13 @@ impl Process {
         let written = io.lines().find_map(|line| line.strip_prefix("write_bytes: ")).context("no write_bytes")?;
         Ok(written.parse()?)
     }
+}
+
+/// Sends a signal by name, as `kill` of a shell knows it: the program of that name is not on every host.
+pub fn signal(process: u32, name: &str) -> Result<()> {
+    let status = Command::new("sh").args(["-c", "kill -$0 $1", name, &process.to_string()]).status()?;
+    ensure!(status.success(), "kill -{name} {process} failed");
+    Ok(())
 }
 
 /// CPU time that a process has spent so far, user and system.

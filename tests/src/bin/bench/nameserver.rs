@@ -10,7 +10,7 @@ use std::{
 };
 
 use anyhow::{Context, Result};
-use muster_tests::harness::{ask, eventually, free_address};
+use muster_tests::harness::{ask, eventually, free_address, signal};
 use tempfile::TempDir;
 
 /// A running name server. It is killed when dropped.
@@ -103,8 +103,7 @@ impl NameServer {
 impl Drop for NameServer {
     fn drop(&mut self) {
         // Asked to end, it takes its children along.
-        let asked = Command::new("kill").arg(self.child.id().to_string()).status();
-        if asked.is_err() {
+        if signal(self.child.id(), "TERM").is_err() {
             let _ = self.child.kill();
         }
         let _ = self.child.wait();
