@@ -17,9 +17,9 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 
 use super::handle::{Letter, Request};
-use super::store::{Saved, Store};
+use super::store::{AddedResult, Saved, Store};
 use super::table::{Moment, Table, Task, refuse_file};
-use super::{FileService, LocalConfig, LocalError, LocalFailure, LocalHandle, LocalRows, Source, Sources};
+use super::{FileService, LocalConfig, LocalError, LocalFailure, LocalHandle, LocalRows, Source, Sources, TtlUpdate};
 use crate::checks::{self, Report, Tools, schedule::Schedule};
 use crate::definition::{CheckDefinition, Probe, ServiceDefinition};
 
@@ -133,6 +133,7 @@ impl LocalState {
             Letter::List(answer) => drop(answer.send(self.table.list())),
             Letter::Request(request, answer) => {
                 let outcome = self.fulfil(request).await;
+                self.forget_results().await;
                 self.publish();
                 drop(answer.send(outcome));
             }
@@ -147,7 +148,7 @@ impl LocalState {
             Request::RegisterCheck(definition) => self.register_check(*definition).await,
             Request::DeregisterService(id) => self.deregister_service(&id).await,
             Request::DeregisterCheck(id) => self.deregister_check(&id).await,
-            Request::UpdateTtl(id, update) => self.table.update_ttl(&id, &update, now()),
+            Request::UpdateTtl(id, update) => self.update_ttl(id, &update).await,
             Request::SetServiceMaintenance(id, reason) => self.set_maintenance(Some(&id), reason).await,
             Request::SetNodeMaintenance(reason) => self.set_maintenance(None, reason).await,
             Request::SetFileServices(services, sources) => {
@@ -220,16 +221,52 @@ impl LocalState {
         self.forget_service(id).await
     }
 
-    /// Removes a service and all that is kept of it.
+    /// Removes a service and all that is kept of it. Its maintenance goes last: at no time is it here without it.
     async fn forget_service(&mut self, id: &InstanceId) -> Result<(), LocalError> {
+        self.remove_service(id).await?;
+        if let Some(left) = self.table.maintenance_without(id) {
+            let kept = left.clone();
+            self.keep(move |store| store.put_maintenance(&kept)).await?;
+            self.table.set_maintenance(left);
+        }
+        Ok(())
+    }
+
+    async fn remove_service(&mut self, id: &InstanceId) -> Result<(), LocalError> {
+        self.remove_registration(id).await?;
+        self.table.remove_service(id);
+        Ok(())
+    }
+
+    /// Removes from disk what the API registered.
+    async fn remove_registration(&self, id: &InstanceId) -> Result<(), LocalError> {
         let (gone, checks) = (id.clone(), self.table.standalone_checks(id));
         self.keep(move |store| {
             checks.iter().try_for_each(|check| store.remove_check(check))?;
             store.remove_service(&gone)
         })
-        .await?;
-        self.table.remove_service(id);
+        .await
+    }
+
+    /// A client that reported a change of status does not report it again when the agent is killed: it is on disk first.
+    async fn update_ttl(&mut self, id: CheckId, update: &TtlUpdate) -> Result<(), LocalError> {
+        let Some(result) = self.table.update_ttl(&id, update, now())? else { return Ok(()) };
+        self.add_results(vec![(id, Some(result))]).await;
         Ok(())
+    }
+
+    /// Results of checks that are gone must not come back with a check that takes their id.
+    async fn forget_results(&mut self) {
+        let forgotten: Vec<_> = mem::take(&mut self.table.forgotten).into_iter().map(|id| (id, None)).collect();
+        if !forgotten.is_empty() {
+            self.add_results(forgotten).await;
+        }
+    }
+
+    async fn add_results(&self, results: Vec<AddedResult>) {
+        if let Err(error) = self.keep(move |store| store.add_results(&results)).await {
+            tracing::warn!(%error, "a check's result is not saved: it is as it was before if the agent is killed now");
+        }
     }
 
     async fn deregister_check(&mut self, id: &CheckId) -> Result<(), LocalError> {
@@ -274,7 +311,8 @@ impl LocalState {
         for id in self.table.file_service_ids() {
             if !named.contains(&id) {
                 tracing::info!(service = %id, "its definition file is gone: deregistered");
-                self.forget_service(&id).await?;
+                // A deployment may put it back: it is out on purpose until somebody ends that.
+                self.remove_service(&id).await?;
             }
         }
         self.keep_files(&services).await;
@@ -292,7 +330,12 @@ impl LocalState {
             }
             if earlier.is_some_and(|(_, by)| *by == Source::Api) {
                 tracing::warn!(service = %definition.id, "a definition file replaces the API's registration");
-                self.forget_service(&definition.id).await?;
+                self.remove_registration(&definition.id).await?;
+                for check in self.table.standalone_checks(&definition.id) {
+                    if !definition.checks.iter().any(|named| named.id == check) {
+                        self.table.remove_check(&check);
+                    }
+                }
             }
             self.yield_check_ids(&definition).await?;
             self.table.put_service(definition, source, now());
@@ -312,13 +355,15 @@ impl LocalState {
         }
     }
 
-    /// Files win: the API's checks of this very service that have an id which the file needs are removed.
+    /// Files win: the API's checks of this very service that have an id which the file needs are its own from now on. Their
+    /// status stays.
     async fn yield_check_ids(&mut self, definition: &ServiceDefinition) -> Result<(), LocalError> {
         for check in &definition.checks {
             let taken = self.table.find_check(&check.id).is_some_and(|(_, source, _)| *source == Source::Api);
             if taken {
                 tracing::warn!(check = %check.id, "a definition file replaces the API's check");
-                self.deregister_check(&check.id).await?;
+                let gone = check.id.clone();
+                self.keep(move |store| store.remove_check(&gone)).await?;
             }
         }
         Ok(())
@@ -331,6 +376,7 @@ impl LocalState {
                 tracing::error!(service = %id, %error, "a critical service could not be removed from disk");
             }
         }
+        self.forget_results().await;
     }
 
     async fn save_results(&mut self) {

@@ -71,6 +71,9 @@ pub(super) struct SavedResult {
     left: bool,
 }
 
+/// The result of a check, or that it has none any more.
+pub(super) type AddedResult = (CheckId, Option<SavedResult>);
+
 /// How a check flapped, as of `at_ms`.
 #[derive(Debug, Clone, Copy, Serialize, Deserialize)]
 struct SavedFlaps {
@@ -157,7 +160,7 @@ impl Store {
             checks: read_all(&store.checks(), MAX_CHECKS, validate_check, &mut damaged)?,
             files: files.filter_map(|saved| validate_file_service(saved, &store.files())).collect(),
             maintenance: store.read_maintenance()?,
-            results: or_set_aside(&store.results())?.unwrap_or_default(),
+            results: store.read_results()?,
             damaged,
         };
         Ok((store, saved))
@@ -209,8 +212,40 @@ impl Store {
         write(&self.maintenance(), maintenance)
     }
 
+    /// Replaces all results, also those that were added.
     pub(super) fn put_results(&self, results: &BTreeMap<CheckId, SavedResult>) -> io::Result<()> {
-        write(&self.results(), results)
+        write(&self.results(), results)?;
+        remove(&self.added_results())
+    }
+
+    /// Adds results until all are written anew: a line for each, so that one report costs no more than itself. They begin
+    /// with a line's end, for the line before may be torn.
+    pub(super) fn add_results(&self, results: &[AddedResult]) -> io::Result<()> {
+        let path = self.added_results();
+        let is_new = !path.try_exists()?;
+        let mut file = File::options().create(true).append(true).open(&path)?;
+        let mut lines = b"\n".to_vec();
+        for result in results {
+            serde_json::to_writer(&mut lines, result)?;
+            lines.push(b'\n');
+        }
+        file.write_all(&lines)?;
+        file.sync_data()?;
+        if is_new { sync_directory(&path) } else { Ok(()) }
+    }
+
+    fn read_results(&self) -> io::Result<BTreeMap<CheckId, SavedResult>> {
+        let mut results: BTreeMap<CheckId, SavedResult> = or_set_aside(&self.results())?.unwrap_or_default();
+        let added = read_bytes(&self.added_results())?.and_then(Result::ok).unwrap_or_default();
+        let lines =
+            added.split(|byte| *byte == b'\n').filter_map(|line| serde_json::from_slice::<AddedResult>(line).ok());
+        for (id, result) in lines {
+            match result {
+                Some(result) => drop(results.insert(id, result)),
+                None => drop(results.remove(&id)),
+            }
+        }
+        Ok(results)
     }
 
     fn services(&self) -> PathBuf {
@@ -231,6 +266,10 @@ impl Store {
 
     fn results(&self) -> PathBuf {
         self.root.join("results.json")
+    }
+
+    fn added_results(&self) -> PathBuf {
+        self.root.join("results.jsonl")
     }
 }
 
@@ -327,17 +366,22 @@ enum Content<T> {
 
 /// An error says nothing about the content.
 fn read<T: DeserializeOwned>(path: &Path) -> io::Result<Content<T>> {
+    let parse = |bytes: Vec<u8>| serde_json::from_slice(&bytes).map_err(|error| error.to_string());
+    Ok(match read_bytes(path)? {
+        None => Content::Absent,
+        Some(bytes) => bytes.and_then(parse).map_or_else(Content::Damaged, Content::Whole),
+    })
+}
+
+/// What a file holds, if it is there, or why that cannot be what was written.
+fn read_bytes(path: &Path) -> io::Result<Option<Result<Vec<u8>, String>>> {
     let named = |error: io::Error| io::Error::new(error.kind(), format!("{}: {error}", path.display()));
     match fs::metadata(path) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Content::Absent),
-        Err(error) => return Err(named(error)),
-        Ok(meta) if meta.len() > MAX_FILE => {
-            return Ok(Content::Damaged(format!("{} bytes are too many", meta.len())));
-        }
-        Ok(_) => {}
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(named(error)),
+        Ok(meta) if meta.len() > MAX_FILE => Ok(Some(Err(format!("{} bytes are too many", meta.len())))),
+        Ok(_) => fs::read(path).map_err(named).map(|bytes| Some(Ok(bytes))),
     }
-    let bytes = fs::read(path).map_err(named)?;
-    Ok(serde_json::from_slice(&bytes).map_or_else(|error| Content::Damaged(error.to_string()), Content::Whole))
 }
 
 /// The content of a file that is there and whole.

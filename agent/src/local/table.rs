@@ -2,16 +2,15 @@
 
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
-use muster_catalog::{Check, CheckId, CheckKind, Instance, InstanceId, Name, Origin, Status, Text, Timestamp};
+use muster_catalog::{Check, CheckId, Instance, InstanceId, Name, Status, Text, Timestamp};
 use tokio::{task::AbortHandle, time::Instant};
 
 use super::store::{SavedMaintenance, SavedResult};
-use super::{
-    LocalCheck, LocalError, LocalListing, LocalRows, LocalService, NODE_MAINTENANCE_CHECK, NOT_RUN_YET, Source,
-    Sources, TtlUpdate,
-};
+use super::{LocalCheck, LocalError, LocalListing, LocalRows, LocalService, NOT_RUN_YET, Source, Sources, TtlUpdate};
 use crate::checks::{Outcome, Report, damping::FlapDamper, threshold::Threshold, ttl::TtlDeadline};
 use crate::definition::{CheckDefinition, Probe, ServiceDefinition, is_reserved};
+
+mod maintenance;
 
 /// More services on one host than this come from a runaway client.
 pub(super) const MAX_SERVICES: usize = 4096;
@@ -86,6 +85,8 @@ pub(super) struct Table {
     node_row: Option<Arc<Check>>,
     /// Results from before the restart that no check has claimed yet.
     restored: BTreeMap<CheckId, SavedResult>,
+    /// Checks that went while their results may be on disk: one that comes under the same id later is another one.
+    pub(super) forgotten: Vec<CheckId>,
     started: Instant,
     /// Which boot of the host this is, where it says so.
     boot: Option<Arc<str>>,
@@ -110,6 +111,7 @@ impl Table {
             maintenance,
             node_row: None,
             restored,
+            forgotten: Vec::new(),
             started,
             boot,
             sources: Sources::Reading,
@@ -203,12 +205,11 @@ impl Table {
     /// Puts a service and the checks of its definition; earlier listed checks that it does not name go.
     pub(super) fn put_service(&mut self, definition: Arc<ServiceDefinition>, source: Source, at: Moment) {
         let id = definition.id.clone();
-        let gone = |slot: &CheckSlot| {
+        self.remove_checks(|slot| {
             slot.listed
                 && slot.definition.instance.as_ref() == Some(&id)
                 && !definition.checks.iter().any(|check| check.id == slot.definition.id)
-        };
-        self.checks.retain(|_, slot| !gone(slot));
+        });
         for check in &definition.checks {
             self.put_check(Arc::new(check.clone()), source.clone(), true, at);
         }
@@ -234,6 +235,8 @@ impl Table {
                 new.damper = slot.damper.under(new.definition.flaps);
                 new.carry(&self.node, slot.threshold.status(), slot.output.clone(), slot.last_run, at);
                 new.critical_since = slot.critical_since.filter(|_| slot.threshold.status() == Status::Critical);
+            } else {
+                self.forgotten.push(id.clone());
             }
             self.checks.insert(id, new);
             return;
@@ -260,12 +263,16 @@ impl Table {
     /// Removes a service and all its checks.
     pub(super) fn remove_service(&mut self, id: &str) {
         self.services.remove(id);
-        self.checks.retain(|_, slot| slot.definition.instance.as_deref() != Some(id));
-        self.marks.rows = true;
+        self.remove_checks(|slot| slot.definition.instance.as_deref() == Some(id));
     }
 
     pub(super) fn remove_check(&mut self, id: &str) {
-        self.checks.remove(id);
+        self.remove_checks(|slot| &*slot.definition.id == id);
+    }
+
+    fn remove_checks(&mut self, gone: impl Fn(&CheckSlot) -> bool) {
+        let gone = self.checks.extract_if(.., |_, slot| gone(slot));
+        self.forgotten.extend(gone.filter(|(_, slot)| slot.last_run.is_some()).map(|(id, _)| id));
         self.marks.rows = true;
     }
 
@@ -285,7 +292,13 @@ impl Table {
     }
 
     /// Takes what a service says of itself.
-    pub(super) fn update_ttl(&mut self, id: &CheckId, update: &TtlUpdate, at: Moment) -> Result<(), LocalError> {
+    /// Takes a client's report; returns it where it changes the status, to be kept before it is acknowledged.
+    pub(super) fn update_ttl(
+        &mut self,
+        id: &CheckId,
+        update: &TtlUpdate,
+        at: Moment,
+    ) -> Result<Option<SavedResult>, LocalError> {
         let slot = self.checks.get_mut(id).ok_or_else(|| LocalError::UnknownCheck(id.clone()))?;
         let Some(ttl) = &mut slot.ttl else {
             let kind = slot.definition.probe.kind();
@@ -296,7 +309,8 @@ impl Table {
         let before = slot.threshold.status();
         slot.threshold.set(update.status);
         self.settle(id, before, Outcome::new(update.status, &update.output).output, at);
-        Ok(())
+        let changed = self.checks.get(id).filter(|slot| slot.threshold.status() != before);
+        Ok(changed.and_then(|slot| self.result(slot, at)))
     }
 
     /// The earliest time at which [`Table::pass_time`] has something to do.
@@ -376,8 +390,11 @@ impl Table {
         let row = slot.build_row(&self.node, at.instant);
         if row.status == slot.row.status {
             if row.output != slot.row.output {
-                slot.row = row;
+                // An output travels with the next push. The first one makes a push: that a check has not run yet would be
+                // said for as long as it fails.
+                self.marks.rows |= *slot.row.output == *NOT_RUN_YET;
                 self.marks.outputs = true;
+                slot.row = row;
             }
             return;
         }
@@ -390,32 +407,6 @@ impl Table {
         if let Some(service) = self.services.get_mut(&instance) {
             service.withdrawn &= critical;
         }
-    }
-
-    /// What is out on purpose once the service's (or, without id, the node's) maintenance is set or ended.
-    pub(super) fn plan_maintenance(
-        &self,
-        id: Option<&InstanceId>,
-        reason: Option<Text>,
-    ) -> Result<SavedMaintenance, LocalError> {
-        let mut maintenance = self.maintenance.clone();
-        match (id, reason) {
-            (None, reason) => maintenance.node = reason,
-            (Some(id), _) if !self.services.contains_key(id) => return Err(LocalError::UnknownService(id.clone())),
-            (Some(id), Some(reason)) => drop(maintenance.services.insert(id.clone(), reason)),
-            (Some(id), None) => drop(maintenance.services.remove(id)),
-        }
-        // Reasons for services that no longer stand here are forgotten once they could pile up.
-        if maintenance.services.len() > MAX_SERVICES {
-            maintenance.services.retain(|id, _| self.services.contains_key(id));
-        }
-        Ok(maintenance)
-    }
-
-    pub(super) fn set_maintenance(&mut self, maintenance: SavedMaintenance) {
-        self.maintenance = maintenance;
-        self.node_row = self.node_maintenance_row();
-        self.rebuild_instances();
     }
 
     /// Takes note of how much was read.
@@ -440,21 +431,6 @@ impl Table {
             }
         }
         self.marks.rows = true;
-    }
-
-    fn node_maintenance_row(&self) -> Option<Arc<Check>> {
-        let reason = self.maintenance.node.clone()?;
-        Some(Arc::new(Check {
-            node: self.node.clone(),
-            id: NODE_MAINTENANCE_CHECK.into(),
-            instance: None,
-            name: "Node Maintenance Mode".into(),
-            status: Status::Critical,
-            notes: reason,
-            output: Text::default(),
-            kind: CheckKind { kind: "maintenance".into(), ..CheckKind::default() },
-            origin: Origin::Agent,
-        }))
     }
 
     /// The rows that the registry should hold now, as a new generation if more than outputs changed.
@@ -494,13 +470,17 @@ impl Table {
         }
         let mut results = self.restored.clone();
         for (id, slot) in &self.checks {
-            if let Some(last) = slot.last_run {
-                let result = SavedResult::new(slot.threshold.status(), &slot.output, last);
-                let result = result.with_flaps(slot.damper.keep(at.instant), at.wall);
-                results.insert(id.clone(), result.within(self.boot.clone(), self.draining));
+            if let Some(result) = self.result(slot, at) {
+                results.insert(id.clone(), result);
             }
         }
         results
+    }
+
+    fn result(&self, slot: &CheckSlot, at: Moment) -> Option<SavedResult> {
+        let result = SavedResult::new(slot.threshold.status(), &slot.output, slot.last_run?);
+        let result = result.with_flaps(slot.damper.keep(at.instant), at.wall);
+        Some(result.within(self.boot.clone(), self.draining))
     }
 }
 

@@ -12,6 +12,8 @@ use tokio_util::sync::CancellationToken;
 use super::*;
 use crate::definition::{CheckText, ServiceText};
 
+mod kept;
+
 /// Longer than any condition takes, shorter than a person waits.
 const PATIENCE: Duration = Duration::from_secs(20);
 
