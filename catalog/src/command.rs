@@ -115,7 +115,9 @@ pub enum Rejection {
     },
     /// A newer start of the same agent has written.
     #[error(
-        "a newer start of the agent on node {node} has written (incarnation {newest}, this is {given}): stop the older process"
+        "a newer start of the agent on node {node} has written (incarnation {newest}, this is {given}): stop the older process; \
+         where there is none, the agent's data folder or the host's clock went back: stop the agent, empty its data folder, \
+         start it"
     )]
     Superseded {
         /// The node.

@@ -154,7 +154,11 @@ impl DataDirectory {
         if let Ok(why) = fs::read_to_string(path.join(REMOVED_FILE)) {
             return Err(DirectoryError::Removed { path: path.to_path_buf(), why: why.trim().to_owned() });
         }
-        let found = fs::read_to_string(&node_file).map_err(at(&node_file))?;
+        let found = match fs::read_to_string(&node_file) {
+            // Told as one that holds nothing: what to do is the same.
+            Err(error) if error.kind() == io::ErrorKind::NotFound => String::new(),
+            found => found.map_err(at(&node_file))?,
+        };
         let node_id = match found.trim().parse() {
             Ok(id) if id != 0 => id,
             _ => return Err(DirectoryError::NodeId { path: node_file, found: found.chars().take(64).collect() }),
@@ -287,5 +291,32 @@ pub fn rename_durably(from: &Path, to: &Path) -> io::Result<()> {
         Some(parent) if parent.as_os_str().is_empty() => File::open(".")?.sync_all(),
         Some(parent) => File::open(parent)?.sync_all(),
         None => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_id_that_is_gone_or_damaged_is_never_made_up_anew() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join(NODE_ID_FILE);
+        let open = || DataDirectory::open(folder.path(), EngineKind::RaftLog);
+        let drawn = open().unwrap().node_id();
+        let kept = fs::read_to_string(&file).unwrap();
+        for content in [None, Some(""), Some("0\n"), Some("not a number\n")] {
+            match content {
+                None => fs::remove_file(&file).unwrap(),
+                Some(content) => fs::write(&file, content).unwrap(),
+            }
+            let error = open().unwrap_err();
+            assert!(
+                error.is_final() && error.to_string().contains("empty the whole data folder"),
+                "{content:?}: {error}"
+            );
+        }
+        fs::write(&file, kept).unwrap();
+        assert_eq!(open().unwrap().node_id(), drawn);
     }
 }
