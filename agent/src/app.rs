@@ -306,10 +306,10 @@ impl App {
         let node = node_row(config, &identity, &data_dir)?;
 
         let mut client_config = ClientConfig::new(members);
-        // A renewal unacknowledged for a third of the lease goes to another member.
-        client_config.request_timeout = client_config.request_timeout.min(config.registry.lease_ttl.0 / 3);
         client_config.resolve = Resolver::default().for_members();
         let client = Arc::new(Client::new(client_config));
+        // Until the registry says what it is.
+        client.set_lease(config.registry.lease_ttl.0);
         let replica_config = ReplicaConfig {
             node: node.name.clone(),
             incarnation: identity.incarnation,

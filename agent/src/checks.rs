@@ -116,11 +116,18 @@ pub(crate) async fn run(
     drop(rows);
     let mut past = script::Past::default();
     loop {
-        tokio::time::sleep_until(schedule.next()).await;
+        tokio::select! {
+            () = tokio::time::sleep_until(schedule.next()) => {}
+            // One that waits for a place runs as soon as it has one.
+            () = past.turn_comes() => {}
+        }
         let started = Instant::now();
         let outcome = probe(&definition, &tools, &mut past).await;
         count(definition.probe.kind(), outcome.status, started.elapsed());
-        schedule.advance(Instant::now());
+        // One that ran because its turn came runs at its time all the same.
+        if Instant::now() >= schedule.next() {
+            schedule.advance(Instant::now());
+        }
         if reports.send(Report { check: check.clone(), run, outcome }).await.is_err() {
             return check;
         }

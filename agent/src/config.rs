@@ -22,7 +22,7 @@ pub(crate) use changes::find_changes;
 pub(crate) use duration::Seconds;
 pub(crate) use rooms::{dns_config, http_config, replica_width, xds_config};
 
-use crate::host;
+use crate::{host, sync::SHORTEST_LEASE};
 
 /// The whole file. Unknown keys are an error that names them.
 #[derive(Debug, Clone, Default, Deserialize, Serialize)]
@@ -445,7 +445,7 @@ impl Config {
             let value = format!("{min:?}..{max:?}");
             return Err(bad("registry.election_timeout_min", value, "at least 50ms, and below election_timeout_max"));
         }
-        if registry.lease_ttl.0 < Duration::from_millis(300) {
+        if registry.lease_ttl.0 < SHORTEST_LEASE {
             return Err(bad("registry.lease_ttl", format!("{:?}", registry.lease_ttl.0), "at least 300ms"));
         }
         self.agent.validate()?;

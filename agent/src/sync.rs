@@ -39,7 +39,7 @@ mod refused;
 mod samples;
 mod send;
 
-pub(crate) use lease::LeaseTask;
+pub(crate) use lease::{LeaseTask, SHORTEST_LEASE};
 use refused::Refused;
 use send::{Halted, Sender, Sent, is_refusal};
 

@@ -71,6 +71,8 @@ pub struct Renewed {
     pub known: bool,
     /// The leader's term.
     pub term: u64,
+    /// For how long the leader lets a node live without renewal; `None` where a member of an earlier build answered.
+    pub lease: Option<Duration>,
 }
 
 /// Why a call that may be repeated had no answer.
@@ -112,6 +114,12 @@ impl Client {
         self.connections.set_members(members);
     }
 
+    /// Waits for an answer no longer than a third of such a lease from the next call on, so that two other members can be
+    /// tried within it; never longer than was configured.
+    pub fn set_lease(&self, lease: Duration) {
+        self.connections.set_lease(lease);
+    }
+
     /// Where the next write goes, as far as that is known.
     #[cfg(test)]
     pub(crate) async fn writes_to(&self) -> Option<std::net::SocketAddr> {
@@ -124,7 +132,8 @@ impl Client {
         let request = pb::RenewRequest { node: node.to_string(), agent: agent.to_owned(), incarnation };
         let mut client = connection.client.clone();
         let reply = self.call(&connection, client.renew(request)).await?;
-        Ok(Renewed { known: reply.known, term: reply.term })
+        let lease = Some(Duration::from_millis(reply.lease_milliseconds)).filter(|lease| !lease.is_zero());
+        Ok(Renewed { known: reply.known, term: reply.term, lease })
     }
 
     /// One call within the request timeout; a failure makes the next call go elsewhere.
@@ -133,7 +142,7 @@ impl Client {
         connection: &Connection,
         call: impl Future<Output = Result<tonic::Response<T>, Status>>,
     ) -> Result<T, CallError> {
-        let limit = self.connections.config.request_timeout;
+        let limit = self.connections.request_timeout();
         let message = match timeout(limit, call).await {
             Ok(Ok(reply)) => return Ok(reply.into_inner()),
             Ok(Err(status)) => status.message().to_owned(),

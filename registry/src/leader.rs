@@ -129,7 +129,8 @@ impl Leader {
         for pb::Suspicion { node, incarnation, stream } in &batch.suspicions {
             reign.table.suspect(now, &Name::lookup(node), *incarnation, *stream, batch.member);
         }
-        Ok(pb::RenewBatchReply { known, term: reign.term })
+        let lease_milliseconds = brakes::milliseconds(self.config.ttl);
+        Ok(pb::RenewBatchReply { known, term: reign.term, lease_milliseconds })
     }
 
     fn tick(&mut self) {

@@ -190,8 +190,7 @@ impl Registry for RegistryService {
 
     async fn renew(&self, request: Request<pb::RenewRequest>) -> Result<Response<pb::RenewReply>, Status> {
         self.0.check_serves()?;
-        let (known, term) = self.0.renew(request.into_inner()).await?;
-        Ok(Response::new(pb::RenewReply { known, term }))
+        self.0.renew(request.into_inner()).await.map(Response::new)
     }
 
     async fn renew_batch(

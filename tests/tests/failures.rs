@@ -91,6 +91,21 @@ async fn an_agent_that_drains_keeps_its_lease() -> Result<()> {
     Ok(())
 }
 
+/// The lease is the registry's: an agent with another one in its file, or none, does not flap.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_agent_renews_by_the_lease_of_the_registry_whatever_its_own_file_says() -> Result<()> {
+    let mut stage = Stage::set(1, 1).await?;
+    stage.cluster.set_agent_settings("lease_ttl = \"1h\"\n");
+    let other = TestAgent::start(&stage.cluster, "node-1").await?;
+    stage.agents.push(other);
+    stage.play(&two_instances()).await?;
+    let leases = Duration::from_secs(5);
+    stage.play(&[Holds { agent: 0, service: "web", ids: BOTH, lasting: leases }]).await?;
+    let log = stage.agents[1].process.log();
+    assert_eq!(log.matches("the registry's registry.lease_ttl counts, which is 1s").count(), 1, "{log}");
+    Ok(())
+}
+
 /// A whole minute without any registry: checks go on, answers stay, their age shows, and its return flaps nothing.
 #[tokio::test(flavor = "multi_thread")]
 async fn an_outage_of_the_registry_changes_nothing_for_consumers() -> Result<()> {

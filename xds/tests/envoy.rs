@@ -155,6 +155,14 @@ async fn traffic_follows_the_catalog(variant: Variant) {
     for host in ["web", "WEB", "web:10000", "web.service.mesh.internal", "Web.Service.dc1.Mesh.Internal.:80"] {
         envoy.routes_to(host).await;
     }
+    // No service has the name of the cluster that the bootstrap brings along.
+    let named = Upstream::start("named").await;
+    source.edit(vec![put(instance("muster", named.port))]);
+    eventually("the service muster is called by its name", || async {
+        matches!(get(envoy.http, "muster", "/").await, Ok((200, body)) if body == "named")
+    })
+    .await;
+    source.edit(vec![delete("muster", named.port)]);
     let (status, body) = get(envoy.http, "nothing", "/").await.unwrap();
     assert!(status == 404 && body.contains("no service has this Host"), "{status} {body}");
 

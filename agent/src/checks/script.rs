@@ -1,13 +1,15 @@
 //! The script probe: exit 0 is good, 1 half good, all else bad. It runs in a process group of its own, which is killed
 //! whole when its time is over or its check goes.
 //!
-//! A bounded number runs at once ([`Places`]). One that took long the last time may only have some of the places, so that
-//! those which hang do not keep the quick ones waiting; one that gets no place in time says so.
+//! A bounded number runs at once ([`Places`]). Those that take long may only have some of the places, and those of which it
+//! is not known some others, so that those which hang keep neither the quick ones waiting nor the new ones. Each kind is
+//! served in turn. One that gets no place in time says so, and keeps its turn.
 
 use std::{
     collections::BTreeSet,
     fs,
     os::unix::process::ExitStatusExt,
+    pin::{Pin, pin},
     process::{ExitStatus, Stdio},
     sync::{Arc, Mutex, PoisonError},
     time::Duration,
@@ -21,7 +23,7 @@ use tokio::{
     process::{Child, Command},
     sync::{AcquireError, OwnedSemaphorePermit, Semaphore},
     task::JoinHandle,
-    time::{Instant, timeout_at},
+    time::{Instant, sleep, timeout},
 };
 
 use super::{MAX_OUTPUT, Outcome, Tools};
@@ -32,9 +34,11 @@ const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin
 const GONE_WITHIN: Duration = Duration::from_secs(1);
 /// Scripts that run at one time: more of them belong to a host that is overloaded already.
 const MAX_RUNNING: usize = 32;
-/// So many of these may be slow or new ones: the other places are for those that are done at once.
+/// So many of these may be known to be slow.
 const MAX_SLOW: usize = MAX_RUNNING / 2;
-/// A run that takes longer than this makes a script a slow one, until it is quick again.
+/// And so many may be such as may be quick, or hang. The other places are for those that are done at once.
+const MAX_UNSURE: usize = MAX_RUNNING / 4;
+/// A run that takes longer than this makes a quick script one that may be slow, and the next one makes it one that is.
 const SLOW_AFTER: Duration = Duration::from_secs(1);
 /// Room in an output for the words around it.
 const MAX_TAIL: usize = MAX_OUTPUT - 128;
@@ -90,6 +94,7 @@ impl Tail {
 pub(super) struct Places {
     all: Arc<Semaphore>,
     slow: Arc<Semaphore>,
+    unsure: Arc<Semaphore>,
     /// The processes that were started here and are not known to be gone.
     started: Arc<Mutex<BTreeSet<i32>>>,
 }
@@ -97,30 +102,87 @@ pub(super) struct Places {
 impl Default for Places {
     fn default() -> Self {
         let places = |count| Arc::new(Semaphore::new(count));
-        Self { all: places(MAX_RUNNING), slow: places(MAX_SLOW), started: Arc::default() }
+        let (all, slow, unsure) = (places(MAX_RUNNING), places(MAX_SLOW), places(MAX_UNSURE));
+        Self { all, slow, unsure, started: Arc::default() }
     }
 }
 
 /// A place that is taken.
 struct Place {
-    _slow: Option<OwnedSemaphorePermit>,
+    _of_its_kind: Option<OwnedSemaphorePermit>,
     _any: OwnedSemaphorePermit,
+    /// Of a script that may be slow: where it belongs once it has proved to be.
+    slow: Option<Arc<Semaphore>>,
 }
 
+impl Place {
+    /// Does the work. If that takes long in a place of those that may be slow, it leaves the place to others as soon as
+    /// there is one among the slow.
+    async fn hold<T>(&mut self, work: impl Future<Output = T>) -> T {
+        let mut work = pin!(work);
+        if let Some(slow) = self.slow.clone() {
+            let moved = async {
+                sleep(SLOW_AFTER).await;
+                slow.acquire_owned().await
+            };
+            tokio::select! {
+                done = &mut work => return done,
+                Ok(place) = moved => (self._of_its_kind, self.slow) = (Some(place), None),
+            }
+        }
+        work.await
+    }
+}
+
+/// How long a script takes, as far as that is known.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+enum Pace {
+    /// It never ran, or took long once: on a busy host a quick one does, and is not to wait behind all that hang.
+    #[default]
+    Unsure,
+    Quick,
+    Slow,
+}
+
+/// A wait for a place, which goes on where it was left.
+type Turn = Pin<Box<dyn Future<Output = Result<Place, AcquireError>> + Send>>;
+
 /// What is known of the earlier runs of one check.
-#[derive(Debug, Default)]
+#[derive(Default)]
 pub(super) struct Past {
-    /// Whether the last run was done at once. One that never ran may hang as well as any.
-    quick: bool,
+    pace: Pace,
+    /// It waits for a place: to queue anew each time would be to wait for ever behind those that wait longer at a time.
+    turn: Option<Turn>,
     /// Ends when the process of an earlier run, which was killed, is gone.
     leaving: Option<JoinHandle<()>>,
 }
 
+impl Past {
+    /// Waits until the place that was waited for is there; for ever if none was.
+    pub(super) async fn turn_comes(&mut self) {
+        let Some(turn) = &mut self.turn else { return std::future::pending().await };
+        let place = turn.await;
+        self.turn = Some(Box::pin(std::future::ready(place)));
+    }
+}
+
 impl Places {
-    async fn take(&self, slow: bool) -> Result<Place, AcquireError> {
-        // The slow wait for each other before they wait with the others.
-        let slow = if slow { Some(self.slow.clone().acquire_owned().await?) } else { None };
-        Ok(Place { _slow: slow, _any: self.all.clone().acquire_owned().await? })
+    fn take(&self, pace: Pace) -> Turn {
+        let all = self.all.clone();
+        let kind = match pace {
+            Pace::Unsure => Some(self.unsure.clone()),
+            Pace::Quick => None,
+            Pace::Slow => Some(self.slow.clone()),
+        };
+        let slow = (pace == Pace::Unsure).then(|| self.slow.clone());
+        Box::pin(async move {
+            // Those of a kind wait for each other before they wait with the others.
+            let of_its_kind = match kind {
+                Some(kind) => Some(kind.acquire_owned().await?),
+                None => None,
+            };
+            Ok(Place { _of_its_kind: of_its_kind, _any: all.acquire_owned().await?, slow })
+        })
     }
 
     /// Takes leave of ended processes that were left to this one and that nobody waits for. Scripts leave such behind,
@@ -169,7 +231,7 @@ impl Drop for Process {
 }
 
 /// Runs the program; done when it has ended and nothing holds its output open any more.
-pub(super) async fn probe(args: &[Text], timeout: Duration, tools: &Tools, past: &mut Past) -> Outcome {
+pub(super) async fn probe(args: &[Text], limit: Duration, tools: &Tools, past: &mut Past) -> Outcome {
     let Some((program, arguments)) = args.split_first() else {
         return Outcome::critical("the script has no program");
     };
@@ -182,27 +244,37 @@ pub(super) async fn probe(args: &[Text], timeout: Duration, tools: &Tools, past:
                    system, and is not started again until it is gone";
         return Outcome::critical(&format!("script {program} is not run: {why}"));
     }
-    let place = match timeout_at(Instant::now() + timeout, tools.places.take(!past.quick)).await {
+    let mut turn = past.turn.take().unwrap_or_else(|| tools.places.take(past.pace));
+    let place = match timeout(limit, &mut turn).await {
         Ok(Ok(place)) => place,
         Ok(Err(_)) => return Outcome::critical("the agent is stopping"),
         Err(_) => {
-            let (most, kind) = if past.quick { (MAX_RUNNING, "") } else { (MAX_SLOW, " that take long or are new") };
-            let why = format!("{most} scripts{kind} run already, and none ended within {timeout:?}");
+            past.turn = Some(turn);
+            let (most, kind) = match past.pace {
+                Pace::Unsure => (MAX_UNSURE, " that are new or took long once"),
+                Pace::Quick => (MAX_RUNNING, ""),
+                Pace::Slow => (MAX_SLOW, " that take long"),
+            };
+            let why = format!("{most} scripts{kind} run already, and its turn did not come within {limit:?}");
             return Outcome::critical(&format!("script {program} is not run: {why}; see to those that hang"));
         }
     };
     let began = Instant::now();
-    let outcome = run(program, arguments, timeout, tools, place, past).await;
-    past.quick = began.elapsed() < SLOW_AFTER;
+    let outcome = run(program, arguments, limit, tools, place, past).await;
+    past.pace = match past.pace {
+        _ if began.elapsed() < SLOW_AFTER => Pace::Quick,
+        Pace::Quick => Pace::Unsure,
+        Pace::Unsure | Pace::Slow => Pace::Slow,
+    };
     outcome
 }
 
 async fn run(
     program: &str,
     arguments: &[Text],
-    timeout: Duration,
+    limit: Duration,
     tools: &Tools,
-    place: Place,
+    mut place: Place,
     past: &mut Past,
 ) -> Outcome {
     let mut process = match start(program, arguments, &tools.places) {
@@ -211,7 +283,7 @@ async fn run(
     };
     let mut group = Group(process.pid);
     let mut tail = Tail::default();
-    match tokio::time::timeout(timeout, follow(&mut process.child, &mut tail)).await {
+    match timeout(limit, place.hold(follow(&mut process.child, &mut tail))).await {
         Ok(Ok(status)) => {
             group.0 = None;
             judge(program, status, &tail.text())
@@ -220,13 +292,12 @@ async fn run(
         Err(_) => {
             drop(group);
             // The next run must not meet this one, and its place is taken until it is gone.
-            if tokio::time::timeout(GONE_WITHIN, process.child.wait()).await.is_err() {
+            if timeout(GONE_WITHIN, process.child.wait()).await.is_err() {
                 past.leaving = Some(tokio::spawn(async move {
-                    let _ = process.child.wait().await;
-                    drop(place);
+                    let _ = place.hold(process.child.wait()).await;
                 }));
             }
-            Outcome::critical(&format!("Timed out ({timeout:?}) running {program}, killed\n{}", tail.text()))
+            Outcome::critical(&format!("Timed out ({limit:?}) running {program}, killed\n{}", tail.text()))
         }
     }
 }
@@ -291,40 +362,99 @@ mod tests {
         }
     }
 
+    fn of(pace: Pace) -> Past {
+        Past { pace, ..Past::default() }
+    }
+
+    /// So many hang, each so long and again and again.
+    fn hang(count: usize, limit: Duration, tools: &Arc<Tools>) -> Vec<JoinHandle<()>> {
+        let one = |_| {
+            let tools = tools.clone();
+            tokio::spawn(async move {
+                let mut past = Past::default();
+                loop {
+                    probe(&args("exec sleep 1000"), limit, &tools, &mut past).await;
+                }
+            })
+        };
+        (0..count).map(one).collect()
+    }
+
+    /// It waits for a short time again and again.
+    async fn comes_to_its_turn(past: &mut Past, tools: &Tools) {
+        let tried = async {
+            loop {
+                let outcome = probe(&args("echo fine"), Duration::from_millis(200), tools, past).await;
+                if !outcome.output.contains("is not run") {
+                    return outcome;
+                }
+            }
+        };
+        let outcome = timeout(Duration::from_secs(60), tried).await.expect("its turn never comes");
+        assert!(outcome.status == Status::Passing && past.pace == Pace::Quick, "{outcome:?}");
+    }
+
     /// Twice as many as there are places hang, for good, from their first run on.
     #[tokio::test]
     async fn scripts_that_hang_do_not_keep_the_quick_ones_from_running() {
         let tools = Arc::new(Tools::new(Scripts::Files));
-        let hanging: Vec<_> = (0..MAX_RUNNING * 2)
-            .map(|_| {
-                let tools = tools.clone();
-                tokio::spawn(async move {
-                    probe(&args("exec sleep 1000"), Duration::from_secs(600), &tools, &mut Past::default()).await
-                })
-            })
-            .collect();
-        eventually(|| tools.places.slow.available_permits() == 0 && tools.places.all.available_permits() == MAX_SLOW)
-            .await;
-        let (mut quick, mut slow) = (Past { quick: true, ..Past::default() }, Past::default());
+        let hanging = hang(MAX_RUNNING * 2, Duration::from_secs(600), &tools);
+        let free = |tools: &Tools| {
+            [&tools.places.unsure, &tools.places.slow, &tools.places.all].map(|it| it.available_permits())
+        };
+        eventually(|| free(&tools) == [0, 0, MAX_RUNNING - MAX_SLOW - MAX_UNSURE]).await;
+        let (mut quick, mut slow) = (of(Pace::Quick), of(Pace::Slow));
         for _ in 0..3 {
             let outcome = probe(&args("echo fine"), Duration::from_secs(60), &tools, &mut quick).await;
             assert_eq!((outcome.status, outcome.output.trim()), (Status::Passing, "fine"));
         }
         let crowded = probe(&args("echo fine"), Duration::from_millis(50), &tools, &mut slow).await;
         assert_eq!(crowded.status, Status::Critical);
-        assert!(crowded.output.contains("is not run: 16 scripts that take long or are new run already"), "{crowded:?}");
+        assert!(crowded.output.contains("is not run: 16 scripts that take long run already"), "{crowded:?}");
         hanging.iter().for_each(JoinHandle::abort);
         eventually(|| tools.places.all.available_permits() == MAX_RUNNING).await;
-        // A place was free after all, so it is known to be quick again.
+        // Its turn has come, so it is known to be quick again.
+        slow.turn_comes().await;
         let outcome = probe(&args("echo fine"), Duration::from_secs(60), &tools, &mut slow).await;
-        assert!(outcome.status == Status::Passing && slow.quick, "{outcome:?}");
+        assert!(outcome.status == Status::Passing && slow.pace == Pace::Quick, "{outcome:?}");
+        eventually(|| free(&tools) == [MAX_UNSURE, MAX_SLOW, MAX_RUNNING]).await;
+    }
+
+    /// More hang than have places, again and again, and each waits for longer than this one before it says so.
+    #[tokio::test]
+    async fn a_script_that_never_ran_has_its_turn_however_many_hang() {
+        let tools = Arc::new(Tools::new(Scripts::Files));
+        let hanging = hang(MAX_RUNNING + MAX_UNSURE, SLOW_AFTER * 2, &tools);
+        eventually(|| tools.places.unsure.available_permits() == 0).await;
+        let mut new = Past::default();
+        let crowded = probe(&args("echo fine"), Duration::from_millis(20), &tools, &mut new).await;
+        assert!(crowded.output.contains("is not run: 8 scripts that are new or took long once"), "{crowded:?}");
+        comes_to_its_turn(&mut new, &tools).await;
+        // Soon all that hang are known to be slow, and so is this one.
+        eventually(|| tools.places.slow.available_permits() == 0).await;
+        comes_to_its_turn(&mut of(Pace::Slow), &tools).await;
+        hanging.iter().for_each(JoinHandle::abort);
     }
 
     #[tokio::test]
-    async fn one_that_takes_long_is_known_to_be_slow() {
-        let (tools, mut past) = (Tools::new(Scripts::Files), Past { quick: true, ..Past::default() });
-        let outcome = probe(&args("exec sleep 1000"), SLOW_AFTER, &tools, &mut past).await;
-        assert!(outcome.output.contains("Timed out") && !past.quick, "{outcome:?}");
+    async fn a_new_script_that_proves_slow_leaves_its_place_to_other_new_ones() {
+        let tools = Arc::new(Tools::new(Scripts::Files));
+        let hanging = hang(MAX_UNSURE, Duration::from_secs(600), &tools);
+        eventually(|| tools.places.unsure.available_permits() == 0).await;
+        let outcome = probe(&args("echo fine"), Duration::from_secs(60), &tools, &mut Past::default()).await;
+        assert_eq!(outcome.status, Status::Passing, "{outcome:?}");
+        hanging.iter().for_each(JoinHandle::abort);
+    }
+
+    #[tokio::test]
+    async fn one_that_takes_long_twice_is_known_to_be_slow_until_it_is_quick() {
+        let (tools, mut past) = (Tools::new(Scripts::Files), of(Pace::Quick));
+        for pace in [Pace::Unsure, Pace::Slow, Pace::Slow] {
+            let outcome = probe(&args("exec sleep 1000"), SLOW_AFTER, &tools, &mut past).await;
+            assert!(outcome.output.contains("Timed out") && past.pace == pace, "{outcome:?}");
+        }
+        probe(&args("echo fine"), Duration::from_secs(60), &tools, &mut past).await;
+        assert_eq!(past.pace, Pace::Quick);
         assert_eq!(tools.places.all.available_permits(), MAX_RUNNING);
         assert!(tools.places.started.lock().unwrap().is_empty(), "it is gone");
     }

@@ -1,12 +1,21 @@
 //! The renewal of the node's lease: small, often, and apart from the push so that a slow push does not cost it.
+//!
+//! How long the lease is the registry says with each renewal: it ends leases by its own clock, whatever is configured
+//! here. The configured one counts until then, and with members of earlier builds, which do not say.
 
 use std::{sync::Arc, time::Duration};
 
 use muster_registry::client::Client;
-use tokio::sync::{Notify, watch};
+use tokio::{
+    sync::{Notify, watch},
+    time::{Instant, sleep_until},
+};
 use tokio_util::sync::CancellationToken;
 
 use super::{Pusher, SyncStatus};
+
+/// The shortest lease, here and as a registry tells it: to keep up a shorter one would be more work than the rest.
+pub(crate) const SHORTEST_LEASE: Duration = Duration::from_millis(300);
 
 /// Renews the lease of one node.
 pub(crate) struct LeaseTask {
@@ -18,7 +27,7 @@ pub(crate) struct LeaseTask {
     pub(crate) unknown: Arc<Notify>,
     /// Renewals begin once the registry knows the node.
     pub(crate) status: watch::Receiver<SyncStatus>,
-    /// The lease's time to live.
+    /// The lease's time to live: as configured, then as the registry says.
     pub(crate) ttl: Duration,
 }
 
@@ -30,21 +39,36 @@ impl LeaseTask {
             known = known => if !known { return },
             () = stop.cancelled() => return,
         }
-        let third = self.ttl / 3;
-        let mut tick = tokio::time::interval(third);
-        tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {
-            tokio::select! {
-                _ = tick.tick() => {}
-                () = stop.cancelled() => return,
-            }
+            let begun = Instant::now();
             let node = &self.pusher.node;
-            match self.client.renew(&node.name, &node.id, self.pusher.incarnation).await {
-                Ok(answer) if answer.known => {}
-                Ok(_) => self.unknown.notify_one(),
+            let renewal = self.client.renew(&node.name, &node.id, self.pusher.incarnation);
+            let answer = tokio::select! {
+                answer = renewal => answer,
+                () = stop.cancelled() => return,
+            };
+            match answer {
+                Ok(answer) => {
+                    if !answer.known {
+                        self.unknown.notify_one();
+                    }
+                    self.learn(answer.lease);
+                }
                 // The client goes to another member by itself.
                 Err(error) => tracing::debug!(%error, "the lease was not renewed"),
             }
+            tokio::select! {
+                () = sleep_until(begun + self.ttl / 3) => {}
+                () = stop.cancelled() => return,
+            }
         }
+    }
+
+    fn learn(&mut self, told: Option<Duration>) {
+        let Some(told) = told.map(|told| told.max(SHORTEST_LEASE)).filter(|told| *told != self.ttl) else { return };
+        let here = self.ttl;
+        tracing::info!("the registry's registry.lease_ttl counts, which is {told:?}: here it was taken for {here:?}");
+        self.client.set_lease(told);
+        self.ttl = told;
     }
 }

@@ -77,6 +77,8 @@ pub(super) struct Connections {
     members: std::sync::Mutex<Vec<String>>,
     /// Members that the registry named, besides those.
     learned: std::sync::Mutex<Vec<String>>,
+    /// For one renewal or read: as configured, or less for a short lease.
+    request_timeout: std::sync::Mutex<Duration>,
     state: std::sync::Mutex<State>,
     traffic: std::sync::Mutex<Traffic>,
 }
@@ -119,8 +121,19 @@ impl State {
 impl Connections {
     pub(super) fn new(config: ClientConfig) -> Self {
         let members = std::sync::Mutex::new(config.members.clone());
+        let request_timeout = std::sync::Mutex::new(config.request_timeout);
         let learned = Default::default();
-        Self { config, members, learned, state: Default::default(), traffic: Default::default() }
+        Self { config, members, learned, request_timeout, state: Default::default(), traffic: Default::default() }
+    }
+
+    pub(super) fn request_timeout(&self) -> Duration {
+        *self.request_timeout.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Waits for an answer no longer than a third of such a lease.
+    pub(super) fn set_lease(&self, lease: Duration) {
+        let limit = self.config.request_timeout.min(lease / 3);
+        *self.request_timeout.lock().unwrap_or_else(PoisonError::into_inner) = limit;
     }
 
     /// Takes these in the place of what was learnt before.
@@ -140,7 +153,7 @@ impl Connections {
     /// The connection, or a new one to some member, waited for no longer than for an answer. All who wait share one round
     /// over the members, and it goes on when they give up: the next caller has what it found.
     pub(super) async fn connection(self: &Arc<Self>) -> Result<Connection, ConnectError> {
-        let limit = self.config.request_timeout;
+        let limit = self.request_timeout();
         let round = {
             let mut state = self.state();
             if let Some(current) = &state.current {

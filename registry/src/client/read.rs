@@ -24,7 +24,7 @@ impl Client {
     pub async fn read(&self, read: &WideRead) -> Result<Snapshot, WideError> {
         let begun = Instant::now();
         match self.try_read(read).await {
-            Err(WideError::Unreachable(_)) if begun.elapsed() < self.connections.config.request_timeout => {
+            Err(WideError::Unreachable(_)) if begun.elapsed() < self.connections.request_timeout() => {
                 self.try_read(read).await
             }
             answered => answered,

@@ -165,7 +165,7 @@ impl Client {
         let sender = WatchSender { asking };
         sender.ask(Asked::Hello(hello_message(&hello)))?;
         let mut client = connection.client.clone();
-        let limit = self.connections.config.request_timeout;
+        let limit = self.connections.request_timeout();
         let message = match timeout(limit, client.watch(ReceiverStream::new(asked))).await {
             Ok(Ok(events)) => {
                 let inner = events.into_inner();

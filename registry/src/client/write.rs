@@ -62,7 +62,7 @@ impl Client {
         let (mut backoff, mut maybe_proposed) = (Backoff::default(), false);
         for attempt in 1_u32.. {
             let now = Instant::now();
-            let limit = if repeatable { deadline.min(now + self.connections.config.request_timeout) } else { deadline };
+            let limit = if repeatable { deadline.min(now + self.connections.request_timeout()) } else { deadline };
             let until = limit.max(now + SHORTEST_ATTEMPT);
             let (reason, from) = match self.attempt(encoded.clone(), until).await {
                 // What an earlier attempt sent may still come about.
@@ -131,7 +131,7 @@ async fn send(connections: Arc<Connections>, mut sender: Sender) {
             _ if writes.is_empty() => {}
             Ok(connection) => {
                 let mut exchange = Box::pin(exchange(connections.clone(), connection.clone(), writes));
-                if timeout(connections.config.request_timeout, &mut exchange).await.is_err() {
+                if timeout(connections.request_timeout(), &mut exchange).await.is_err() {
                     // It may still be answered, but what waits behind it goes elsewhere. Each of these ends with the
                     // deadline of its writes.
                     connections.leave(&connection);

@@ -22,8 +22,8 @@ pub(crate) const MAX_WAITING: usize = 8192;
 /// A leader that does not answer within this does not have it.
 const DELIVER_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// Whether the leader knows the agent, and the leader's term.
-pub(crate) type Heard = Result<(bool, u64), Status>;
+/// What the leader says to a renewal.
+pub(crate) type Heard = Result<pb::RenewReply, Status>;
 
 /// One sign of life, or of its end.
 #[derive(Debug)]
@@ -104,7 +104,10 @@ pub(crate) async fn run(core: Arc<Core>, mut pulses: mpsc::Receiver<Pulse>, stop
         let answer = timeout(DELIVER_TIMEOUT, deliver(&core, batch)).await.unwrap_or_else(late);
         for (at, reply) in replies.into_iter().enumerate() {
             let heard = match &answer {
-                Ok(answer) => Ok((answer.known.get(at).copied().unwrap_or(false), answer.term)),
+                Ok(pb::RenewBatchReply { known, term, lease_milliseconds }) => {
+                    let known = known.get(at).copied().unwrap_or(false);
+                    Ok(pb::RenewReply { known, term: *term, lease_milliseconds: *lease_milliseconds })
+                }
                 Err(status) => Err(status.clone()),
             };
             // Whoever does not wait any more needs no answer.

@@ -326,10 +326,15 @@ async fn a_member_that_takes_connections_and_is_silent_holds_up_no_call_for_long
     // Its backlog takes connections, as that of a process which stands still.
     let silent = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let members = vec![silent.local_addr().unwrap().to_string(), registry.members[0].address.clone()];
-    let config = ClientConfig { request_timeout: LIMIT, ..ClientConfig::new(members) };
+    let config = ClientConfig::new(members);
+    let connect = || {
+        let client = Client::new(config.clone());
+        client.set_lease(3 * LIMIT);
+        client
+    };
     // Which one is tried first is chance: some of these begin with the silent one.
     for _ in 0..20 {
-        let (client, node) = (Client::new(config.clone()), Name::lookup("a"));
+        let (client, node) = (connect(), Name::lookup("a"));
         let soon = async {
             for step in 0.. {
                 let renewed = timeout(4 * LIMIT, client.renew(&node, "", 1)).await.expect("a renewal hangs");
@@ -342,9 +347,9 @@ async fn a_member_that_takes_connections_and_is_silent_holds_up_no_call_for_long
         soon.await;
     }
     for _ in 0..8 {
-        let client = Client::new(config.clone());
+        let client = connect();
         assert!(timeout(8 * LIMIT, client.members()).await.expect("it hangs").is_ok());
-        let watched = Client::new(config.clone());
+        let watched = connect();
         let opened = async { while watched.watch(all()).await.is_err() {} };
         timeout(8 * LIMIT, opened).await.expect("the silent member's watch hangs");
     }
@@ -680,7 +685,10 @@ async fn renewals_at_any_member_keep_a_node_alive_and_silence_loses_it() {
     let (node, catalog) = (Name::lookup("a"), &registry.members[0].catalog);
     assert!(!client.renew(&node, "agent-a", 1).await.unwrap().known, "it has not pushed");
     client.submit(push("a", 1, &[])).await.unwrap();
-    assert!(client.renew(&node, "agent-a", 1).await.unwrap().known);
+    for member in [0, 1] {
+        let renewed = registry.client([member]).renew(&node, "agent-a", 1).await.unwrap();
+        assert_eq!((renewed.known, renewed.lease), (true, Some(Duration::from_secs(1))), "at {member}");
+    }
     assert!(!client.renew(&node, "agent-b", 1).await.unwrap().known, "another agent of that name");
     let index = catalog.now().index();
     let begun = tokio::time::Instant::now();

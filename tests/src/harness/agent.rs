@@ -63,7 +63,7 @@ impl TestAgent {
              [xds]\nlisten = \"127.0.0.1:0\"\n{xds}http_listener = \"{}\"\n[log]\nfilter = \"info,muster_agent::replica=debug\"\n",
             root.join("data"),
             cluster.members(),
-            cluster.settings(),
+            cluster.agent_settings(),
             envoy_listener,
         );
         std::fs::write(&config, text)?;

@@ -22,6 +22,7 @@ pub struct TestCluster {
     /// How many of the addresses are in the members' lists; the others are added by command.
     listed: usize,
     settings: String,
+    agent_settings: String,
 }
 
 impl TestCluster {
@@ -53,6 +54,7 @@ impl TestCluster {
             metrics: vec![String::new(); count],
             launches: vec![Launch::default(); count],
             settings: settings.to_owned(),
+            agent_settings: settings.to_owned(),
         })
     }
 
@@ -98,9 +100,14 @@ impl TestCluster {
         serde_json::from_str(&printed).with_context(|| format!("no JSON in {printed:?}"))
     }
 
-    /// The `[registry]` settings agents share with the members.
-    pub fn settings(&self) -> &str {
-        &self.settings
+    /// The `[registry]` settings of agents: those of the members, until others are set.
+    pub fn agent_settings(&self) -> &str {
+        &self.agent_settings
+    }
+
+    /// Agents that are started from now on have these.
+    pub fn set_agent_settings(&mut self, settings: &str) {
+        self.agent_settings = settings.to_owned();
     }
 
     /// Its directory: agents of the test put theirs beside it.
