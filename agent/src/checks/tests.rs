@@ -490,13 +490,13 @@ async fn systemd_is_asked_and_its_absence_told() {
     BufReader::new(daemon.stdout.take().unwrap()).lines().next_line().await.unwrap().expect("no bus");
     let real = Tools { bus: systemd::Bus::at(address.clone()), ..tools() };
     expect(&run_with(&check, &real).await, Status::Critical, "does not answer");
-    let served = zbus::connection::Builder::address(address.as_str()).unwrap();
-    let served = served.name("org.freedesktop.systemd1").unwrap();
-    let served = served.serve_at("/org/freedesktop/systemd1", FakeManager).unwrap();
+    let served = zbus::connection::Builder::address(address.as_str());
+    let served = served.name("org.freedesktop.systemd1");
+    let served = served.serve_at("/org/freedesktop/systemd1", FakeManager);
     let unit = |load, active, sub| FakeUnit { load, active, sub };
-    let served = served.serve_at("/u/good", unit("loaded", "active", "running")).unwrap();
-    let served = served.serve_at("/u/soon", unit("loaded", "activating", "start-pre")).unwrap();
-    let served = served.serve_at("/u/gone", unit("not-found", "inactive", "dead")).unwrap();
+    let served = served.serve_at("/u/good", unit("loaded", "active", "running"));
+    let served = served.serve_at("/u/soon", unit("loaded", "activating", "start-pre"));
+    let served = served.serve_at("/u/gone", unit("not-found", "inactive", "dead"));
     let _connection = served.build().await.unwrap();
     for (name, status, part) in [
         ("good.service", Status::Passing, "active (running)"),
@@ -513,10 +513,10 @@ struct FakeManager;
 
 #[zbus::interface(name = "org.freedesktop.systemd1.Manager")]
 impl FakeManager {
-    fn load_unit(&self, name: &str) -> zbus::fdo::Result<zbus::zvariant::OwnedObjectPath> {
+    fn load_unit(&self, name: &str) -> zbus::fdo::Result<zbus::OwnedObjectPath> {
         match name.strip_suffix(".service") {
             Some("bad") | None => Err(zbus::fdo::Error::Failed("no such unit".into())),
-            Some(stem) => Ok(zbus::zvariant::ObjectPath::try_from(format!("/u/{stem}")).unwrap().into()),
+            Some(stem) => Ok(zbus::ObjectPath::try_from(format!("/u/{stem}")).unwrap().into()),
         }
     }
 }
