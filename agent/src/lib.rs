@@ -34,8 +34,14 @@ mod signals;
 pub mod supervisor;
 mod sync;
 
+/// The cryptography of all TLS here: every connection prefers X25519MLKEM768, which who records it today cannot open
+/// with a quantum computer later.
+pub(crate) fn crypto() -> rustls::crypto::CryptoProvider {
+    rustls::crypto::aws_lc_rs::default_provider()
+}
+
 /// Chooses the TLS implementation of the process; calling it again changes nothing.
 pub(crate) fn install_crypto() {
     // An error only says that one is installed already.
-    let _ = rustls::crypto::ring::default_provider().install_default();
+    let _ = crypto().install_default();
 }

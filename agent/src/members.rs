@@ -11,7 +11,7 @@ use std::{
 
 use muster_catalog::{Freshness, port::Source};
 use muster_registry::client::{Client, RegistryStatus};
-use rand::Rng;
+use rand::RngExt;
 use serde::{Deserialize, Serialize};
 use tokio_util::sync::CancellationToken;
 

@@ -8,10 +8,11 @@
 use std::{
     collections::BTreeSet,
     path::PathBuf,
-    sync::{Arc, Mutex, PoisonError, RwLock},
+    sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
 
+use arc_swap::ArcSwap;
 use muster_catalog::{
     Freshness, Name, Node, Scope, ServiceLookup, Snapshot, SnapshotBuilder, Timestamp, Topic, View, Waiter, Waiters,
     port::{BarrierError, BoxFuture, Consistency, Source, WideError, WideRead},
@@ -85,7 +86,9 @@ struct BarrierRequest {
 }
 
 struct Shared {
-    view: RwLock<Arc<View>>,
+    /// Read by every question. A reader that loses its processor while it holds a lock, and a writer that waits for it,
+    /// would stop all other readers.
+    view: ArcSwap<View>,
     /// What `view` is made of. Whoever moves it publishes before letting go of it.
     overlay: Mutex<Overlay>,
     /// The generation of own rows that `view` shows.
@@ -101,7 +104,7 @@ struct Shared {
 
 impl Shared {
     fn view(&self) -> Arc<View> {
-        self.view.read().unwrap_or_else(PoisonError::into_inner).clone()
+        self.view.load_full()
     }
 
     /// Publishes what the registry told, under this host's own rows. Returns the topics that moved by those.
@@ -113,7 +116,7 @@ impl Shared {
     }
 
     fn show(&self, laid: Laid) -> BTreeSet<Topic> {
-        *self.view.write().unwrap_or_else(PoisonError::into_inner) = laid.view;
+        self.view.store(laid.view);
         laid.topics
     }
 
@@ -171,7 +174,7 @@ impl Replica {
             None => Snapshot::new(config.width.scope(&Snapshot::new(Scope::All), &config.node)),
         };
         let told = Arc::new(View::new(Arc::new(working.clone()), freshness));
-        let (view, overlay) = (RwLock::new(told.clone()), Mutex::new(Overlay::new(told)));
+        let (view, overlay) = (ArcSwap::new(told.clone()), Mutex::new(Overlay::new(told)));
         let (shown, parted, refusal) = (watch::Sender::new(0), watch::Sender::new(false), watch::Sender::new(None));
         let uses = Uses::new(Instant::now());
         uses.follow(working.scope(), Instant::now());

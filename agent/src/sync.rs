@@ -19,7 +19,7 @@ use muster_catalog::{
     port::{Sink, Source, SubmitError},
 };
 use muster_registry::client::Client;
-use rand::Rng;
+use rand::RngExt;
 use tokio::{
     sync::{Notify, watch},
     time::{Instant, sleep, sleep_until},

@@ -10,7 +10,7 @@ use hickory_proto::{
     },
 };
 use muster_catalog::{Address, Freshness, Name, NodeEntry, ServiceLookup, Snapshot, Timestamp, View};
-use rand::Rng;
+use rand::{Rng, RngExt};
 
 use crate::{
     Ede, EdeCode, Question, Selector, Subject, Zone, Zones,

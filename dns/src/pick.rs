@@ -3,7 +3,7 @@
 use std::hash::{DefaultHasher, Hash, Hasher};
 
 use muster_catalog::{Address, Instance, InstanceEntry, NodeEntry, ServiceSet, ServiceSlot, Snapshot, health};
-use rand::{Rng, seq::SliceRandom};
+use rand::{Rng, RngExt, seq::SliceRandom};
 
 use crate::Selector;
 

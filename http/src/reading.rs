@@ -14,7 +14,7 @@ use muster_catalog::{
     Freshness, Name, ServiceLookup, Snapshot, Timestamp, Topic, View, Wide,
     port::{BarrierError, Consistency, WideRead},
 };
-use rand::Rng;
+use rand::RngExt;
 use serde::Serialize;
 use tokio::time::Instant;
 

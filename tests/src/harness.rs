@@ -53,7 +53,7 @@ where
 /// An HTTP client that waits at most this long for an answer.
 pub fn http_client(timeout: Duration) -> Result<reqwest::Client> {
     // An error only says that one is installed already.
-    let _ = rustls::crypto::ring::default_provider().install_default();
+    let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
     // All of it is plain http on loopback: a host without root certificates runs the tests too.
     let trusts_nobody =
         rustls::ClientConfig::builder().with_root_certificates(rustls::RootCertStore::empty()).with_no_client_auth();

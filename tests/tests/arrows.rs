@@ -18,7 +18,7 @@ const ROOMS: [&str; 4] = ["muster-registry", "muster-dns", "muster-xds", "muster
 /// What the pure room is built from: values, never I/O, a clock, chance, a runtime or a wire format.
 const CATALOG_MAY_USE: [&str; 4] = ["equivalent", "event-listener", "imbl", "thiserror"];
 /// Who may know a wire or a store: a room that imports another's has taken over its work.
-const OWNERS: [(&str, &[&str], &str); 12] = [
+const OWNERS: [(&str, &[&str], &str); 13] = [
     ("openraft", &["muster-registry"], "consensus is the registry's"),
     ("raft-log", &["muster-registry"], "the log on disk is the registry's"),
     ("tonic", &["muster-registry", "muster-xds", AGENT], "gRPC is the registry's and xDS'"),
@@ -28,6 +28,7 @@ const OWNERS: [(&str, &[&str], &str); 12] = [
     ("hickory-resolver", &[AGENT], "names are resolved by the agent, which hands its way to the others"),
     ("axum", &["muster-http"], "HTTP is served by http/"),
     ("h2", &[AGENT], "only a check speaks bare HTTP/2"),
+    ("arc-swap", &[AGENT], "one cell is read by every question: the replica's View; elsewhere a lock does"),
     ("zbus", &[AGENT], "systemd is the agent's"),
     ("clap", &[AGENT], "the command line is the agent's"),
     ("anyhow", &[AGENT], "errors are typed wherever somebody branches on them"),

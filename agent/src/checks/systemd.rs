@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use muster_catalog::Status;
 use tokio::sync::Mutex;
-use zbus::{Connection, Proxy, connection, zvariant::OwnedObjectPath};
+use zbus::{Connection, OwnedObjectPath, Proxy, connection};
 
 use super::Outcome;
 
@@ -33,8 +33,8 @@ impl Bus {
             return Ok(connection.clone());
         }
         let builder = match &self.address {
-            Some(address) => connection::Builder::address(address.as_str())?,
-            None => connection::Builder::system()?,
+            Some(address) => connection::Builder::address(address.as_str()),
+            None => connection::Builder::system(),
         };
         let connection = builder.method_timeout(ANSWER_WITHIN).build().await?;
         *kept = Some(connection.clone());
@@ -76,7 +76,7 @@ async fn ask(unit: &str, bus: &Bus) -> zbus::Result<UnitState> {
 
 /// A proxy that asks each time: following the signals of every unit would cost more than it saves.
 async fn uncached<'a>(connection: &Connection, path: &'a str, interface: &'static str) -> zbus::Result<Proxy<'a>> {
-    let builder = zbus::proxy::Builder::new(connection).destination(NAME)?.path(path)?.interface(interface)?;
+    let builder = zbus::proxy::Builder::new(connection).destination(NAME).path(path).interface(interface);
     builder.cache_properties(zbus::proxy::CacheProperties::No).build().await
 }
 

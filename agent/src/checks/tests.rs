@@ -5,15 +5,16 @@ mod real;
 use std::{net::SocketAddr, process::Stdio, sync::Arc};
 
 use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair, SanType};
+use rustls::{HandshakeKind, NamedGroup, crypto::CryptoProvider};
 use tempfile::TempDir;
 use tokio::{
     io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader},
-    net::{TcpListener, UdpSocket},
+    net::{TcpListener, TcpStream, UdpSocket},
 };
 use tokio_rustls::TlsAcceptor;
 
 use super::*;
-use crate::definition::{CheckText, IdentityText};
+use crate::definition::{CheckText, IdentityText, TlsOptions};
 
 /// What a fake peer does with a connection.
 #[derive(Clone)]
@@ -306,13 +307,17 @@ impl Issuer {
     }
 
     fn acceptor(&self, names: &[&str], uri: Option<&str>, alpn: &[u8]) -> TlsAcceptor {
+        self.acceptor_with(crate::crypto(), names, uri, alpn)
+    }
+
+    fn acceptor_with(&self, crypto: CryptoProvider, names: &[&str], uri: Option<&str>, alpn: &[u8]) -> TlsAcceptor {
         let key = KeyPair::generate().unwrap();
         let mut params =
             CertificateParams::new(names.iter().map(|name| (*name).to_owned()).collect::<Vec<_>>()).unwrap();
         params.subject_alt_names.extend(uri.map(|uri| SanType::URI(uri.try_into().unwrap())));
         let certificate = params.signed_by(&key, &self.issuer).unwrap();
-        let provider = Arc::new(rustls::crypto::ring::default_provider());
-        let config = rustls::ServerConfig::builder_with_provider(provider).with_safe_default_protocol_versions();
+        let config =
+            rustls::ServerConfig::builder_with_provider(Arc::new(crypto)).with_safe_default_protocol_versions();
         let key = rustls::pki_types::PrivateKeyDer::try_from(key.serialize_der()).unwrap();
         let mut config =
             config.unwrap().with_no_client_auth().with_single_cert(vec![certificate.der().clone()], key).unwrap();
@@ -353,6 +358,27 @@ async fn tls_with_own_roots_and_names() {
     std::fs::File::open(theirs.ca_file().unwrap()).unwrap().set_modified(std::time::SystemTime::UNIX_EPOCH).unwrap();
     let turned = CheckText { ca_file: theirs.ca_file(), ..named(&tcp, "web.internal") };
     expect(&run_with(&turned, &tools).await, Status::Passing, "TCP+TLS");
+}
+
+#[tokio::test]
+async fn keys_are_agreed_on_with_x25519mlkem768_and_an_older_peer_costs_no_other_round_trip() {
+    let issuer = Issuer::new();
+    let mut older = crate::crypto();
+    older.kx_groups.retain(|group| group.name() == NamedGroup::X25519);
+    for (peer, group) in [(crate::crypto(), NamedGroup::X25519MLKEM768), (older, NamedGroup::X25519)] {
+        let acceptor = issuer.acceptor_with(peer, &["web.internal"], None, b"");
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let stream = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+        let options = TlsOptions { ca_file: None, server_name: None, skip_verify: true };
+        let (trust, terms) =
+            (tls::TlsTrust::default(), tls::Terms { options: &options, certificate: None, alpn: None });
+        let served = async { acceptor.accept(listener.accept().await.unwrap().0).await.unwrap() };
+        let (shaken, _served) = tokio::join!(trust.shake_hands(stream, "web.internal", terms), served);
+        let shaken = shaken.unwrap();
+        let connection = shaken.get_ref().1;
+        assert_eq!(connection.negotiated_key_exchange_group().map(|group| group.name()), Some(group));
+        assert_eq!(connection.handshake_kind(), Some(HandshakeKind::Full));
+    }
 }
 
 /// What no verifier here can read; openssl is asked, as rustls shows none of it.
@@ -490,13 +516,13 @@ async fn systemd_is_asked_and_its_absence_told() {
     BufReader::new(daemon.stdout.take().unwrap()).lines().next_line().await.unwrap().expect("no bus");
     let real = Tools { bus: systemd::Bus::at(address.clone()), ..tools() };
     expect(&run_with(&check, &real).await, Status::Critical, "does not answer");
-    let served = zbus::connection::Builder::address(address.as_str()).unwrap();
-    let served = served.name("org.freedesktop.systemd1").unwrap();
-    let served = served.serve_at("/org/freedesktop/systemd1", FakeManager).unwrap();
+    let served = zbus::connection::Builder::address(address.as_str());
+    let served = served.name("org.freedesktop.systemd1");
+    let served = served.serve_at("/org/freedesktop/systemd1", FakeManager);
     let unit = |load, active, sub| FakeUnit { load, active, sub };
-    let served = served.serve_at("/u/good", unit("loaded", "active", "running")).unwrap();
-    let served = served.serve_at("/u/soon", unit("loaded", "activating", "start-pre")).unwrap();
-    let served = served.serve_at("/u/gone", unit("not-found", "inactive", "dead")).unwrap();
+    let served = served.serve_at("/u/good", unit("loaded", "active", "running"));
+    let served = served.serve_at("/u/soon", unit("loaded", "activating", "start-pre"));
+    let served = served.serve_at("/u/gone", unit("not-found", "inactive", "dead"));
     let _connection = served.build().await.unwrap();
     for (name, status, part) in [
         ("good.service", Status::Passing, "active (running)"),
@@ -513,10 +539,10 @@ struct FakeManager;
 
 #[zbus::interface(name = "org.freedesktop.systemd1.Manager")]
 impl FakeManager {
-    fn load_unit(&self, name: &str) -> zbus::fdo::Result<zbus::zvariant::OwnedObjectPath> {
+    fn load_unit(&self, name: &str) -> zbus::fdo::Result<zbus::OwnedObjectPath> {
         match name.strip_suffix(".service") {
             Some("bad") | None => Err(zbus::fdo::Error::Failed("no such unit".into())),
-            Some(stem) => Ok(zbus::zvariant::ObjectPath::try_from(format!("/u/{stem}")).unwrap().into()),
+            Some(stem) => Ok(zbus::ObjectPath::try_from(format!("/u/{stem}")).unwrap().into()),
         }
     }
 }

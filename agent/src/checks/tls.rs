@@ -15,7 +15,7 @@ use rustls::{
         WebPkiServerVerifier,
         danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier},
     },
-    crypto::{CryptoProvider, ring},
+    crypto::CryptoProvider,
     pki_types::{CertificateDer, ServerName, UnixTime, pem::PemObject},
 };
 use tokio::{net::TcpStream, sync::Semaphore, task::spawn_blocking};
@@ -70,7 +70,7 @@ impl TlsTrust {
         host: &str,
         terms: Terms<'_>,
     ) -> Result<TlsStream<TcpStream>, String> {
-        let provider = Arc::new(ring::default_provider());
+        let provider = Arc::new(crate::crypto());
         let verifier = match &terms.options.ca_file {
             _ if terms.options.skip_verify => Arc::new(TrustAnything) as Verifier,
             Some(path) => self.read_roots(path, &provider).await?,

@@ -3,7 +3,7 @@
 use std::{
     collections::{BTreeSet, HashMap},
     sync::{
-        Mutex, MutexGuard, PoisonError, RwLock,
+        Arc, Mutex, MutexGuard, PoisonError, RwLock,
         atomic::{AtomicU64, Ordering},
     },
     time::Duration,
@@ -52,7 +52,7 @@ impl Width {
 #[derive(Debug)]
 pub(super) struct Uses {
     begun: Instant,
-    last: RwLock<HashMap<Name, AtomicU64>>,
+    last: RwLock<HashMap<Name, Arc<AtomicU64>>>,
 }
 
 impl Uses {
@@ -71,12 +71,14 @@ impl Uses {
 
     /// Takes over the names of a Scope; those that are new count as used now.
     pub(super) fn follow(&self, scope: &Scope, now: Instant) {
-        let mut last = self.last.write().unwrap_or_else(PoisonError::into_inner);
-        let Scope::Services { names, .. } = scope else { return last.clear() };
-        last.retain(|service, _| names.contains(service));
-        for service in names {
-            last.entry(service.clone()).or_insert_with(|| AtomicU64::new(self.seconds(now)));
+        let mut next = HashMap::new();
+        if let Scope::Services { names, .. } = scope {
+            let last = self.last.read().unwrap_or_else(PoisonError::into_inner);
+            let time = |service| last.get(service).cloned().unwrap_or_else(|| Arc::new(self.seconds(now).into()));
+            next.extend(names.iter().map(|service| (service.clone(), time(service))));
         }
+        // Made beforehand, and what was is dropped afterwards: questions wait for the exchange alone.
+        let _before = std::mem::replace(&mut *self.last.write().unwrap_or_else(PoisonError::into_inner), next);
     }
 
     /// The services that were not used for so long, those unused for longest first.

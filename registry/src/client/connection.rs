@@ -12,7 +12,7 @@ use futures_util::{
     future::{BoxFuture, Shared, join_all},
     stream::FuturesUnordered,
 };
-use rand::{Rng, seq::SliceRandom};
+use rand::{RngExt, seq::SliceRandom};
 use tokio::time::{Instant, sleep, timeout};
 use tonic::transport::Channel;
 

@@ -354,7 +354,7 @@ async fn a_watcher_hears_of_what_it_does_not_hold_once_a_round_and_of_what_it_ho
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_watcher_ends_at_the_projection_whatever_is_written_asked_and_rescoped_in_whatever_order() {
-    use rand::{Rng, SeedableRng};
+    use rand::{RngExt, SeedableRng};
     let mut random = rand::rngs::StdRng::seed_from_u64(7);
     let registry = TestRegistry::start_quiet(2).await;
     let client = registry.client([0]);

@@ -7,7 +7,7 @@ use muster_catalog::{
     Entry, Name, Proposal, Snapshot, Status, Timestamp, decide,
     port::{BoxFuture, Written},
 };
-use rand::{Rng, SeedableRng, rngs::StdRng};
+use rand::{RngExt, SeedableRng, rngs::StdRng};
 
 use super::{
     super::samples::{check, everything, instance, pusher},
