@@ -18,7 +18,7 @@ use crate::{
     budget::{Answers, BODY_BYTES, Budget, PATIENCE, UNCOUNTED},
     error::HttpError,
     made::Made,
-    server::Ports,
+    port::Ports,
 };
 
 /// What every handler shares.

@@ -24,6 +24,7 @@ mod duration;
 mod error;
 #[cfg(feature = "fuzzing")]
 pub mod fuzzing;
+mod headers;
 mod host;
 mod json;
 mod made;
@@ -34,4 +35,5 @@ mod router;
 mod server;
 mod v1;
 
-pub use server::{Http, HttpConfig, HttpHandle, Ports};
+pub use port::Ports;
+pub use server::{Http, HttpConfig, HttpHandle};

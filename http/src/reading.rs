@@ -7,7 +7,7 @@ use std::{
 
 use axum::{
     body::{Body, Bytes},
-    http::{HeaderMap, HeaderName, HeaderValue, header},
+    http::{HeaderMap, HeaderValue, header},
     response::Response,
 };
 use muster_catalog::{
@@ -18,18 +18,13 @@ use rand::Rng;
 use serde::Serialize;
 use tokio::time::Instant;
 
-use crate::{api::Api, ask::Ask, error::HttpError, made::Made};
-
-/// The version of the answer, for the next `?index`.
-pub(crate) const INDEX: HeaderName = HeaderName::from_static("x-consul-index");
-/// Whether the registry has a leader, as far as this agent hears.
-pub(crate) const KNOWN_LEADER: HeaderName = HeaderName::from_static("x-consul-knownleader");
-/// How old the answer may be, in milliseconds.
-pub(crate) const LAST_CONTACT: HeaderName = HeaderName::from_static("x-consul-lastcontact");
-/// What consistency the answer has.
-const EFFECTIVE_CONSISTENCY: HeaderName = HeaderName::from_static("x-consul-effective-consistency");
-/// How old the answer is, in milliseconds; only there while the registry cannot be reached.
-pub(crate) const STALE: HeaderName = HeaderName::from_static("x-muster-stale");
+use crate::{
+    api::Api,
+    ask::Ask,
+    error::HttpError,
+    headers::{EFFECTIVE_CONSISTENCY, INDEX, KNOWN_LEADER, LAST_CONTACT, STALE},
+    made::Made,
+};
 
 /// The headers of an answer, with those that the router adds.
 const MOST_HEADERS: usize = 8;
