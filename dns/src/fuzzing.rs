@@ -1,6 +1,9 @@
 //! What `fuzz/` runs, and the replay of its seeds in `tests/`: only in builds with the feature `fuzzing`.
 
-use std::sync::{Arc, OnceLock};
+use std::{
+    net::SocketAddr,
+    sync::{Arc, OnceLock},
+};
 
 use futures_util::FutureExt;
 use hickory_proto::{
@@ -31,12 +34,12 @@ pub fn question(bytes: &[u8]) {
     for protocol in [Protocol::Udp, Protocol::Tcp] {
         let client = ([127, 0, 0, 1], 53).into();
         // The catalog is held whole, so that nothing has to be waited for.
-        let reply = wire::exchange(handler(), bytes.to_vec(), client, protocol).now_or_never();
+        let reply = exchange(bytes.to_vec(), client, protocol).now_or_never();
         let Some(reply) = reply.expect("an answer from a catalog that is held does not wait") else { continue };
         let message = check(bytes, protocol, &reply);
         // Instances are drawn, so only as many can be expected to come again.
         if protocol == Protocol::Udp
-            && let Read::Request(request) = wire::read(handler(), bytes.to_vec(), client, protocol)
+            && let Read::Request(request) = wire::read(handler().metrics(), bytes.to_vec(), client, protocol)
         {
             let quick = handler().answer_at_once(&request).expect("a reply that waits for nothing");
             let quick = check(bytes, protocol, &quick);
@@ -46,6 +49,15 @@ pub fn question(bytes: &[u8]) {
             let counts = |message: &Message| [&message.answers, &message.authorities].map(Vec::len);
             assert_eq!(counts(&quick), counts(&message));
         }
+    }
+}
+
+/// `None` for what must not be answered.
+async fn exchange(bytes: Vec<u8>, client: SocketAddr, protocol: Protocol) -> Option<Vec<u8>> {
+    match wire::read(handler().metrics(), bytes, client, protocol) {
+        Read::Nothing => None,
+        Read::Refused(reply) => Some(reply),
+        Read::Request(request) => handler().answer_in_time(&request).await,
     }
 }
 

@@ -12,7 +12,7 @@ use hickory_proto::{
     rr::{DNSClass, RecordType},
 };
 use hickory_server::{net::xfer::Protocol, server::Request};
-use muster_catalog::port::Source;
+use muster_catalog::{Timestamp, port::Source};
 use tokio::{
     sync::Semaphore,
     time::{Instant, timeout_at},
@@ -26,7 +26,6 @@ use crate::{
     fit::{fit, most_records},
     metrics::Metrics,
     question,
-    server::Clock,
 };
 
 /// The longest a question waits for a service to be held: clients ask again after a second or more.
@@ -35,6 +34,9 @@ const HOLD_WAIT: Duration = Duration::from_millis(500);
 const HOLDS: usize = 2;
 /// How many questions may wait for that at once; the next is told at once to ask again.
 const MAX_HOLDS: usize = 256;
+
+/// Tells the time: it is an argument of every answer and never read elsewhere.
+pub type Clock = Arc<dyn Fn() -> Timestamp + Send + Sync>;
 
 /// Answers requests from a source of Views.
 pub(crate) struct Handler {

@@ -8,7 +8,7 @@
 //! The flow:
 //!
 //! ```text
-//! socket ──bytes──▶ wire::check ──▶ Request ──▶ Handler (for UDP and TCP alike)
+//! socket ──bytes──▶ wire::read ──▶ Request  ──▶ Handler (for UDP and TCP alike)
 //!                     │ refuses what is not worth parsing        │
 //!                     ▼                                          ├─ question: name → Question          (pure)
 //!                   reply                                        ├─ answer: View × Question → Answer   (pure)
@@ -22,9 +22,11 @@
 //! Answering does no I/O, except the first question for a service that the replica does not hold yet.
 
 mod answer;
+mod check;
 mod config;
 mod edns;
 mod encode;
+mod error;
 mod fit;
 #[cfg(test)]
 #[path = "../tests/support/catalog.rs"]
@@ -45,7 +47,9 @@ mod zone;
 pub use answer::{Answer, Asked, NotHeld, answer};
 pub use config::{ConfigError, DnsConfig};
 pub use edns::{Ede, EdeCode};
+pub use error::DnsError;
+pub use handler::Clock;
 pub use pick::Order;
 pub use question::{Question, Selector, Subject, parse};
-pub use server::{Clock, Dns, DnsError, DnsHandle};
+pub use server::{Dns, DnsHandle};
 pub use zone::{Ttls, Zone, Zones};

@@ -101,7 +101,7 @@ async fn converse(
         };
         let Ok(Some(bytes)) = read? else { return Ok(()) };
         // What must not be answered has no place on a connection either.
-        let reply = match wire::read(handler, bytes, client, Protocol::Tcp) {
+        let reply = match wire::read(handler.metrics(), bytes, client, Protocol::Tcp) {
             Read::Nothing => return Ok(()),
             Read::Refused(reply) => Some(reply),
             Read::Request(request) => answer(handler, &request, &limits.turn).await,

@@ -85,7 +85,7 @@ impl Desk {
         if client.port() == 0 {
             return;
         }
-        let reply = match wire::read(&self.handler, bytes.to_vec(), client, Protocol::Udp) {
+        let reply = match wire::read(self.handler.metrics(), bytes.to_vec(), client, Protocol::Udp) {
             Read::Nothing => return,
             Read::Refused(reply) => reply,
             Read::Request(request) => match self.handler.answer_at_once(&request) {
