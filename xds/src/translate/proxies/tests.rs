@@ -20,8 +20,9 @@ use prost::Message;
 use super::*;
 use crate::{
     config::XdsConfig,
+    kind::ResourceKind,
     resource::Lookup,
-    translate::tests::{endpoints, find, fold, instance, node, put, view, with_nodes},
+    translate::tests::{endpoints, find, fold, get, instance, node, put, view, with_nodes},
 };
 
 fn at(port: u16) -> SocketAddr {
@@ -111,7 +112,7 @@ fn a_proxy_is_served_its_upstreams_and_its_own_service_and_nothing_else() {
     assert_eq!(ids, ["proxy", "small"], "those of other nodes are served by their agents");
 
     let all = &seated.audience["proxy"];
-    assert_eq!(names(all, ResourceKind::Cluster), ["api", "db", "web", "mesh.local"]);
+    assert_eq!(names(all, ResourceKind::Cluster), ["api", "db", "mesh.local", "web"]);
     let listeners = ["mesh.http", "mesh.inbound", "mesh.upstream.127.0.0.1:9001", "mesh.upstream.127.0.0.1:9002"];
     assert_eq!(names(all, ResourceKind::Listener), listeners);
     let targets = listeners.map(|listener| target(all, listener));
@@ -125,7 +126,9 @@ fn a_proxy_is_served_its_upstreams_and_its_own_service_and_nothing_else() {
     assert_eq!(names(small, ResourceKind::Cluster), ["db"]);
     assert_eq!(names(small, ResourceKind::Listener), ["mesh.upstream.127.0.0.1:9003"]);
     assert!(matches!(small.find(ResourceKind::Endpoint, "api"), Lookup::Absent));
-    assert!(Arc::ptr_eq(&small.services["db"], &all.services["db"]), "what is the same is made once");
+    for kind in [ResourceKind::Cluster, ResourceKind::Endpoint, ResourceKind::Listener] {
+        assert!(Arc::ptr_eq(get(small, kind, "db"), get(all, kind, "db")), "what is the same is made once");
+    }
 }
 
 #[test]
@@ -192,6 +195,7 @@ fn epochs_rise_with_what_changed_for_the_proxy_alone() {
     let mut agent = Agent::new();
     register(&mut snapshot, "n1", "proxy", row(vec![upstream("db", Some(9001))]));
     let first = agent.serve(&snapshot);
+    let routes = agent.proxies.seats["proxy"].made.own.http_routes.clone();
     // A service that it does not call changes: its resources are the same object.
     fold(&mut snapshot, vec![put(instance("n2", "api-2", "api", 81))]);
     assert!(Arc::ptr_eq(&first, &agent.serve(&snapshot)));
@@ -201,8 +205,11 @@ fn epochs_rise_with_what_changed_for_the_proxy_alone() {
     assert_eq!(ResourceKind::ALL.into_iter().zip(rose).filter(|(_, rose)| *rose).count(), 1);
     assert!(second.epoch(ResourceKind::Endpoint) > first.epoch(ResourceKind::Endpoint));
     // What leads there is the same object still: with hundreds of proxies, making it anew was most of a change.
-    assert!(Arc::ptr_eq(&first.http_routes, &second.http_routes));
-    assert!(first.listeners.values().zip(second.listeners.values()).all(|(old, new)| Arc::ptr_eq(old, new)));
+    assert!(Arc::ptr_eq(&routes, &agent.proxies.seats["proxy"].made.own.http_routes));
+    for kind in ResourceKind::ALL {
+        let same = Arc::ptr_eq(&first.sets[kind], &second.sets[kind]);
+        assert_eq!(same, kind != ResourceKind::Endpoint, "{kind}");
+    }
 }
 
 #[test]
