@@ -8,16 +8,17 @@
 //! The flow:
 //!
 //! ```text
-//! socket ──bytes──▶ wire::read ──▶ Request  ──▶ Handler (for UDP and TCP alike)
-//!                     │ refuses what is not worth parsing        │
-//!                     ▼                                          ├─ question: name → Question          (pure)
-//!                   reply                                        ├─ answer: View × Question → Answer   (pure)
-//!                                                                ├─ hold, if the replica lacks the service
-//!                                                                ├─ fit: trim glue, then answers with TC
-//!                                                                └─ encode: Answer → bytes ──▶ reply
+//! socket ──bytes──▶ wire ──▶ Request ──▶ Handler, which knows no socket ──▶ Reply ──▶ encode   (UDP, TCP)
+//!                     │ check: refuses what is      │                         └─────▶ hickory  (what hickory-server serves)
+//!                     ▼ not worth parsing           ├─ question: name → Question          (pure)
+//!                   refusal                         ├─ answer: View × Question → Answer   (pure)
+//!                                                   ├─ hold, if the replica lacks the service
+//!                                                   └─ fit: trim glue, then answers with TC
 //!
 //! UDP, which is nearly all: the same steps without those that wait.
 //! ```
+//!
+//! Both ways out write the same: a test asks generated questions and reads both.
 //!
 //! Answering does no I/O, except the first question for a service that the replica does not hold yet.
 
@@ -28,16 +29,20 @@ mod edns;
 mod encode;
 mod error;
 mod fit;
+#[cfg(any(test, feature = "fuzzing"))]
+mod fixed;
 #[cfg(test)]
 #[path = "../tests/support/catalog.rs"]
 mod fixture;
 #[cfg(feature = "fuzzing")]
 pub mod fuzzing;
 mod handler;
+mod hickory;
 mod metrics;
 mod pick;
 mod places;
 mod question;
+mod reply;
 mod server;
 mod tcp;
 mod udp;

@@ -119,11 +119,11 @@ async fn converse(
 async fn answer(handler: &Handler, request: &Request, turn: &Semaphore) -> Option<Vec<u8>> {
     let made = {
         let _turn = turn.acquire().await.ok()?;
-        handler.answer_at_once(request)
+        handler.write_at_once(request)
     };
     match made {
         Some(reply) => Some(reply),
-        None => handler.answer_in_time(request).await,
+        None => handler.write_in_time(request).await,
     }
 }
 

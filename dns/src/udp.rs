@@ -88,12 +88,12 @@ impl Desk {
         let reply = match wire::read(self.handler.metrics(), bytes.to_vec(), client, Protocol::Udp) {
             Read::Nothing => return,
             Read::Refused(reply) => reply,
-            Read::Request(request) => match self.handler.answer_at_once(&request) {
+            Read::Request(request) => match self.handler.write_at_once(&request) {
                 Some(reply) => reply,
                 None => {
                     let (socket, handler) = (self.socket.clone(), self.handler.clone());
                     return self.wait(async move {
-                        if let Some(reply) = handler.answer_in_time(&request).await {
+                        if let Some(reply) = handler.write_in_time(&request).await {
                             send(&socket, &reply, client).await;
                         }
                     });
