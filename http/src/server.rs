@@ -13,7 +13,7 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use crate::{
     api::{Api, Limits},
     budget::Answers,
-    connection::{Times, converse},
+    connection::{Times, serve_connection},
     host::AllowedHosts,
     port::{Ports, Readiness, RenderMetrics},
     probes::Probes,
@@ -140,10 +140,10 @@ async fn serve(config: HttpConfig, listener: TcpListener, router: Router, shutdo
         errors = 0;
         match room.clone().try_acquire_owned() {
             Ok(permit) => {
-                let conversation = converse(stream, router.clone(), times, shutdown.clone());
+                let serving = serve_connection(stream, router.clone(), times, shutdown.clone());
                 connections.spawn(async move {
                     let _permit = permit;
-                    conversation.await;
+                    serving.await;
                 });
             }
             Err(_) => turn_away(stream),
