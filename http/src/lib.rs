@@ -27,12 +27,12 @@ pub mod fuzzing;
 mod headers;
 mod host;
 mod json;
-mod made;
 pub mod port;
 mod probes;
 mod reading;
 mod router;
 mod server;
+mod shared;
 mod v1;
 
 pub use port::Ports;

@@ -23,7 +23,7 @@ use crate::{
     ask::Ask,
     error::HttpError,
     headers::{EFFECTIVE_CONSISTENCY, INDEX, KNOWN_LEADER, LAST_CONTACT, STALE},
-    made::Made,
+    shared::SharedAnswers,
 };
 
 /// The headers of an answer, with those that the router adds.
@@ -40,7 +40,7 @@ pub(crate) struct Reading {
     index: u64,
     consistency: Consistency,
     parked: bool,
-    made: Arc<Made>,
+    shared: Arc<SharedAnswers>,
 }
 
 /// Marks an answer that was waited for: its duration says nothing of the server.
@@ -65,7 +65,7 @@ impl Api {
             return Err(self.ports.source.refusal().map_or_else(lost, BarrierError::Refused).into());
         }
         let index = index_of(&view.local).max(1);
-        Ok(Reading { view, index, consistency, parked, made: self.made.clone() })
+        Ok(Reading { view, index, consistency, parked, shared: self.shared.clone() })
     }
 
     /// Like `read`, for the instances of a service, which are fetched when they lie outside the replica's Scope.
@@ -107,7 +107,7 @@ impl Api {
             () = self.shutdown.cancelled() => return Err(HttpError::NoLeader("the agent is stopping".into())),
         };
         let index = wide.index(&view.local).max(1);
-        Ok(Reading { view, index, consistency, parked, made: self.made.clone() })
+        Ok(Reading { view, index, consistency, parked, shared: self.shared.clone() })
     }
 
     async fn hold(&self, name: &Name) {
@@ -194,12 +194,12 @@ impl Reading {
     /// together share the body that the first of them makes.
     pub(crate) async fn answer<T: Serialize>(&self, ask: &Ask, body: impl Fn() -> T) -> Result<Response, HttpError> {
         let text = when_there_is_room(ask, || {
-            if let Some(text) = self.parked.then(|| self.made.find(&self.view, &ask.question)).flatten() {
+            if let Some(text) = self.parked.then(|| self.shared.find(&self.view, &ask.question)).flatten() {
                 return Ok(text);
             }
             let text = to_text(ask, &body())?;
             if self.parked {
-                self.made.keep(&self.view, ask.question.clone(), &text);
+                self.shared.keep(&self.view, ask.question.clone(), &text);
             }
             Ok(text)
         });
