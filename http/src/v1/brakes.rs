@@ -3,21 +3,21 @@
 use axum::extract::{Path, State};
 use serde::Serialize;
 
-use super::{Answer, House};
+use super::{Answer, ApiState};
 use crate::{api::Api, ask::Ask, port::BrakeDecision, reading::json};
 
 /// All that is held back, here and at the registry.
-pub(crate) async fn list(State(api): House, ask: Ask) -> Answer {
+pub(crate) async fn list(State(api): ApiState, ask: Ask) -> Answer {
     json(&ask, &api.ports.brakes.list().await)
 }
 
 /// Lets what is held under an id happen now.
-pub(crate) async fn commit(State(api): House, Path(id): Path<String>, ask: Ask) -> Answer {
+pub(crate) async fn commit(State(api): ApiState, Path(id): Path<String>, ask: Ask) -> Answer {
     decide(&api, id, BrakeDecision::Commit, &ask).await
 }
 
 /// Gives what is held under an id its whole time anew.
-pub(crate) async fn release(State(api): House, Path(id): Path<String>, ask: Ask) -> Answer {
+pub(crate) async fn release(State(api): ApiState, Path(id): Path<String>, ask: Ask) -> Answer {
     decide(&api, id, BrakeDecision::Release, &ask).await
 }
 
