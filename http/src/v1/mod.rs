@@ -20,4 +20,4 @@ use crate::{api::Api, error::HttpError};
 /// The api, as every handler is given it.
 pub(crate) type ApiState = State<Arc<Api>>;
 /// Every handler's result.
-pub(crate) type Answer = Result<Response, HttpError>;
+pub(crate) type HandlerResult = Result<Response, HttpError>;
