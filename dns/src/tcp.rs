@@ -74,7 +74,7 @@ pub(crate) async fn serve(
         };
         let (handler, limits, stop) = (handler.clone(), limits.clone(), stop.clone());
         connections.spawn(async move {
-            if let Err(error) = converse(stream, client, &handler, &limits, stop).await {
+            if let Err(error) = serve_connection(stream, client, &handler, &limits, stop).await {
                 tracing::debug!(%client, %error, "a TCP connection ended");
             }
             drop(place);
@@ -85,7 +85,7 @@ pub(crate) async fn serve(
     Ok(())
 }
 
-async fn converse(
+async fn serve_connection(
     mut stream: TcpStream,
     client: SocketAddr,
     handler: &Handler,
