@@ -25,12 +25,13 @@ pub(crate) type Audience = BTreeMap<Text, Arc<Resources>>;
 /// What is kept of the proxies between two Views.
 #[derive(Default)]
 pub(crate) struct Proxies {
-    seats: BTreeMap<Text, Seat>,
+    states: BTreeMap<Text, ProxyState>,
     /// Proxies that wait for their upstreams, and since when.
     waiting: BTreeMap<Text, Instant>,
 }
 
-struct Seat {
+/// What is kept of a proxy.
+struct ProxyState {
     row: Arc<Proxy>,
     /// Upstreams that were removed, and when their clusters go.
     leaving: BTreeMap<Name, Instant>,
@@ -55,7 +56,7 @@ struct Own {
 
 /// What came of the proxies in a View.
 #[derive(Default)]
-pub(crate) struct Seated {
+pub(crate) struct ProxyUpdate {
     pub(crate) audience: Audience,
     /// Registered proxies that are not served yet.
     pub(crate) expected: BTreeSet<Text>,
@@ -69,36 +70,36 @@ pub(crate) struct Seated {
 
 impl Proxies {
     /// Serves the proxies of a View that `translator` has just translated.
-    pub(crate) fn seat(&mut self, translator: &Translator, view: &View, now: Instant) -> Seated {
-        let mut seated = Seated::default();
-        let (mut old, mut waiting) = (std::mem::take(&mut self.seats), std::mem::take(&mut self.waiting));
+    pub(crate) fn update(&mut self, translator: &Translator, view: &View, now: Instant) -> ProxyUpdate {
+        let mut update = ProxyUpdate::default();
+        let (mut old, mut waiting) = (std::mem::take(&mut self.states), std::mem::take(&mut self.waiting));
         let node = translator.config.node.as_ref().and_then(|node| view.local.find_node(node));
         for entry in node.iter().flat_map(|node| &node.instances) {
             let instance = &entry.instance.value;
             let Some(row) = &instance.proxy else { continue };
             let before = old.remove(&instance.id);
-            let mut leaving = before.as_ref().map(|seat| seat.leaving.clone()).unwrap_or_default();
+            let mut leaving = before.as_ref().map(|state| state.leaving.clone()).unwrap_or_default();
             let stays = |service: &Name| row.upstreams.iter().any(|upstream| upstream.service == *service);
-            for upstream in before.iter().flat_map(|seat| &seat.row.upstreams) {
+            for upstream in before.iter().flat_map(|state| &state.row.upstreams) {
                 leaving.entry(upstream.service.clone()).or_insert(now + DRAIN);
             }
             leaving.retain(|service, until| !stays(service) && *until > now);
             let is_new = before.is_none();
-            let (made, is_whole) = translator.proxy(view, row, leaving.keys(), before, &mut seated);
+            let (made, is_whole) = translator.proxy(view, row, leaving.keys(), before, &mut update);
             if is_new && !is_whole {
                 let since = waiting.remove(&instance.id).unwrap_or(now);
                 if now < since + PATIENCE {
-                    seated.next = seated.next.into_iter().chain([since + PATIENCE]).min();
-                    seated.expected.insert(instance.id.clone());
+                    update.next = update.next.into_iter().chain([since + PATIENCE]).min();
+                    update.expected.insert(instance.id.clone());
                     self.waiting.insert(instance.id.clone(), since);
                     continue;
                 }
             }
-            seated.next = seated.next.into_iter().chain(leaving.values().copied()).min();
-            seated.audience.insert(instance.id.clone(), made.resources.clone());
-            self.seats.insert(instance.id.clone(), Seat { row: row.clone(), leaving, made });
+            update.next = update.next.into_iter().chain(leaving.values().copied()).min();
+            update.audience.insert(instance.id.clone(), made.resources.clone());
+            self.states.insert(instance.id.clone(), ProxyState { row: row.clone(), leaving, made });
         }
-        seated
+        update
     }
 }
 
@@ -109,16 +110,16 @@ impl Translator {
         view: &View,
         row: &Proxy,
         leaving: impl Iterator<Item = &'a Name>,
-        before: Option<Seat>,
-        seated: &mut Seated,
+        before: Option<ProxyState>,
+        update: &mut ProxyUpdate,
     ) -> (ProxyResources, bool) {
         let (mut services, mut is_whole) = (BTreeMap::new(), true);
         let named = row.upstreams.iter().map(|upstream| (&upstream.service, upstream.connect_timeout));
         for (service, connect_timeout) in named.chain(leaving.map(|service| (service, None))) {
-            seated.used.insert(service.clone());
+            update.used.insert(service.clone());
             // What is served as it was last known is asked for too: it may have left the scope since.
             if let ServiceLookup::NotHeld(_) = view.local.service(service) {
-                seated.not_held.insert(service.clone());
+                update.not_held.insert(service.clone());
             }
             match self.upstream(view, service, connect_timeout) {
                 Some(resources) => {
@@ -127,9 +128,9 @@ impl Translator {
                 None => is_whole = false,
             }
         }
-        let is_as_before = |seat: &Seat| *seat.row == *row && services.keys().eq(seat.made.services.keys());
+        let is_as_before = |state: &ProxyState| *state.row == *row && services.keys().eq(state.made.services.keys());
         let is_same_way = before.as_ref().is_some_and(is_as_before);
-        let (last, own) = before.map(|seat| (seat.made.resources, seat.made.own)).unzip();
+        let (last, own) = before.map(|state| (state.made.resources, state.made.own)).unzip();
         // Most changes are of endpoints: what leads to them is not made anew for each proxy.
         let own = own.filter(|_| is_same_way).unwrap_or_else(|| self.own(row, &services));
         let parts = Parts {
