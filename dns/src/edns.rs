@@ -1,6 +1,9 @@
 //! EDNS: the OPT record of replies, and extended errors (RFC 8914), which hickory has no type for.
 
-use hickory_proto::{op::Edns, rr::RecordType};
+use hickory_proto::{
+    op::Edns,
+    rr::{RecordType, rdata::opt::EdnsOption},
+};
 
 /// The option code of an extended error.
 const EDE_OPTION: u16 = 15;
@@ -72,15 +75,14 @@ impl<'a> Opt<'a> {
         OPT_BASE + self.ede.map_or(0, |ede| EDE_BASE + ede.text.len())
     }
 
-    /// As hickory's encoder takes it, which tests compare with.
-    #[cfg(test)]
+    /// As hickory's encoder takes it.
     pub(crate) fn to_edns(self) -> Edns {
         let mut edns = Edns::new();
         edns.set_max_payload(self.max_udp_size).set_version(0).set_dnssec_ok(self.dnssec_ok);
         if let Some(ede) = self.ede {
             let mut data = ede.code.number().to_be_bytes().to_vec();
             data.extend_from_slice(ede.text.as_bytes());
-            edns.options_mut().insert(hickory_proto::rr::rdata::opt::EdnsOption::Unknown(EDE_OPTION, data));
+            edns.options_mut().insert(EdnsOption::Unknown(EDE_OPTION, data));
         }
         edns
     }

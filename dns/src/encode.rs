@@ -5,7 +5,7 @@ use hickory_proto::{
     rr::{Name as DnsName, RData, Record},
 };
 
-use crate::{Answer, edns::Opt, fit::HEADER};
+use crate::{Answer, fit::HEADER, reply::Reply};
 
 /// Most replies are no longer.
 const USUAL_SIZE: usize = 512;
@@ -14,33 +14,34 @@ const USUAL_NAMES: usize = 32;
 /// A pointer to an earlier name has two bits set (RFC 1035 §4.1.4); the other 14 say where it begins.
 const POINTER: u8 = 0xc0;
 
-/// Writes the reply to a question, which is given as it came; `None` for a record of a type that is not made here.
-pub(crate) fn encode(metadata: &Metadata, question: &[u8], answer: &Answer, opt: Option<Opt<'_>>) -> Option<Vec<u8>> {
-    let mut reply = Reply::new();
-    reply.write_flags(metadata);
+/// Writes a reply; `None` for a record of a type that is not made here.
+pub(crate) fn encode(reply: &Reply<'_>) -> Option<Vec<u8>> {
+    let (metadata, question, answer, opt) = (&reply.metadata, reply.question(), &reply.answer, reply.opt());
+    let mut writer = Writer::new();
+    writer.write_flags(metadata);
     let additionals = answer.additionals.len() + usize::from(opt.is_some());
     for count in [usize::from(!question.is_empty()), answer.answers.len(), answer.soa.iter().len(), additionals] {
-        reply.write_u16(u16::try_from(count).ok()?);
+        writer.write_u16(u16::try_from(count).ok()?);
     }
-    reply.write_question(question);
+    writer.write_question(question);
     for record in answer.answers.iter().chain(&answer.soa).chain(&answer.additionals) {
-        reply.write_record(record)?;
+        writer.write_record(record)?;
     }
     if let Some(opt) = opt {
-        opt.write(metadata.response_code.high(), &mut reply.bytes);
+        opt.write(metadata.response_code.high(), &mut writer.bytes);
     }
-    Some(reply.bytes)
+    Some(writer.bytes)
 }
 
 /// How many of the answers, of the SOA and of the additional records a reply of no more than `limit` bytes holds.
 pub(crate) fn count_fitting(question: &[u8], answer: &Answer, limit: usize) -> (usize, usize, usize) {
-    let mut reply = Reply::new();
-    reply.bytes.resize(HEADER, 0);
-    reply.write_question(question);
+    let mut writer = Writer::new();
+    writer.bytes.resize(HEADER, 0);
+    writer.write_question(question);
     let mut fits = true;
     let mut count = |records: &[Record]| {
         let mut write = |record: &&Record| {
-            fits = fits && reply.write_record(record).is_some() && reply.bytes.len() <= limit;
+            fits = fits && writer.write_record(record).is_some() && writer.bytes.len() <= limit;
             fits
         };
         records.iter().take_while(&mut write).count()
@@ -49,13 +50,13 @@ pub(crate) fn count_fitting(question: &[u8], answer: &Answer, limit: usize) -> (
 }
 
 /// A reply being written.
-struct Reply {
+struct Writer {
     bytes: Vec<u8>,
     /// Where names and their ends begin, to point there. They are looked through one by one: few, or within reach.
     names: Vec<u16>,
 }
 
-impl Reply {
+impl Writer {
     fn new() -> Self {
         Self { bytes: Vec::with_capacity(USUAL_SIZE), names: Vec::with_capacity(USUAL_NAMES) }
     }

@@ -1,6 +1,6 @@
 //! What `fuzz/` runs, and the replay of its seeds in `tests/`: only in builds with the feature `fuzzing`.
 
-use std::sync::{Arc, OnceLock};
+use std::{net::SocketAddr, sync::OnceLock};
 
 use futures_util::FutureExt;
 use hickory_proto::{
@@ -9,14 +9,13 @@ use hickory_proto::{
 };
 use hickory_server::net::xfer::Protocol;
 use muster_catalog::{
-    Address, Command, Entry, Freshness, Instance, Name, Node, Origin, Port, Proposal, Registration, Snapshot,
-    Timestamp, Topic, View, Waiter, Waiters, Weights, decide,
-    port::{BarrierError, BoxFuture, Consistency, Source},
+    Address, Command, Entry, Instance, Name, Node, Origin, Port, Proposal, Registration, Snapshot, Timestamp, Weights,
+    decide,
 };
 
 use crate::{
-    DnsConfig, Zones,
     config::MAX_LOOPBACK_SIZE,
+    fixed,
     handler::Handler,
     wire::{self, Read},
 };
@@ -31,14 +30,14 @@ pub fn question(bytes: &[u8]) {
     for protocol in [Protocol::Udp, Protocol::Tcp] {
         let client = ([127, 0, 0, 1], 53).into();
         // The catalog is held whole, so that nothing has to be waited for.
-        let reply = wire::exchange(handler(), bytes.to_vec(), client, protocol).now_or_never();
+        let reply = exchange(bytes.to_vec(), client, protocol).now_or_never();
         let Some(reply) = reply.expect("an answer from a catalog that is held does not wait") else { continue };
         let message = check(bytes, protocol, &reply);
         // Instances are drawn, so only as many can be expected to come again.
         if protocol == Protocol::Udp
-            && let Read::Request(request) = wire::read(handler(), bytes.to_vec(), client, protocol)
+            && let Read::Request(request) = wire::read(handler().metrics(), bytes.to_vec(), client, protocol)
         {
-            let quick = handler().answer_at_once(&request).expect("a reply that waits for nothing");
+            let quick = handler().write_at_once(&request).expect("a reply that waits for nothing");
             let quick = check(bytes, protocol, &quick);
             assert_eq!(quick.metadata, message.metadata);
             assert_eq!(quick.queries, message.queries);
@@ -46,6 +45,15 @@ pub fn question(bytes: &[u8]) {
             let counts = |message: &Message| [&message.answers, &message.authorities].map(Vec::len);
             assert_eq!(counts(&quick), counts(&message));
         }
+    }
+}
+
+/// `None` for what must not be answered.
+async fn exchange(bytes: Vec<u8>, client: SocketAddr, protocol: Protocol) -> Option<Vec<u8>> {
+    match wire::read(handler().metrics(), bytes, client, protocol) {
+        Read::Nothing => None,
+        Read::Refused(reply) => Some(reply),
+        Read::Request(request) => handler().write_in_time(&request).await,
     }
 }
 
@@ -60,12 +68,7 @@ fn check(bytes: &[u8], protocol: Protocol, reply: &[u8]) -> Message {
 
 fn handler() -> &'static Handler {
     static HANDLER: OnceLock<Handler> = OnceLock::new();
-    HANDLER.get_or_init(|| {
-        let config = DnsConfig { alt_zones: vec!["consul".to_owned()], ..DnsConfig::default() };
-        let zones = Zones::new(&config).expect("the default zones");
-        let source = Fixed { view: Arc::new(View::new(Arc::new(catalog()), Freshness::Live)), waiters: Arc::default() };
-        Handler::new(zones, config.max_udp_size, Arc::new(source), Arc::new(|| Timestamp(1)))
-    })
+    HANDLER.get_or_init(|| fixed::handler(catalog()))
 }
 
 /// Three instances of a service with tags and two ports, one of them by name only, one by IPv6.
@@ -103,28 +106,4 @@ fn catalog() -> Snapshot {
         snapshot.fold(&Entry { index, at: Timestamp(1), changes });
     }
     snapshot
-}
-
-/// A View that stays.
-struct Fixed {
-    view: Arc<View>,
-    waiters: Arc<Waiters>,
-}
-
-impl Source for Fixed {
-    fn view(&self) -> Arc<View> {
-        self.view.clone()
-    }
-
-    fn subscribe(&self, topic: Topic) -> Waiter {
-        self.waiters.subscribe(topic)
-    }
-
-    fn barrier(&self, _: Consistency) -> BoxFuture<'_, Result<(), BarrierError>> {
-        Box::pin(async { Ok(()) })
-    }
-
-    fn hold(&self, _: &Name) -> BoxFuture<'_, ()> {
-        Box::pin(async {})
-    }
 }

@@ -1,4 +1,4 @@
-//! What answers questions: every rule of the protocol that is not a socket's.
+//! What answers questions: every rule of the protocol that is not a socket's, nor of how a reply is written.
 
 use std::{
     hash::{BuildHasher, RandomState},
@@ -12,7 +12,7 @@ use hickory_proto::{
     rr::{DNSClass, RecordType},
 };
 use hickory_server::{net::xfer::Protocol, server::Request};
-use muster_catalog::port::Source;
+use muster_catalog::{Timestamp, port::Source};
 use tokio::{
     sync::Semaphore,
     time::{Instant, timeout_at},
@@ -21,12 +21,11 @@ use tokio::{
 use crate::{
     Answer, Asked, NotHeld, Order, Question, Subject, Zones, answer,
     config::{MAX_LOOPBACK_SIZE, MAX_UDP_SIZE, MIN_UDP_SIZE},
-    edns::Opt,
-    encode::encode,
-    fit::{fit, most_records},
+    encode::{count_fitting, encode},
+    fit::{Measure, most_records},
     metrics::Metrics,
     question,
-    server::Clock,
+    reply::Reply,
 };
 
 /// The longest a question waits for a service to be held: clients ask again after a second or more.
@@ -35,6 +34,9 @@ const HOLD_WAIT: Duration = Duration::from_millis(500);
 const HOLDS: usize = 2;
 /// How many questions may wait for that at once; the next is told at once to ask again.
 const MAX_HOLDS: usize = 256;
+
+/// Tells the time: it is an argument of every answer and never read elsewhere.
+pub type Clock = Arc<dyn Fn() -> Timestamp + Send + Sync>;
 
 /// Answers requests from a source of Views.
 pub(crate) struct Handler {
@@ -89,7 +91,8 @@ impl Handler {
         answer::answer(&self.source.view(), &self.zones, asked, &mut rand::rng())
     }
 
-    async fn answer(&self, request: &Request, query: Option<&LowerQuery>, limit: usize) -> Answer {
+    /// Answers, and waits for what has to be held first.
+    async fn look_in_time(&self, request: &Request, query: Option<&LowerQuery>, limit: usize) -> Answer {
         let until = Instant::now() + HOLD_WAIT;
         for _ in 0..HOLDS {
             let NotHeld(service) = match self.look(request, query, limit, Order::Drawn) {
@@ -105,71 +108,86 @@ impl Handler {
         })
     }
 
-    fn opt<'a>(&self, request: &Request, answer: &'a Answer) -> Option<Opt<'a>> {
-        let query = request.edns.as_ref()?;
-        Some(Opt::reply(query, self.max_udp_size, answer.ede.as_ref()))
-    }
-
-    /// Makes an answer fit; tells whether records that were asked for went. Clients that do not ask again over TCP would take
+    /// Makes a reply fit; tells whether records that were asked for went. Clients that do not ask again over TCP would take
     /// another part each time for instances that come and go: who asks is always told of the same ones.
-    fn cut(&self, request: &Request, query: Option<&LowerQuery>, limit: usize, answer: &mut Answer) -> bool {
-        let trim = |answer: &mut Answer| {
-            let opt = self.opt(request, answer).map_or(0, |opt| opt.size());
-            fit(answer, request.queries.as_bytes(), limit, opt)
-        };
-        if !trim(answer) {
+    fn cut(&self, reply: &mut Reply<'_>, limit: usize, measure: Measure) -> bool {
+        if !reply.fit(limit, measure) {
             return false;
         }
-        let order = Order::Fixed(self.parts.hash_one(request.src().ip()));
-        let Ok(fixed) = self.look(request, query, limit, order) else { return true };
-        *answer = fixed;
-        let truncated = trim(answer);
-        answer.draw_order(&mut rand::rng());
+        let order = Order::Fixed(self.parts.hash_one(reply.request.src().ip()));
+        let Ok(fixed) = self.look(reply.request, reply.query, limit, order) else { return true };
+        reply.answer = fixed;
+        let truncated = reply.fit(limit, measure);
+        reply.answer.draw_order(&mut rand::rng());
         truncated
     }
 
-    /// The reply to a question that needs nothing to be waited for, which nearly all are.
-    pub(crate) fn answer_at_once(&self, request: &Request) -> Option<Vec<u8>> {
+    /// The reply to a question that needs nothing to be waited for, which nearly all are; cut by the measure of who writes it.
+    pub(crate) fn answer_at_once<'r>(&self, request: &'r Request, measure: Measure) -> Option<Reply<'r>> {
         let started = self.metrics.start();
-        let query = request.request_info().ok().map(|info| info.query);
-        let limit = self.limit(request);
+        let (query, limit) = (find_query(request), self.limit(request));
         let answer = self.look(request, query, limit, Order::Drawn).ok()?;
-        self.reply(request, query, limit, answer, started)
+        Some(self.reply(self.draft(request, query, answer, started), limit, measure))
     }
 
-    /// The reply to any question.
-    pub(crate) async fn answer_in_time(&self, request: &Request) -> Option<Vec<u8>> {
+    /// The reply to any question; cut by the measure of who writes it.
+    pub(crate) async fn answer_in_time<'r>(&self, request: &'r Request, measure: Measure) -> Reply<'r> {
         let started = self.metrics.start();
-        let query = request.request_info().ok().map(|info| info.query);
-        let limit = self.limit(request);
-        let answer = self.answer(request, query, limit).await;
-        self.reply(request, query, limit, answer, started)
+        let (query, limit) = (find_query(request), self.limit(request));
+        let answer = self.look_in_time(request, query, limit).await;
+        self.reply(self.draft(request, query, answer, started), limit, measure)
     }
 
-    fn reply(
+    fn draft<'r>(
         &self,
-        request: &Request,
-        query: Option<&LowerQuery>,
-        limit: usize,
-        mut answer: Answer,
+        request: &'r Request,
+        query: Option<&'r LowerQuery>,
+        answer: Answer,
         started: Option<std::time::Instant>,
-    ) -> Option<Vec<u8>> {
-        let truncated = self.cut(request, query, limit, &mut answer);
-        let mut metadata = Metadata::response_from_request(&request.metadata);
-        metadata.response_code = answer.rcode;
-        metadata.authoritative = answer.authoritative;
+    ) -> Reply<'r> {
+        let metadata = Metadata::response_from_request(&request.metadata);
+        Reply { request, query, metadata, answer, max_udp_size: self.max_udp_size, started }
+    }
+
+    fn reply<'r>(&self, mut reply: Reply<'r>, limit: usize, measure: Measure) -> Reply<'r> {
+        let truncated = self.cut(&mut reply, limit, measure);
+        reply.metadata.response_code = reply.answer.rcode;
+        reply.metadata.authoritative = reply.answer.authoritative;
         // Over TCP there is nothing larger to ask with: what fits is a part of the instances.
-        metadata.truncation = truncated && request.protocol() == Protocol::Udp;
+        reply.metadata.truncation = truncated && reply.request.protocol() == Protocol::Udp;
         if truncated {
             self.metrics.truncated.increment(1);
         }
-        if answer.stale {
+        if reply.answer.stale {
             self.metrics.stale.increment(1);
         }
-        let reply = encode(&metadata, request.queries.as_bytes(), &answer, self.opt(request, &answer));
-        self.metrics.finish(query.map(LowerQuery::query_type), answer.rcode, started);
         reply
     }
+
+    /// Counts a reply that was written.
+    pub(crate) fn finish(&self, reply: &Reply<'_>) {
+        self.metrics.finish(reply.query.map(LowerQuery::query_type), reply.answer.rcode, reply.started);
+    }
+
+    /// As [`Self::answer_at_once`], written with the encoder of our own.
+    pub(crate) fn write_at_once(&self, request: &Request) -> Option<Vec<u8>> {
+        self.write(&self.answer_at_once(request, count_fitting)?)
+    }
+
+    /// As [`Self::answer_in_time`], written with the encoder of our own.
+    pub(crate) async fn write_in_time(&self, request: &Request) -> Option<Vec<u8>> {
+        self.write(&self.answer_in_time(request, count_fitting).await)
+    }
+
+    fn write(&self, reply: &Reply<'_>) -> Option<Vec<u8>> {
+        let bytes = encode(reply);
+        self.finish(reply);
+        bytes
+    }
+}
+
+fn find_query(request: &Request) -> Option<&LowerQuery> {
+    request.request_info().ok().map(|info| info.query)
 }
 
 /// The most bytes of a UDP answer to a client. On this host a datagram of any size arrives in one piece, and no sender is

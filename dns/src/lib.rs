@@ -8,34 +8,41 @@
 //! The flow:
 //!
 //! ```text
-//! socket ──bytes──▶ wire::check ──▶ Request ──▶ Handler (for UDP and TCP alike)
-//!                     │ refuses what is not worth parsing        │
-//!                     ▼                                          ├─ question: name → Question          (pure)
-//!                   reply                                        ├─ answer: View × Question → Answer   (pure)
-//!                                                                ├─ hold, if the replica lacks the service
-//!                                                                ├─ fit: trim glue, then answers with TC
-//!                                                                └─ encode: Answer → bytes ──▶ reply
+//! socket ──bytes──▶ wire ──▶ Request ──▶ Handler, which knows no socket ──▶ Reply ──▶ encode   (UDP, TCP)
+//!                     │ check: refuses what is      │                         └─────▶ hickory  (what hickory-server serves)
+//!                     ▼ not worth parsing           ├─ question: name → Question          (pure)
+//!                   refusal                         ├─ answer: View × Question → Answer   (pure)
+//!                                                   ├─ hold, if the replica lacks the service
+//!                                                   └─ fit: trim glue, then answers with TC
 //!
 //! UDP, which is nearly all: the same steps without those that wait.
 //! ```
 //!
+//! Both ways out write the same: a test asks generated questions and reads both.
+//!
 //! Answering does no I/O, except the first question for a service that the replica does not hold yet.
 
 mod answer;
+mod check;
 mod config;
 mod edns;
 mod encode;
+mod error;
 mod fit;
+#[cfg(any(test, feature = "fuzzing"))]
+mod fixed;
 #[cfg(test)]
 #[path = "../tests/support/catalog.rs"]
 mod fixture;
 #[cfg(feature = "fuzzing")]
 pub mod fuzzing;
 mod handler;
+mod hickory;
 mod metrics;
 mod pick;
 mod places;
 mod question;
+mod reply;
 mod server;
 mod tcp;
 mod udp;
@@ -45,7 +52,9 @@ mod zone;
 pub use answer::{Answer, Asked, NotHeld, answer};
 pub use config::{ConfigError, DnsConfig};
 pub use edns::{Ede, EdeCode};
+pub use error::DnsError;
+pub use handler::Clock;
 pub use pick::Order;
 pub use question::{Question, Selector, Subject, parse};
-pub use server::{Clock, Dns, DnsError, DnsHandle};
+pub use server::{Dns, DnsHandle};
 pub use zone::{Ttls, Zone, Zones};

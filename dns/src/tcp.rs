@@ -74,7 +74,7 @@ pub(crate) async fn serve(
         };
         let (handler, limits, stop) = (handler.clone(), limits.clone(), stop.clone());
         connections.spawn(async move {
-            if let Err(error) = converse(stream, client, &handler, &limits, stop).await {
+            if let Err(error) = serve_connection(stream, client, &handler, &limits, stop).await {
                 tracing::debug!(%client, %error, "a TCP connection ended");
             }
             drop(place);
@@ -85,7 +85,7 @@ pub(crate) async fn serve(
     Ok(())
 }
 
-async fn converse(
+async fn serve_connection(
     mut stream: TcpStream,
     client: SocketAddr,
     handler: &Handler,
@@ -101,7 +101,7 @@ async fn converse(
         };
         let Ok(Some(bytes)) = read? else { return Ok(()) };
         // What must not be answered has no place on a connection either.
-        let reply = match wire::read(handler, bytes, client, Protocol::Tcp) {
+        let reply = match wire::read(handler.metrics(), bytes, client, Protocol::Tcp) {
             Read::Nothing => return Ok(()),
             Read::Refused(reply) => Some(reply),
             Read::Request(request) => answer(handler, &request, &limits.turn).await,
@@ -119,11 +119,11 @@ async fn converse(
 async fn answer(handler: &Handler, request: &Request, turn: &Semaphore) -> Option<Vec<u8>> {
     let made = {
         let _turn = turn.acquire().await.ok()?;
-        handler.answer_at_once(request)
+        handler.write_at_once(request)
     };
     match made {
         Some(reply) => Some(reply),
-        None => handler.answer_in_time(request).await,
+        None => handler.write_in_time(request).await,
     }
 }
 

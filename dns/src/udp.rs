@@ -30,35 +30,35 @@ const DRAIN: Duration = Duration::from_secs(1);
 
 /// Answers until told to stop; then what waits is finished.
 pub(crate) async fn serve(socket: UdpSocket, handler: Arc<Handler>, stop: CancellationToken) -> Result<(), DnsError> {
-    let mut desk = Desk { socket: Arc::new(socket), handler, waiting: JoinSet::new(), errors: 0 };
+    let mut task = SocketTask { socket: Arc::new(socket), handler, waiting: JoinSet::new(), errors: 0 };
     let mut buffer = vec![0; usize::from(MAX_UDP_SIZE)];
     let stopped = stop.cancelled();
     tokio::pin!(stopped);
     loop {
         let ready = tokio::select! {
             () = &mut stopped => break,
-            ready = desk.socket.readable() => ready,
+            ready = task.socket.readable() => ready,
         };
         if let Err(error) = ready {
-            desk.count(error)?;
+            task.count(error)?;
         }
-        while desk.waiting.try_join_next().is_some() {}
-        desk.take_burst(&mut buffer)?;
+        while task.waiting.try_join_next().is_some() {}
+        task.take_burst(&mut buffer)?;
     }
     // What is left is cut off by dropping it.
-    let _cut_off = timeout(DRAIN, async { while desk.waiting.join_next().await.is_some() {} }).await;
+    let _cut_off = timeout(DRAIN, async { while task.waiting.join_next().await.is_some() {} }).await;
     Ok(())
 }
 
-/// Where the datagrams of a socket are worked at.
-struct Desk {
+/// Answers the datagrams of a socket.
+struct SocketTask {
     socket: Arc<UdpSocket>,
     handler: Arc<Handler>,
     waiting: JoinSet<()>,
     errors: u32,
 }
 
-impl Desk {
+impl SocketTask {
     /// Answers what has arrived, as far as it is no more than a burst.
     fn take_burst(&mut self, buffer: &mut [u8]) -> Result<(), DnsError> {
         for _ in 0..BURST {
@@ -85,15 +85,15 @@ impl Desk {
         if client.port() == 0 {
             return;
         }
-        let reply = match wire::read(&self.handler, bytes.to_vec(), client, Protocol::Udp) {
+        let reply = match wire::read(self.handler.metrics(), bytes.to_vec(), client, Protocol::Udp) {
             Read::Nothing => return,
             Read::Refused(reply) => reply,
-            Read::Request(request) => match self.handler.answer_at_once(&request) {
+            Read::Request(request) => match self.handler.write_at_once(&request) {
                 Some(reply) => reply,
                 None => {
                     let (socket, handler) = (self.socket.clone(), self.handler.clone());
                     return self.wait(async move {
-                        if let Some(reply) = handler.answer_in_time(&request).await {
+                        if let Some(reply) = handler.write_in_time(&request).await {
                             send(&socket, &reply, client).await;
                         }
                     });

@@ -17,8 +17,8 @@ use tokio_util::sync::CancellationToken;
 use crate::{
     budget::{Answers, BODY_BYTES, Budget, PATIENCE, UNCOUNTED},
     error::HttpError,
-    made::Made,
-    server::Ports,
+    port::Ports,
+    shared::SharedAnswers,
 };
 
 /// What every handler shares.
@@ -29,7 +29,7 @@ pub(crate) struct Api {
     /// Ends parked reads, so that a stop does not wait for them.
     pub(crate) shutdown: CancellationToken,
     /// Answers made once for all parked reads that ask the same.
-    pub(crate) made: Arc<Made>,
+    pub(crate) shared: Arc<SharedAnswers>,
     /// Answers on their way.
     pub(crate) answers: Arc<Answers>,
     /// Bodies on their way.
@@ -55,7 +55,7 @@ pub(crate) struct WrittenIndex {
 impl Api {
     pub(crate) fn new(ports: Ports, datacenter: String, limits: Limits, shutdown: CancellationToken) -> Self {
         let (answers, bodies) = (Answers::new(), Budget::new(BODY_BYTES));
-        Self { ports, datacenter, limits, shutdown, made: Arc::default(), answers, bodies, written: Mutex::default() }
+        Self { ports, datacenter, limits, shutdown, shared: Arc::default(), answers, bodies, written: Mutex::default() }
     }
 
     /// Refuses another datacenter than ours; none, or an empty one, is ours.

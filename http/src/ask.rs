@@ -8,7 +8,7 @@ use axum::{
 };
 use muster_catalog::{Instance, Node, port::Consistency};
 
-use crate::{api::Api, budget::Answers, connection::ParkedMark, duration, error::HttpError, made::Question};
+use crate::{api::Api, budget::Answers, connection::ParkedMark, duration, error::HttpError, shared::Question};
 
 /// How long a blocking read waits when the client does not say, as in the dialect.
 const DEFAULT_WAIT: Duration = Duration::from_secs(300);

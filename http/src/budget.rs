@@ -12,7 +12,7 @@ use std::{
 use bytes::Bytes;
 use tokio::{sync::Notify, time::Instant};
 
-use crate::error::HttpError;
+use crate::error::{HttpError, NoRoom};
 
 /// Large answers that were made and not yet taken by the sockets, in bytes: some fifteen of the largest that a busy
 /// registry has (a few megabytes each).
@@ -34,13 +34,6 @@ pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
 pub(crate) struct Answers {
     small: Arc<Budget>,
     large: Arc<Budget>,
-}
-
-/// There is no room for an answer.
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct NoRoom {
-    /// How large it would have been.
-    pub(crate) bytes: usize,
 }
 
 impl Answers {

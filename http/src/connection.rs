@@ -57,7 +57,7 @@ pub(crate) struct Times {
 }
 
 /// Answers what is asked on a connection until it ends.
-pub(crate) async fn converse(mut stream: TcpStream, router: Router, times: Times, shutdown: CancellationToken) {
+pub(crate) async fn serve_connection(mut stream: TcpStream, router: Router, times: Times, shutdown: CancellationToken) {
     // Answers are small and awaited.
     let _ = stream.set_nodelay(true);
     let mut unread = Bytes::new();
@@ -115,20 +115,20 @@ async fn serve(
     times: Times,
     shutdown: &CancellationToken,
 ) -> Option<Parked> {
-    let desk = Arc::new(Desk::default());
-    let unflushed = desk.unflushed.clone();
-    let line = Line { stream: TokioIo::new(stream), unread, unflushed, stall: times.stall, pace: None };
-    let service = service_fn(|request| desk.take(router.clone(), request));
+    let in_flight = Arc::new(InFlight::default());
+    let unflushed = in_flight.unflushed.clone();
+    let stream = PrefixedStream { stream: TokioIo::new(stream), unread, unflushed, stall: times.stall, pace: None };
+    let service = service_fn(|request| in_flight.take(router.clone(), request));
     let mut connection = http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(times.head)
         .max_buf_size(CONNECTION_BUFFER)
         // `X-Consul-Index` on the wire, as clients of the dialect print it.
         .title_case_headers(true)
-        .serve_connection(line, service);
+        .serve_connection(stream, service);
     let until_parked = poll_fn(|cx| match Pin::new(&mut connection).poll(cx) {
         Poll::Ready(ended) => Poll::Ready(Some(ended)),
-        Poll::Pending if desk.is_parked() => Poll::Ready(None),
+        Poll::Pending if in_flight.is_parked() => Poll::Ready(None),
         Poll::Pending => Poll::Pending,
     });
     let ended = tokio::select! {
@@ -145,7 +145,7 @@ async fn serve(
             None
         }
         None => {
-            let answering = desk.answering().take()?;
+            let answering = in_flight.answering().take()?;
             let parts = connection.into_parts();
             // Copied, so that the rest of a buffer does not hold all of it; mostly there is none.
             let unread = Bytes::from([&parts.read_buf[..], &parts.io.unread[..]].concat());
@@ -204,17 +204,17 @@ async fn write(stream: &mut TcpStream, response: Response<Body>, last: bool, sta
     if last { stream.shutdown().await } else { Ok(()) }
 }
 
-/// Where the request that hyper has handed on is worked at. hyper is given a future that looks in here, so that what
-/// makes the answer can be taken away from it.
+/// The request in flight: the future that makes its answer. hyper is given one that looks in here
+/// ([`ResponseFuture`]), so that what makes the answer can be taken away from it.
 #[derive(Default)]
-struct Desk {
+struct InFlight {
     answering: Mutex<Option<Answering>>,
     parked: ParkedMark,
     /// Whether hyper holds something of an earlier answer that the socket did not take.
     unflushed: Flag,
 }
 
-impl Desk {
+impl InFlight {
     fn answering(&self) -> MutexGuard<'_, Option<Answering>> {
         self.answering.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -223,13 +223,13 @@ impl Desk {
         self.parked.is_set() && !self.unflushed.get() && self.answering().is_some()
     }
 
-    fn take(self: &Arc<Self>, router: Router, mut request: Request<Incoming>) -> InHand {
+    fn take(self: &Arc<Self>, router: Router, mut request: Request<Incoming>) -> ResponseFuture {
         self.parked.clear();
         if may_leave(&request) {
             request.extensions_mut().insert(self.parked.clone());
         }
         *self.answering() = Some(Box::pin(router.oneshot(request.map(Body::new))));
-        InHand(self.clone())
+        ResponseFuture(self.clone())
     }
 }
 
@@ -243,10 +243,10 @@ fn stays(headers: &HeaderMap) -> bool {
     headers.get_all(header::CONNECTION).iter().all(|value| value.as_bytes().eq_ignore_ascii_case(b"keep-alive"))
 }
 
-/// An answer that is made at the desk.
-struct InHand(Arc<Desk>);
+/// The answer as hyper awaits it: whatever the request in flight comes to.
+struct ResponseFuture(Arc<InFlight>);
 
-impl Future for InHand {
+impl Future for ResponseFuture {
     type Output = Result<Response<Body>, Infallible>;
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
@@ -261,7 +261,7 @@ impl Future for InHand {
 }
 
 /// The socket as hyper sees it: what was read before comes first.
-struct Line {
+struct PrefixedStream {
     stream: TokioIo<TcpStream>,
     unread: Bytes,
     unflushed: Flag,
@@ -270,7 +270,7 @@ struct Line {
     pace: Option<Pace>,
 }
 
-impl Line {
+impl PrefixedStream {
     /// What the socket took of an answer; an error once its client is too slow.
     fn paced(&mut self, cx: &mut Context<'_>, polled: Poll<io::Result<usize>>) -> Poll<io::Result<usize>> {
         let stall = self.stall;
@@ -286,7 +286,7 @@ impl Line {
     }
 }
 
-impl Read for Line {
+impl Read for PrefixedStream {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, mut buf: ReadBufCursor<'_>) -> Poll<io::Result<()>> {
         if self.unread.is_empty() {
             return Pin::new(&mut self.stream).poll_read(cx, buf);
@@ -297,7 +297,7 @@ impl Read for Line {
     }
 }
 
-impl Write for Line {
+impl Write for PrefixedStream {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
         self.unflushed.set(true);
         let polled = Pin::new(&mut self.stream).poll_write(cx, buf);

@@ -6,7 +6,7 @@ use axum::{
 };
 use muster_catalog::port::{BarrierError, SubmitError, WideError};
 
-use crate::{budget::NoRoom, port::LocalError};
+use crate::{headers::KNOWN_LEADER, port::LocalError};
 
 /// Why a request was not answered with what it asked for. The body is the text, as the v1 dialect has it.
 #[derive(Debug, thiserror::Error)]
@@ -93,6 +93,13 @@ pub(crate) enum HttpError {
     Encode(#[from] serde_json::Error),
 }
 
+/// There is no room for an answer.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct NoRoom {
+    /// How large it would have been.
+    pub(crate) bytes: usize,
+}
+
 impl HttpError {
     /// The one place that maps errors to HTTP.
     fn status(&self) -> StatusCode {
@@ -164,7 +171,7 @@ impl IntoResponse for HttpError {
             headers.insert(header::ALLOW, HeaderValue::from_static(allow));
         }
         if matches!(self, Self::NoPath { .. } | Self::NoLeader(_)) {
-            headers.insert(crate::reading::KNOWN_LEADER, HeaderValue::from_static("false"));
+            headers.insert(KNOWN_LEADER, HeaderValue::from_static("false"));
         }
         response
     }

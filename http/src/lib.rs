@@ -24,14 +24,16 @@ mod duration;
 mod error;
 #[cfg(feature = "fuzzing")]
 pub mod fuzzing;
+mod headers;
 mod host;
 mod json;
-mod made;
 pub mod port;
 mod probes;
 mod reading;
 mod router;
 mod server;
+mod shared;
 mod v1;
 
-pub use server::{Http, HttpConfig, HttpHandle, Ports};
+pub use port::Ports;
+pub use server::{Http, HttpConfig, HttpHandle};

@@ -5,10 +5,32 @@ mod brakes;
 
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
-use muster_catalog::{Address, Check, CheckId, Instance, InstanceId, Meta, Name, Status, Text, port::BoxFuture};
+use muster_catalog::{
+    Address, Check, CheckId, Instance, InstanceId, Meta, Name, Status, Text,
+    port::{BoxFuture, Sink, Source},
+};
 use serde::Serialize;
 
 pub use brakes::{BrakeDecision, BrakeKind, BrakeListing, Brakes, HeldBrake, HeldItem};
+
+/// Where the answers come from and where the writes go.
+#[derive(Clone)]
+pub struct Ports {
+    /// The catalog.
+    pub source: Arc<dyn Source>,
+    /// The registry.
+    pub sink: Arc<dyn Sink>,
+    /// The agent on this host.
+    pub local: Arc<dyn LocalAgent>,
+    /// The registry's and the proxies' state.
+    pub operator: Arc<dyn Operator>,
+    /// What is held back.
+    pub brakes: Arc<dyn Brakes>,
+    /// What the process still waits for.
+    pub readiness: Arc<dyn Readiness>,
+    /// The metrics as text.
+    pub metrics: RenderMetrics,
+}
 
 /// Who the agent is that answers here.
 #[derive(Debug, Clone)]

@@ -7,7 +7,7 @@ use std::{
 
 use axum::{
     body::{Body, Bytes},
-    http::{HeaderMap, HeaderName, HeaderValue, header},
+    http::{HeaderMap, HeaderValue, header},
     response::Response,
 };
 use muster_catalog::{
@@ -22,19 +22,9 @@ use crate::{
     api::{Api, WrittenIndex},
     ask::Ask,
     error::HttpError,
-    made::Made,
+    headers::{EFFECTIVE_CONSISTENCY, INDEX, KNOWN_LEADER, LAST_CONTACT, STALE},
+    shared::SharedAnswers,
 };
-
-/// The version of the answer, for the next `?index`.
-pub(crate) const INDEX: HeaderName = HeaderName::from_static("x-consul-index");
-/// Whether the registry has a leader, as far as this agent hears.
-pub(crate) const KNOWN_LEADER: HeaderName = HeaderName::from_static("x-consul-knownleader");
-/// How old the answer may be, in milliseconds.
-pub(crate) const LAST_CONTACT: HeaderName = HeaderName::from_static("x-consul-lastcontact");
-/// What consistency the answer has.
-const EFFECTIVE_CONSISTENCY: HeaderName = HeaderName::from_static("x-consul-effective-consistency");
-/// How old the answer is, in milliseconds; only there while the registry cannot be reached.
-pub(crate) const STALE: HeaderName = HeaderName::from_static("x-muster-stale");
 
 /// The headers of an answer, with those that the router adds.
 const MOST_HEADERS: usize = 8;
@@ -50,7 +40,7 @@ pub(crate) struct Reading {
     index: u64,
     consistency: Consistency,
     parked: bool,
-    made: Arc<Made>,
+    shared: Arc<SharedAnswers>,
 }
 
 /// Marks an answer that was waited for: its duration says nothing of the server.
@@ -75,7 +65,7 @@ impl Api {
             return Err(self.ports.source.refusal().map_or_else(lost, BarrierError::Refused).into());
         }
         let index = index_of(&view.local).max(1);
-        Ok(Reading { view, index, consistency, parked, made: self.made.clone() })
+        Ok(Reading { view, index, consistency, parked, shared: self.shared.clone() })
     }
 
     /// Like `read`, for the instances of a service, which are fetched when they lie outside the replica's Scope.
@@ -117,7 +107,7 @@ impl Api {
             () = self.shutdown.cancelled() => return Err(HttpError::NoLeader("the agent is stopping".into())),
         };
         let index = wide.index(&view.local).max(1);
-        Ok(Reading { view, index, consistency, parked, made: self.made.clone() })
+        Ok(Reading { view, index, consistency, parked, shared: self.shared.clone() })
     }
 
     async fn hold(&self, name: &Name) {
@@ -207,12 +197,12 @@ impl Reading {
     /// together share the body that the first of them makes.
     pub(crate) async fn answer<T: Serialize>(&self, ask: &Ask, body: impl Fn() -> T) -> Result<Response, HttpError> {
         let text = when_there_is_room(ask, || {
-            if let Some(text) = self.parked.then(|| self.made.find(&self.view, &ask.question)).flatten() {
+            if let Some(text) = self.parked.then(|| self.shared.find(&self.view, &ask.question)).flatten() {
                 return Ok(text);
             }
             let text = to_text(ask, &body())?;
             if self.parked {
-                self.made.keep(&self.view, ask.question.clone(), &text);
+                self.shared.keep(&self.view, ask.question.clone(), &text);
             }
             Ok(text)
         });

@@ -3,7 +3,6 @@
 use std::{io, io::Write as _, net::SocketAddr, sync::Arc, time::Duration};
 
 use axum::Router;
-use muster_catalog::port::{Sink, Source};
 use tokio::{
     net::{TcpListener, TcpStream},
     sync::Semaphore,
@@ -14,9 +13,9 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use crate::{
     api::{Api, Limits},
     budget::Answers,
-    connection::{Times, converse},
+    connection::{Times, serve_connection},
     host::AllowedHosts,
-    port::{Brakes, LocalAgent, Operator, Readiness, RenderMetrics},
+    port::{Ports, Readiness, RenderMetrics},
     probes::Probes,
     router::{probes_router, router},
 };
@@ -65,25 +64,6 @@ impl HttpConfig {
             allowed_hosts: Vec::new(),
         }
     }
-}
-
-/// Where the answers come from and where the writes go.
-#[derive(Clone)]
-pub struct Ports {
-    /// The catalog.
-    pub source: Arc<dyn Source>,
-    /// The registry.
-    pub sink: Arc<dyn Sink>,
-    /// The agent on this host.
-    pub local: Arc<dyn LocalAgent>,
-    /// The registry's and the proxies' state.
-    pub operator: Arc<dyn Operator>,
-    /// What is held back.
-    pub brakes: Arc<dyn Brakes>,
-    /// What the process still waits for.
-    pub readiness: Arc<dyn Readiness>,
-    /// The metrics as text.
-    pub metrics: RenderMetrics,
 }
 
 /// The server.
@@ -160,10 +140,10 @@ async fn serve(config: HttpConfig, listener: TcpListener, router: Router, shutdo
         errors = 0;
         match room.clone().try_acquire_owned() {
             Ok(permit) => {
-                let conversation = converse(stream, router.clone(), times, shutdown.clone());
+                let serving = serve_connection(stream, router.clone(), times, shutdown.clone());
                 connections.spawn(async move {
                     let _permit = permit;
-                    conversation.await;
+                    serving.await;
                 });
             }
             Err(_) => turn_away(stream),

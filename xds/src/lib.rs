@@ -21,6 +21,7 @@
 mod budget;
 mod config;
 mod connection;
+mod kind;
 mod publisher;
 mod resource;
 mod roster;
@@ -31,7 +32,7 @@ mod translate;
 mod wire;
 
 pub use config::{ConfigError, Unregistered, XdsConfig};
-pub use resource::ResourceKind;
+pub use kind::ResourceKind;
 pub use roster::{KindStatus, ProxyStatus, Rejected, Roster};
 pub use server::{ServeError, StartError, Xds, XdsHandle};
 pub use subscription::Variant;

@@ -87,15 +87,15 @@ pub(crate) async fn publish(
         if view.freshness != Freshness::Empty {
             let started = Instant::now();
             let translation = translator.translate(&view);
-            let seated = proxies.seat(&translator, &view, started);
+            let update = proxies.update(&translator, &view, started);
             metrics::histogram!("muster_xds_translate_seconds").record(started.elapsed());
             report(&translation);
-            (not_held, used, wake) = (seated.not_held, seated.used, seated.next);
+            (not_held, used, wake) = (update.not_held, update.used, update.next);
             // Where nobody is served every service, nobody needs every set.
             if serves_all {
                 not_held.extend(translation.not_held);
             }
-            let next = Served::new(translation.resources, seated.audience, seated.expected, serves_all);
+            let next = Served::new(translation.resources, update.audience, update.expected, serves_all);
             published.send_if_modified(|current| {
                 let is_new = current.as_ref().is_none_or(|current| !current.is_same(&next));
                 if is_new {

@@ -6,59 +6,7 @@ use envoy_types::pb::google::protobuf::Any;
 use muster_catalog::Text;
 use prost::{Message, Name as MessageName};
 
-/// The types of resources that are served.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum ResourceKind {
-    /// CDS: a service as something to route to.
-    Cluster,
-    /// EDS: the endpoints of a cluster.
-    Endpoint,
-    /// LDS: what is listened on.
-    Listener,
-    /// RDS: which host goes to which cluster.
-    Route,
-}
-
-impl ResourceKind {
-    /// All, in the order in which a change is told: what is routed to before what routes to it.
-    pub const ALL: [Self; 4] = [Self::Cluster, Self::Endpoint, Self::Listener, Self::Route];
-
-    /// The type URL on the wire.
-    pub fn type_url(self) -> &'static str {
-        match self {
-            Self::Cluster => "type.googleapis.com/envoy.config.cluster.v3.Cluster",
-            Self::Endpoint => "type.googleapis.com/envoy.config.endpoint.v3.ClusterLoadAssignment",
-            Self::Listener => "type.googleapis.com/envoy.config.listener.v3.Listener",
-            Self::Route => "type.googleapis.com/envoy.config.route.v3.RouteConfiguration",
-        }
-    }
-
-    /// The word for it in metrics and messages.
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Cluster => "cluster",
-            Self::Endpoint => "endpoint",
-            Self::Listener => "listener",
-            Self::Route => "route",
-        }
-    }
-
-    /// The type of that URL, when it is served.
-    pub fn find(type_url: &str) -> Option<Self> {
-        Self::ALL.into_iter().find(|kind| kind.type_url() == type_url)
-    }
-
-    /// Whether an answer is the whole truth (what it leaves out is gone), and an empty list of names means all.
-    pub(crate) fn is_whole(self) -> bool {
-        matches!(self, Self::Cluster | Self::Listener)
-    }
-}
-
-impl fmt::Display for ResourceKind {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.as_str())
-    }
-}
+use crate::kind::{KindMap, ResourceKind};
 
 /// The hash of the rows that a resource was made from: equal on every server, and never of an encoding
 /// (protobuf maps have no order).
@@ -145,16 +93,6 @@ pub(crate) fn pack<M: MessageName + Message>(message: &M) -> Any {
     Any { type_url: M::type_url(), value: message.encode_to_vec() }
 }
 
-/// What is made of one service.
-#[derive(Debug)]
-pub(crate) struct ServiceResources {
-    pub(crate) cluster: Arc<Resource>,
-    /// `None` while the service's instances are not held: then nothing may be said of them.
-    pub(crate) endpoints: Option<Arc<Resource>>,
-    /// For proxyless gRPC, by name only: an Envoy would reject it.
-    pub(crate) api_listener: Arc<Resource>,
-}
-
 /// What is known of a name.
 #[derive(Debug)]
 pub(crate) enum Lookup<'a> {
@@ -164,51 +102,73 @@ pub(crate) enum Lookup<'a> {
     Absent,
 }
 
+/// The resources of one kind.
+#[derive(Debug, Default, PartialEq)]
+pub(crate) struct ResourceSet {
+    /// What a wildcard covers.
+    pub(crate) listed: BTreeMap<Text, Arc<Resource>>,
+    /// What is had by name only; `None` where nothing can be said of it yet.
+    pub(crate) named: BTreeMap<Text, Option<Arc<Resource>>>,
+}
+
+impl ResourceSet {
+    fn find(&self, name: &str) -> Lookup<'_> {
+        match (self.listed.get(name), self.named.get(name)) {
+            (Some(resource), _) | (None, Some(Some(resource))) => Lookup::Found(resource),
+            (None, Some(None)) => Lookup::Pending,
+            (None, None) => Lookup::Absent,
+        }
+    }
+}
+
 /// Everything that can be asked for, at one moment. Shared by all streams.
 #[derive(Debug)]
 pub(crate) struct Resources {
-    pub(crate) services: BTreeMap<Text, Arc<ServiceResources>>,
-    /// The way to a proxy's own service.
-    pub(crate) own_cluster: Option<Arc<Resource>>,
-    pub(crate) listeners: BTreeMap<Text, Arc<Resource>>,
-    pub(crate) http_routes: Arc<Resource>,
-    /// Raised when anything of that kind changed, in order of [`ResourceKind::ALL`].
-    pub(crate) epochs: [u64; 4],
+    pub(crate) sets: KindMap<Arc<ResourceSet>>,
+    /// Raised when anything of that kind changed.
+    pub(crate) epochs: KindMap<u64>,
 }
 
 impl Resources {
+    /// The resources after `last`, which are those themselves where nothing differs. `changed` is given a kind with its last
+    /// set, and says what it is now; `None` for the same.
+    pub(crate) fn follow(
+        last: Option<Arc<Self>>,
+        mut changed: impl FnMut(ResourceKind, Option<&ResourceSet>) -> Option<ResourceSet>,
+    ) -> Arc<Self> {
+        let mut is_same = last.is_some();
+        let last_sets = last.as_ref().map(|last| &last.sets);
+        let sets = KindMap::from_fn(|kind| {
+            let before = last_sets.map(|sets| &sets[kind]);
+            let now = changed(kind, before.map(|set| &**set));
+            is_same &= now.is_none();
+            match (now, before) {
+                (None, Some(before)) => before.clone(),
+                (now, _) => Arc::new(now.unwrap_or_default()),
+            }
+        });
+        if let (Some(last), true) = (&last, is_same) {
+            return last.clone();
+        }
+        let epochs = KindMap::from_fn(|kind| match &last {
+            Some(last) if Arc::ptr_eq(&last.sets[kind], &sets[kind]) => last.epochs[kind],
+            Some(last) => last.epochs[kind] + 1,
+            None => 1,
+        });
+        Arc::new(Self { sets, epochs })
+    }
+
     pub(crate) fn epoch(&self, kind: ResourceKind) -> u64 {
-        self.epochs[kind as usize]
+        self.epochs[kind]
     }
 
     pub(crate) fn find(&self, kind: ResourceKind, name: &str) -> Lookup<'_> {
-        let single = match kind {
-            ResourceKind::Listener => self.listeners.get(name),
-            ResourceKind::Route => Some(&self.http_routes),
-            ResourceKind::Cluster => self.own_cluster.as_ref(),
-            ResourceKind::Endpoint => None,
-        };
-        if let Some(resource) = single.filter(|resource| *resource.name == *name) {
-            return Lookup::Found(resource);
-        }
-        let Some(service) = self.services.get(name) else { return Lookup::Absent };
-        match kind {
-            ResourceKind::Cluster => Lookup::Found(&service.cluster),
-            ResourceKind::Endpoint => service.endpoints.as_ref().map_or(Lookup::Pending, Lookup::Found),
-            ResourceKind::Listener => Lookup::Found(&service.api_listener),
-            ResourceKind::Route => Lookup::Absent,
-        }
+        self.sets[kind].find(name)
     }
 
     /// What a wildcard covers. Listeners of proxyless gRPC are had by name only.
-    pub(crate) fn wildcard(&self, kind: ResourceKind) -> Box<dyn Iterator<Item = &Arc<Resource>> + '_> {
-        match kind {
-            ResourceKind::Cluster => {
-                Box::new(self.services.values().map(|service| &service.cluster).chain(&self.own_cluster))
-            }
-            ResourceKind::Listener => Box::new(self.listeners.values()),
-            ResourceKind::Endpoint | ResourceKind::Route => Box::new(std::iter::empty()),
-        }
+    pub(crate) fn wildcard(&self, kind: ResourceKind) -> impl Iterator<Item = &Arc<Resource>> {
+        self.sets[kind].listed.values()
     }
 }
 
@@ -237,13 +197,5 @@ mod tests {
         for foreign in ["", "7", "+0000000000000000000000000000000", "zz"] {
             assert_eq!(Version::parse(foreign), Version::default());
         }
-    }
-
-    #[test]
-    fn kinds_are_found_by_type_url() {
-        for kind in ResourceKind::ALL {
-            assert_eq!(ResourceKind::find(kind.type_url()), Some(kind));
-        }
-        assert_eq!(ResourceKind::find("type.googleapis.com/other"), None);
     }
 }

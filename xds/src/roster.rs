@@ -6,7 +6,7 @@ use std::{
     sync::{Arc, Mutex, PoisonError},
 };
 
-use crate::{resource::ResourceKind, subscription::Variant};
+use crate::{kind::ResourceKind, subscription::Variant};
 
 /// How many streams are served at once: an agent serves the proxies and gRPC clients of one host, two streams each
 /// during a hot restart.

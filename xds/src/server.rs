@@ -23,6 +23,7 @@ use crate::{
     budget::{Account, Budget},
     config::{ConfigError, Unregistered, XdsConfig},
     connection::{self, Caller},
+    kind::ResourceKind,
     publisher::{Published, publish},
     roster::{ProxyStatus, Roster},
     stream::StreamTask,
@@ -31,7 +32,7 @@ use crate::{
 };
 
 /// Room for one push of each kind: more are never under way, since each waits for its answer.
-const OUTBOUND: usize = 4;
+const OUTBOUND: usize = ResourceKind::ALL.len();
 
 /// The longest request: 65,536 names of 63 bytes, or of 40 with as many versions on a reconnect. What is decoded from it may
 /// be twelve times as large for a moment.

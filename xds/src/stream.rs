@@ -11,8 +11,9 @@ use tracing::{debug, warn};
 use crate::{
     budget::{Account, NoRoom},
     connection::Hold,
+    kind::{KindMap, ResourceKind},
     publisher::Published,
-    resource::{ResourceKind, Resources},
+    resource::Resources,
     roster::{Place, Rejected},
     subscription::{Request, RequestError, Subscriptions, Verdict},
     wire::Wire,
@@ -59,8 +60,8 @@ impl Times {
 }
 
 /// Waits for the next kind of which something rejected is to be sent again.
-async fn next_again(times: &[Times; 4]) -> ResourceKind {
-    let due = |kind: ResourceKind| times[kind as usize].again.map(|at| (at, kind));
+async fn next_again(times: &KindMap<Times>) -> ResourceKind {
+    let due = |kind: ResourceKind| times[kind].again.map(|at| (at, kind));
     match ResourceKind::ALL.into_iter().filter_map(due).min_by_key(|(at, _)| *at) {
         Some((at, kind)) => {
             tokio::time::sleep_until(at).await;
@@ -106,7 +107,7 @@ impl<W: Wire> StreamTask<W> {
 
     async fn serve(&mut self) -> Result<Infallible, End> {
         let mut subscriptions = Subscriptions::new(W::VARIANT);
-        let mut times = [Times::default(); 4];
+        let mut times = KindMap::<Times>::default();
         let (mut node_id, mut was_registered) = (None, None);
         loop {
             // Every reason to wake: a request, one that is too large, other resources, something to send again, the end of
@@ -120,7 +121,7 @@ impl<W: Wire> StreamTask<W> {
                     Err(_) => return Err(stopping()),
                 },
                 kind = next_again(&times) => {
-                    times[kind as usize].again = None;
+                    times[kind].again = None;
                     subscriptions.retry(kind);
                     None
                 }
@@ -155,7 +156,7 @@ impl<W: Wire> StreamTask<W> {
     async fn push(
         &self,
         subscriptions: &mut Subscriptions,
-        times: &mut [Times; 4],
+        times: &mut KindMap<Times>,
         resources: &Resources,
     ) -> Result<(), End> {
         loop {
@@ -163,7 +164,7 @@ impl<W: Wire> StreamTask<W> {
             let Some((kind, push)) = self.account.work(next).await else { return Ok(()) };
             self.account.hold(subscriptions.cost())?;
             metrics::counter!("muster_xds_pushes_total", "type" => kind.as_str()).increment(1);
-            times[kind as usize].pushed = Some(Instant::now());
+            times[kind].pushed = Some(Instant::now());
             tokio::select! {
                 () = self.stop.cancelled() => return Err(stopping()),
                 sent = self.outbound.send(Ok(push)) => if sent.is_err() { return Err(End::Left) },
@@ -188,7 +189,7 @@ impl<W: Wire> StreamTask<W> {
     async fn take(
         &self,
         subscriptions: &mut Subscriptions,
-        times: &mut [Times; 4],
+        times: &mut KindMap<Times>,
         request: Request,
         node_id: &str,
     ) -> Result<(), End> {
@@ -198,7 +199,7 @@ impl<W: Wire> StreamTask<W> {
         let verdict = self.account.work(|| subscriptions.take(request)).await?;
         self.account.hold(subscriptions.cost())?;
         if verdict != Verdict::Nothing {
-            let times = &mut times[kind as usize];
+            let times = &mut times[kind];
             if let Some(pushed) = times.pushed.take() {
                 metrics::histogram!("muster_xds_push_seconds", "type" => kind.as_str()).record(pushed.elapsed());
             }

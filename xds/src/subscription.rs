@@ -12,7 +12,10 @@ use std::{
 
 use muster_catalog::Text;
 
-use crate::resource::{Resource, ResourceKind, Resources, Version};
+use crate::{
+    kind::{KindMap, ResourceKind},
+    resource::{Resource, Resources, Version},
+};
 
 /// How many names one subscription may hold: more than the services of any registry this is made for. What all hold together
 /// is bounded by [`crate::budget`].
@@ -159,7 +162,7 @@ struct Subscription {
 #[derive(Debug)]
 pub(crate) struct Subscriptions {
     variant: Variant,
-    kinds: [Subscription; 4],
+    kinds: KindMap<Subscription>,
     pushes: u64,
 }
 
@@ -171,7 +174,7 @@ impl Subscriptions {
     /// Takes a request in.
     pub(crate) fn take(&mut self, request: Request) -> Result<Verdict, RequestError> {
         let kind = request.kind;
-        let subscription = &mut self.kinds[kind as usize];
+        let subscription = &mut self.kinds[kind];
         let verdict = match request.asked {
             Asked::State { names, version } => {
                 subscription.take_state(kind, &request.nonce, request.error, &names, &version)?
@@ -185,33 +188,33 @@ impl Subscriptions {
             }
         };
         subscription.compared = None;
-        if matches!(kind, ResourceKind::Listener | ResourceKind::Route) {
+        if kind.names_clusters() {
             // Clusters that waited for listeners and routes to let go of them may leave now.
-            self.kinds[ResourceKind::Cluster as usize].compared = None;
+            self.kinds[ResourceKind::Cluster].compared = None;
         }
         Ok(verdict)
     }
 
     /// What all of this costs, in bytes: names in sets, and texts that are not the catalog's anyway.
     pub(crate) fn cost(&self) -> usize {
-        self.kinds.iter().map(Subscription::cost).sum()
+        self.kinds.values().map(Subscription::cost).sum()
     }
 
     /// Whether the client has rejected something of this kind that it did not accept since.
     pub(crate) fn is_rejected(&self, kind: ResourceKind) -> bool {
-        !self.kinds[kind as usize].rejected.is_empty()
+        !self.kinds[kind].rejected.is_empty()
     }
 
     /// Sends again what stands rejected: what was in its way may be gone.
     pub(crate) fn retry(&mut self, kind: ResourceKind) {
-        let subscription = &mut self.kinds[kind as usize];
+        let subscription = &mut self.kinds[kind];
         subscription.retry = true;
         subscription.compared = None;
     }
 
     /// Compares all anew: the client is served other resources than before.
     pub(crate) fn compare_anew(&mut self) {
-        self.kinds.iter_mut().for_each(|subscription| subscription.compared = None);
+        self.kinds.values_mut().for_each(|subscription| subscription.compared = None);
     }
 
     /// The next thing to send, if any: in the order clusters, endpoints, listeners, routes; what is gone last.
@@ -221,20 +224,19 @@ impl Subscriptions {
                 return None;
             }
             let plan = self.plan(kind, resources);
-            self.kinds[kind as usize].compared = Some(resources.epoch(kind));
+            self.kinds[kind].compared = Some(resources.epoch(kind));
             plan.map(|plan| self.commit(kind, plan))
         })
     }
 
     fn must_wait(&self, kind: ResourceKind, resources: &Resources) -> bool {
-        let subscription = &self.kinds[kind as usize];
+        let subscription = &self.kinds[kind];
         // One push per kind at a time: what changes meanwhile is absorbed by the next.
         if !subscription.is_active || subscription.outstanding.is_some() {
             return true;
         }
         // The answer to clusters waits until they are warm. Routes to cold clusters are 503s.
-        let names_clusters = matches!(kind, ResourceKind::Listener | ResourceKind::Route);
-        if names_clusters && self.kinds[ResourceKind::Cluster as usize].outstanding.is_some() {
+        if kind.names_clusters() && self.kinds[ResourceKind::Cluster].outstanding.is_some() {
             return true;
         }
         subscription.compared == Some(resources.epoch(kind))

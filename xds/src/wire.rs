@@ -13,7 +13,8 @@ use envoy_types::pb::{
 };
 
 use crate::{
-    resource::{Resource, ResourceKind},
+    kind::ResourceKind,
+    resource::Resource,
     subscription::{Asked, Push, Request, Variant},
 };
 

@@ -7,7 +7,7 @@ use axum::{
     http::HeaderValue,
 };
 
-use super::{Answer, House};
+use super::{ApiState, HandlerResult};
 use crate::{
     ask::Ask,
     error::HttpError,
@@ -16,7 +16,7 @@ use crate::{
 };
 
 /// Who answers here.
-pub(crate) async fn show_self(State(api): House, ask: Ask) -> Answer {
+pub(crate) async fn show_self(State(api): ApiState, ask: Ask) -> HandlerResult {
     let local = &api.ports.local;
     let identity = local.identity();
     let name = identity.name.as_str();
@@ -25,14 +25,14 @@ pub(crate) async fn show_self(State(api): House, ask: Ask) -> Answer {
 }
 
 /// The agent's instances by id.
-pub(crate) async fn list_services(State(api): House, ask: Ask) -> Answer {
+pub(crate) async fn list_services(State(api): ApiState, ask: Ask) -> HandlerResult {
     let instances = api.ports.local.instances();
     let by_id = instances.iter().map(|instance| (&*instance.id, agent_service(instance, &api.datacenter, None)));
     large_json(&ask, || by_id.clone().collect::<BTreeMap<&str, _>>()).await
 }
 
 /// One instance, with its content hash.
-pub(crate) async fn show_service(State(api): House, Path(id): Path<String>, ask: Ask) -> Answer {
+pub(crate) async fn show_service(State(api): ApiState, Path(id): Path<String>, ask: Ask) -> HandlerResult {
     let instances = api.ports.local.instances();
     let instance = instances.iter().find(|instance| *instance.id == *id);
     let instance = instance.ok_or_else(|| HttpError::NotFound(format!("unknown service ID: {id}")))?;
@@ -45,13 +45,13 @@ pub(crate) async fn show_service(State(api): House, Path(id): Path<String>, ask:
 }
 
 /// The agent's checks by id.
-pub(crate) async fn list_checks(State(api): House, ask: Ask) -> Answer {
+pub(crate) async fn list_checks(State(api): ApiState, ask: Ask) -> HandlerResult {
     let (checks, instances) = (api.ports.local.checks(), api.ports.local.instances());
     large_json(&ask, || local_checks(&checks, &instances)).await
 }
 
 /// The agents that the catalog knows, and the registry's members.
-pub(crate) async fn list_members(State(api): House, ask: Ask) -> Answer {
+pub(crate) async fn list_members(State(api): ApiState, ask: Ask) -> HandlerResult {
     let view = api.ports.source.view();
     let servers = api.ports.operator.members().await;
     let members = || {

@@ -11,7 +11,7 @@ use axum::{
 use muster_catalog::{Instance, Name};
 use serde::Serialize;
 
-use super::{Answer, House};
+use super::{ApiState, HandlerResult};
 use crate::{
     api::Api,
     ask::Ask,
@@ -70,7 +70,12 @@ struct ServiceHealth<'a> {
 }
 
 /// One instance of this agent.
-pub(crate) async fn show_by_id(State(api): House, Path(id): Path<String>, headers: HeaderMap, ask: Ask) -> Answer {
+pub(crate) async fn show_by_id(
+    State(api): ApiState,
+    Path(id): Path<String>,
+    headers: HeaderMap,
+    ask: Ask,
+) -> HandlerResult {
     let text = wants_text(&ask, &headers)?;
     let (instances, checks) = (api.ports.local.instances(), api.ports.local.checks());
     let Some(instance) = instances.iter().find(|instance| *instance.id == *id) else {
@@ -84,7 +89,12 @@ pub(crate) async fn show_by_id(State(api): House, Path(id): Path<String>, header
 }
 
 /// Every instance that this agent has of a service; the worst of them gives the status code.
-pub(crate) async fn list_by_name(State(api): House, Path(name): Path<String>, headers: HeaderMap, ask: Ask) -> Answer {
+pub(crate) async fn list_by_name(
+    State(api): ApiState,
+    Path(name): Path<String>,
+    headers: HeaderMap,
+    ask: Ask,
+) -> HandlerResult {
     let text = wants_text(&ask, &headers)?;
     let wanted = Name::lookup(&name);
     let (instances, checks) = (api.ports.local.instances(), api.ports.local.checks());
@@ -135,7 +145,7 @@ fn wants_text(ask: &Ask, headers: &HeaderMap) -> Result<bool, HttpError> {
     Ok(ask.find("format").is_none() && accepted.into_iter().any(|value| value.starts_with("text/plain")))
 }
 
-async fn answer(ask: &Ask, text: bool, code: StatusCode, reason: &str, body: &impl Serialize) -> Answer {
+async fn answer(ask: &Ask, text: bool, code: StatusCode, reason: &str, body: &impl Serialize) -> HandlerResult {
     let mut response: Response =
         if text { reason.to_owned().into_response() } else { large_json(ask, || body).await? };
     *response.status_mut() = code;

@@ -7,7 +7,7 @@ use axum::{
 };
 use muster_catalog::Text;
 
-use super::{Answer, House};
+use super::{ApiState, HandlerResult};
 use crate::{api::Body, ask::Ask, decode, error::HttpError};
 
 /// The longest reason kept, as long as a value of free data.
@@ -16,7 +16,7 @@ const MAX_REASON: usize = 512;
 const DEFAULT_REASON: &str = "in maintenance; no reason was given";
 
 /// Takes up an instance with its checks.
-pub(crate) async fn register(State(api): House, ask: Ask, Body(body): Body) -> Answer {
+pub(crate) async fn register(State(api): ApiState, ask: Ask, Body(body): Body) -> HandlerResult {
     let node = api.ports.local.identity().name.clone();
     let mut registration = decode::decode_service(&body, &node)?;
     registration.replace_existing_checks = ask.flag("replace-existing-checks")?;
@@ -25,13 +25,13 @@ pub(crate) async fn register(State(api): House, ask: Ask, Body(body): Body) -> A
 }
 
 /// Drops an instance and its checks.
-pub(crate) async fn deregister(State(api): House, Path(id): Path<String>, _ask: Ask) -> Answer {
+pub(crate) async fn deregister(State(api): ApiState, Path(id): Path<String>, _ask: Ask) -> HandlerResult {
     api.ports.local.deregister_service(Text::from(id)).await?;
     Ok(StatusCode::OK.into_response())
 }
 
 /// Takes an instance out, or back in.
-pub(crate) async fn set_maintenance(State(api): House, Path(id): Path<String>, ask: Ask) -> Answer {
+pub(crate) async fn set_maintenance(State(api): ApiState, Path(id): Path<String>, ask: Ask) -> HandlerResult {
     if !ask.has("enable") {
         return Err(HttpError::BadRequest("Missing value for enable: give ?enable=true or ?enable=false".into()));
     }

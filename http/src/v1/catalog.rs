@@ -6,7 +6,7 @@ use axum::extract::{Path, State};
 use muster_catalog::{Command, Name, NodeEntry, ServiceLookup, Snapshot, Text, Topic, Wide};
 use serde::Serialize;
 
-use super::{Answer, House};
+use super::{ApiState, HandlerResult};
 use crate::{
     api::Body,
     ask::Ask,
@@ -16,12 +16,12 @@ use crate::{
 };
 
 /// The datacenters that can be asked for: this one.
-pub(crate) async fn list_datacenters(State(api): House, ask: Ask) -> Answer {
+pub(crate) async fn list_datacenters(State(api): ApiState, ask: Ask) -> HandlerResult {
     json(&ask, &[&api.datacenter])
 }
 
 /// All nodes.
-pub(crate) async fn list_nodes(State(api): House, ask: Ask) -> Answer {
+pub(crate) async fn list_nodes(State(api): ApiState, ask: Ask) -> HandlerResult {
     let reading = api.read(&ask, Topic::Nodes, Snapshot::nodes_index).await?;
     let nodes = || {
         let nodes = reading.view.local.nodes().filter(|entry| ask.wants_node(&entry.node.value));
@@ -31,7 +31,7 @@ pub(crate) async fn list_nodes(State(api): House, ask: Ask) -> Answer {
 }
 
 /// All services with the union of their tags.
-pub(crate) async fn list_services(State(api): House, ask: Ask) -> Answer {
+pub(crate) async fn list_services(State(api): ApiState, ask: Ask) -> HandlerResult {
     if !ask.has("node-meta") {
         let reading = api.read(&ask, Topic::Services, Snapshot::services_index).await?;
         let services = || {
@@ -56,7 +56,7 @@ pub(crate) async fn list_services(State(api): House, ask: Ask) -> Answer {
 }
 
 /// The instances of a service, whatever their health.
-pub(crate) async fn list_instances(State(api): House, Path(name): Path<String>, ask: Ask) -> Answer {
+pub(crate) async fn list_instances(State(api): ApiState, Path(name): Path<String>, ask: Ask) -> HandlerResult {
     let name = Name::lookup(&name);
     let reading = api.read_service(&ask, &name).await?;
     let local = &reading.view.local;
@@ -80,7 +80,7 @@ struct NodeServices<'a, S> {
 }
 
 /// A node with its instances by id; `null` for one that does not exist.
-pub(crate) async fn show_node(State(api): House, Path(name): Path<String>, ask: Ask) -> Answer {
+pub(crate) async fn show_node(State(api): ApiState, Path(name): Path<String>, ask: Ask) -> HandlerResult {
     let name = Name::lookup(&name);
     let reading = api.read_wide(&ask, Topic::Node(name.clone()), Wide::Node(name.clone())).await?;
     let entry = reading.view.local.find_node(&name);
@@ -95,7 +95,7 @@ pub(crate) async fn show_node(State(api): House, Path(name): Path<String>, ask: 
 }
 
 /// A node with its instances in a list.
-pub(crate) async fn list_node_services(State(api): House, Path(name): Path<String>, ask: Ask) -> Answer {
+pub(crate) async fn list_node_services(State(api): ApiState, Path(name): Path<String>, ask: Ask) -> HandlerResult {
     let name = Name::lookup(&name);
     let reading = api.read_wide(&ask, Topic::Node(name.clone()), Wide::Node(name.clone())).await?;
     let entry = reading.view.local.find_node(&name);
@@ -112,7 +112,7 @@ fn instances(entry: &NodeEntry) -> impl Iterator<Item = (&str, NodeService<'_>)>
 }
 
 /// Registers a node, an instance, checks: of what has no agent.
-pub(crate) async fn register(State(api): House, ask: Ask, Body(body): Body) -> Answer {
+pub(crate) async fn register(State(api): ApiState, ask: Ask, Body(body): Body) -> HandlerResult {
     let (registration, datacenter) = decode::decode_registration(&body)?;
     api.check_datacenter(datacenter.as_deref())?;
     api.write(Command::Register(registration)).await?;
@@ -120,7 +120,7 @@ pub(crate) async fn register(State(api): House, ask: Ask, Body(body): Body) -> A
 }
 
 /// Removes a node, an instance or a check.
-pub(crate) async fn deregister(State(api): House, ask: Ask, Body(body): Body) -> Answer {
+pub(crate) async fn deregister(State(api): ApiState, ask: Ask, Body(body): Body) -> HandlerResult {
     let (removal, datacenter) = decode::decode_deregistration(&body)?;
     api.check_datacenter(datacenter.as_deref())?;
     api.write(Command::Deregister(removal)).await?;

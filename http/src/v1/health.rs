@@ -4,7 +4,7 @@ use axum::extract::{Path, State};
 use muster_catalog::{Name, NodeEntry, ServiceLookup, Status, Topic, Wide, health};
 use serde::Serialize;
 
-use super::{Answer, House};
+use super::{ApiState, HandlerResult};
 use crate::{
     ask::Ask,
     error::HttpError,
@@ -20,7 +20,7 @@ struct ServiceEntry<'a> {
 }
 
 /// The instances of a service with their nodes and checks.
-pub(crate) async fn list_instances(State(api): House, Path(name): Path<String>, ask: Ask) -> Answer {
+pub(crate) async fn list_instances(State(api): ApiState, Path(name): Path<String>, ask: Ask) -> HandlerResult {
     let name = Name::lookup(&name);
     let only_passing = ask.flag("passing")?;
     let reading = api.read_service(&ask, &name).await?;
@@ -43,7 +43,7 @@ pub(crate) async fn list_instances(State(api): House, Path(name): Path<String>, 
 }
 
 /// The checks of a service's instances, without their nodes'.
-pub(crate) async fn list_service_checks(State(api): House, Path(name): Path<String>, ask: Ask) -> Answer {
+pub(crate) async fn list_service_checks(State(api): ApiState, Path(name): Path<String>, ask: Ask) -> HandlerResult {
     let name = Name::lookup(&name);
     let reading = api.read_service(&ask, &name).await?;
     let local = &reading.view.local;
@@ -57,7 +57,7 @@ pub(crate) async fn list_service_checks(State(api): House, Path(name): Path<Stri
 }
 
 /// All checks on a node.
-pub(crate) async fn list_node_checks(State(api): House, Path(name): Path<String>, ask: Ask) -> Answer {
+pub(crate) async fn list_node_checks(State(api): ApiState, Path(name): Path<String>, ask: Ask) -> HandlerResult {
     let name = Name::lookup(&name);
     let reading = api.read_wide(&ask, Topic::Node(name.clone()), Wide::Node(name.clone())).await?;
     let node = reading.view.local.find_node(&name);
@@ -70,7 +70,7 @@ fn node_checks(node: &NodeEntry) -> impl Iterator<Item = Check<'_>> {
 }
 
 /// All checks in a state. Maintenance is no check row, so it does not show here.
-pub(crate) async fn list_state(State(api): House, Path(state): Path<String>, ask: Ask) -> Answer {
+pub(crate) async fn list_state(State(api): ApiState, Path(state): Path<String>, ask: Ask) -> HandlerResult {
     let wanted = match &*state {
         "any" => None,
         other => Some(Status::parse(other).ok_or_else(|| {

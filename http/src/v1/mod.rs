@@ -17,7 +17,7 @@ use axum::{extract::State, response::Response};
 
 use crate::{api::Api, error::HttpError};
 
-/// Every handler's view of the house.
-pub(crate) type House = State<Arc<Api>>;
+/// The api, as every handler is given it.
+pub(crate) type ApiState = State<Arc<Api>>;
 /// Every handler's result.
-pub(crate) type Answer = Result<Response, HttpError>;
+pub(crate) type HandlerResult = Result<Response, HttpError>;

@@ -2,18 +2,18 @@
 
 use axum::extract::State;
 
-use super::{Answer, House};
+use super::{ApiState, HandlerResult};
 use crate::{
     ask::Ask,
     reading::{json, large_json},
 };
 
 /// The registry's members with their roles.
-pub(crate) async fn list_members(State(api): House, ask: Ask) -> Answer {
+pub(crate) async fn list_members(State(api): ApiState, ask: Ask) -> HandlerResult {
     json(&ask, &api.ports.operator.members().await)
 }
 
 /// The connected proxies: what each took and what it refused.
-pub(crate) async fn list_proxies(State(api): House, ask: Ask) -> Answer {
+pub(crate) async fn list_proxies(State(api): ApiState, ask: Ask) -> HandlerResult {
     large_json(&ask, || api.ports.operator.xds_proxies()).await
 }

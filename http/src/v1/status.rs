@@ -2,15 +2,15 @@
 
 use axum::extract::State;
 
-use super::{Answer, House};
+use super::{ApiState, HandlerResult};
 use crate::{ask::Ask, reading::json};
 
 /// The leader's address; empty without one.
-pub(crate) async fn show_leader(State(api): House, ask: Ask) -> Answer {
+pub(crate) async fn show_leader(State(api): ApiState, ask: Ask) -> HandlerResult {
     json(&ask, &api.ports.operator.leader().await.unwrap_or_default())
 }
 
 /// The members' addresses.
-pub(crate) async fn list_peers(State(api): House, ask: Ask) -> Answer {
+pub(crate) async fn list_peers(State(api): ApiState, ask: Ask) -> HandlerResult {
     json(&ask, &api.ports.operator.peers().await)
 }

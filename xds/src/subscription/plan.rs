@@ -9,7 +9,8 @@ use muster_catalog::Text;
 
 use super::{Outstanding, Push, Sent, Subscription, Subscriptions, Variant};
 use crate::{
-    resource::{Lookup, Resource, ResourceKind, Resources, Version},
+    kind::ResourceKind,
+    resource::{Lookup, Resource, Resources, Version},
     translate::{HTTP, empty_endpoints},
 };
 
@@ -32,7 +33,7 @@ struct Wanted {
 
 impl Subscriptions {
     pub(super) fn plan(&self, kind: ResourceKind, resources: &Resources) -> Option<Plan> {
-        let subscription = &self.kinds[kind as usize];
+        let subscription = &self.kinds[kind];
         let wanted = subscription.wanted(kind, resources);
         let retained = if kind == ResourceKind::Cluster && !self.callers_are_settled(resources) {
             subscription.gone(&wanted).cloned().collect()
@@ -57,7 +58,7 @@ impl Subscriptions {
         self.pushes += 1;
         let nonce = self.pushes.to_string();
         let is_whole = self.variant == Variant::Sotw && kind.is_whole();
-        let subscription = &mut self.kinds[kind as usize];
+        let subscription = &mut self.kinds[kind];
         let mut before = if is_whole { std::mem::take(&mut subscription.sent) } else { BTreeMap::new() };
         for resource in &plan.resources {
             subscription.asked.remove(&resource.name);
@@ -98,24 +99,26 @@ impl Subscriptions {
 
     /// A cluster that was changed warms until it is sent endpoints, the same ones too. It may subscribe to them later.
     fn resend_endpoints(&mut self, plan: &Plan) {
-        let [clusters, endpoints, ..] = &mut self.kinds;
+        let clusters = std::mem::take(&mut self.kinds[ResourceKind::Cluster]);
+        let endpoints = &mut self.kinds[ResourceKind::Endpoint];
         endpoints.resend.extend(plan.changed.iter().cloned());
         endpoints.resend.retain(|name| clusters.sent.contains_key(name));
         endpoints.compared = None;
+        self.kinds[ResourceKind::Cluster] = clusters;
     }
 
     /// Whether the client has accepted the listeners and routes as they are now, so that the clusters which they no
     /// longer name may go. What it rejected counts only where an older form may be in force that names others.
     fn callers_are_settled(&self, resources: &Resources) -> bool {
-        [ResourceKind::Listener, ResourceKind::Route].into_iter().all(|kind| {
-            let callers = &self.kinds[kind as usize];
+        ResourceKind::ALL.into_iter().filter(|kind| kind.names_clusters()).all(|kind| {
+            let callers = &self.kinds[kind];
             if !callers.is_active {
                 return true;
             }
             let wanted = callers.wanted(kind, resources);
             let is_told = wanted.resources.values().all(|caller| callers.is_sent(caller));
             // A route that is gone is not told of in every variant; a listener always is.
-            let is_let_go = kind == ResourceKind::Route || callers.gone(&wanted).next().is_none();
+            let is_let_go = !kind.is_whole() || callers.gone(&wanted).next().is_none();
             callers.outstanding.is_none() && !callers.has_older_in_force(kind) && is_told && is_let_go
         })
     }

@@ -1,5 +1,5 @@
 use super::*;
-use crate::resource::{Digest, ServiceResources};
+use crate::resource::{Digest, Lookup, ResourceSet};
 use ResourceKind::{Cluster, Endpoint, Listener, Route};
 use envoy_types::pb::google::protobuf::Any;
 
@@ -10,22 +10,34 @@ fn resource(name: &str, content: &str) -> Arc<Resource> {
 
 /// Resources of the services given as (name, cluster content, endpoint content); no endpoint content: not known yet.
 fn world(epoch: u64, services: &[(&str, &str, &str)]) -> Resources {
-    let service = |(name, cluster, endpoints): &(&str, &str, &str)| {
-        let resources = ServiceResources {
-            cluster: resource(name, cluster),
-            endpoints: (!endpoints.is_empty()).then(|| resource(name, endpoints)),
-            api_listener: resource(name, "api"),
-        };
-        (Text::from(*name), Arc::new(resources))
-    };
     let names: Vec<&str> = services.iter().map(|service| service.0).collect();
-    Resources {
-        services: services.iter().map(service).collect(),
-        own_cluster: None,
-        listeners: [("mesh.http".into(), resource("mesh.http", "listener"))].into(),
-        http_routes: resource("mesh.http", &names.join(",")),
-        epochs: [epoch; 4],
-    }
+    let routes = names.join(",");
+    let one = |name: &str, content: &str| (Text::from(name), resource(name, content));
+    let set = |kind| {
+        let mut set = ResourceSet::default();
+        match kind {
+            Cluster => set.listed = services.iter().map(|(name, cluster, _)| one(name, cluster)).collect(),
+            Endpoint => {
+                let content = |content: &&str| !content.is_empty();
+                let some = |(name, _, endpoints): &(&str, &str, &str)| {
+                    (Text::from(*name), Some(*endpoints).filter(content).map(|endpoints| resource(name, endpoints)))
+                };
+                set.named = services.iter().map(some).collect();
+            }
+            Listener => {
+                set.listed = [one("mesh.http", "listener")].into();
+                set.named = names.iter().map(|name| (Text::from(*name), Some(resource(name, "api")))).collect();
+            }
+            Route => set.named = [("mesh.http".into(), Some(resource("mesh.http", &routes)))].into(),
+        }
+        Arc::new(set)
+    };
+    Resources { sets: KindMap::from_fn(set), epochs: KindMap::from_fn(|_| epoch) }
+}
+
+fn get<'r>(world: &'r Resources, kind: ResourceKind, name: &str) -> &'r Arc<Resource> {
+    let Lookup::Found(found) = world.find(kind, name) else { panic!("no {kind} {name}") };
+    found
 }
 
 struct Client(Subscriptions);
@@ -122,7 +134,7 @@ fn sotw_stale_nonces_are_ignored_and_one_push_absorbs_what_comes_meanwhile() {
     assert_eq!(client.state(Endpoint, &first.nonce, &["web"]), Verdict::Accepted(first.version));
     let last = world(4, &[("web", "c", "e4")]);
     let second = client.push(&last);
-    assert_eq!(second.resources[0].version, last.services["web"].endpoints.as_ref().unwrap().version);
+    assert_eq!(second.resources[0].version, get(&last, Endpoint, "web").version);
     assert_eq!(client.state(Endpoint, &first.nonce, &["web"]), Verdict::Nothing, "an old nonce");
 }
 
@@ -239,7 +251,7 @@ fn endpoints_are_sent_again_after_their_cluster_changed() {
 #[test]
 fn a_returning_delta_client_whose_cluster_changed_gets_its_endpoints_though_it_has_them() {
     let world = world(1, &[("web", "c2", "e")]);
-    let endpoints = world.services["web"].endpoints.as_ref().unwrap().version;
+    let endpoints = get(&world, Endpoint, "web").version;
     let mut client = Client::delta();
     client.resume(Cluster, &[], &[("web", Version::default())]);
     assert_eq!(names(&client.push(&world)), ["web"]);
@@ -251,12 +263,12 @@ fn a_returning_delta_client_whose_cluster_changed_gets_its_endpoints_though_it_h
 fn a_returning_delta_client_is_sent_the_difference_only() {
     let world = world(1, &[("web", "c", "e"), ("db", "c", "e")]);
     let mut client = Client::delta();
-    let web = world.services["web"].cluster.version;
+    let web = get(&world, Cluster, "web").version;
     client.resume(Cluster, &[], &[("web", web), ("gone", web), ("db", Version::default())]);
     let push = client.push(&world);
     assert_eq!((names(&push), removed(&push)), (vec!["db"], vec!["gone"]));
     let mut client = Client::delta();
-    let db = world.services["db"].cluster.version;
+    let db = get(&world, Cluster, "db").version;
     let accepted = Version::of_set([(&"db".into(), db), (&"web".into(), web)]);
     assert_eq!(client.resume(Cluster, &["*"], &[("web", web), ("db", db)]), Verdict::Accepted(accepted));
     client.is_quiet(&world);
@@ -523,19 +535,18 @@ fn texts(subscription: &Subscription) -> BTreeSet<*const u8> {
 #[test]
 fn a_name_is_held_once_and_is_the_resources_own_where_there_is_one() {
     let world = world(1, &[("api", "c", "e"), ("web", "c", "e")]);
-    let own: BTreeSet<*const u8> =
-        world.services.values().map(|it| it.endpoints.as_ref().unwrap().name.as_ptr()).collect();
+    let own: BTreeSet<*const u8> = ["api", "web"].map(|name| get(&world, Endpoint, name).name.as_ptr()).into();
     let mut client = Client::sotw();
     client.state(Endpoint, "", &["api", "nosuch", "web"]);
     let before = client.0.cost();
     let nonce = client.push(&world).nonce;
-    assert_eq!(client.0.kinds[Endpoint as usize].own_texts, TEXT + "nosuch".len());
-    let held = texts(&client.0.kinds[Endpoint as usize]);
+    assert_eq!(client.0.kinds[Endpoint].own_texts, TEXT + "nosuch".len());
+    let held = texts(&client.0.kinds[Endpoint]);
     assert!(held.is_superset(&own) && held.len() == 3, "{held:?} {own:?}");
     // The same names again, as with every ACK.
     client.state(Endpoint, &nonce, &["api", "nosuch", "web"]);
     client.state(Endpoint, &nonce, &["api", "nosuch", "web"]);
-    assert_eq!(texts(&client.0.kinds[Endpoint as usize]), held);
+    assert_eq!(texts(&client.0.kinds[Endpoint]), held);
     assert!(client.0.cost() > before, "what was sent counts too");
     client.state(Endpoint, &nonce, &["nosuch"]);
     assert_eq!(client.0.cost(), before - 2 * (2 * LISTED + TEXT + 3));
@@ -543,11 +554,11 @@ fn a_name_is_held_once_and_is_the_resources_own_where_there_is_one() {
     // What a returning client brings along counts until it is a resource's.
     let mut client = Client::delta();
     client.resume(Endpoint, &["api", "web"], &[("api", Version::default()), ("web", Version::default())]);
-    assert_eq!(texts(&client.0.kinds[Endpoint as usize]).len(), 2);
-    assert_eq!(client.0.kinds[Endpoint as usize].own_texts, 2 * (TEXT + 3));
+    assert_eq!(texts(&client.0.kinds[Endpoint]).len(), 2);
+    assert_eq!(client.0.kinds[Endpoint].own_texts, 2 * (TEXT + 3));
     client.push(&world);
-    assert_eq!(texts(&client.0.kinds[Endpoint as usize]), own);
-    assert_eq!(client.0.kinds[Endpoint as usize].own_texts, 0);
+    assert_eq!(texts(&client.0.kinds[Endpoint]), own);
+    assert_eq!(client.0.kinds[Endpoint].own_texts, 0);
 }
 
 #[test]
@@ -557,7 +568,8 @@ fn a_registered_proxy_with_all_upstreams_stays_within_its_share() {
     let services: Vec<(&str, &str, &str)> = long.iter().map(|name| (name.as_str(), "c", "e")).collect();
     let mut world = world(1, &services);
     let listener = |name: &String| (Text::from(name.as_str()), resource(name, "l"));
-    world.listeners = long.iter().map(listener).collect();
+    let listed = long.iter().map(listener).collect();
+    world.sets[Listener] = Arc::new(ResourceSet { listed, ..ResourceSet::default() });
     let names: Vec<&str> = long.iter().map(String::as_str).collect();
     let initial = || long.iter().map(|name| (name.clone(), Version::default().to_string())).collect();
     for variant in [Variant::Sotw, Variant::Delta] {

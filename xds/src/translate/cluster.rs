@@ -20,14 +20,11 @@ use envoy_types::pb::{
 };
 use muster_catalog::{OutlierDetection, Text, Traffic};
 
-use super::{duration, number, over_ads, socket_address};
+use super::{ServiceResources, duration, names::LOCAL, number, over_ads, socket_address};
 use crate::{
     config::XdsConfig,
-    resource::{Digest, Resource, Version},
+    resource::{Digest, Resource, ResourceSet, Version},
 };
-
-/// The cluster of a proxy's own service. Services are DNS labels, so the dot keeps it apart from theirs.
-pub(super) const LOCAL: &str = "mesh.local";
 
 /// No limit of calls at a time: one that nobody set turns calls away under load, as the defaults would, which are 1,024 of
 /// each kind and 3 retries. Retries are bounded by the calls that they belong to.
@@ -39,6 +36,15 @@ struct Settings<'a> {
     connect_timeout: Duration,
     panic_threshold: f64,
     outlier: Option<&'a OutlierDetection>,
+}
+
+/// The clusters of these services, and that of a proxy's own.
+pub(super) fn set<'a>(
+    services: impl Iterator<Item = &'a Arc<ServiceResources>>,
+    own: Option<&'a Arc<Resource>>,
+) -> ResourceSet {
+    let all = services.map(|service| &service.cluster).chain(own);
+    ResourceSet { listed: all.map(|one| (one.name.clone(), one.clone())).collect(), ..Default::default() }
 }
 
 /// The cluster of a service; `connect_timeout` is the word of the proxy that calls it. ROUND_ROBIN is the one policy that

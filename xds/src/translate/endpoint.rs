@@ -13,8 +13,8 @@ use envoy_types::pb::envoy::config::{
 };
 use muster_catalog::{InstanceEntry, NodeEntry, ServiceSet, Snapshot, Status, Text, health};
 
-use super::{number, socket_address};
-use crate::resource::{Digest, Resource, Version};
+use super::{ServiceResources, number, socket_address};
+use crate::resource::{Digest, Resource, ResourceSet, Version};
 
 /// Whether an endpoint gets traffic, best first: the order decides between instances of one address.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -41,6 +41,12 @@ struct Row {
     zone: Text,
     health: Health,
     weight: u32,
+}
+
+/// The endpoints of these services, each had by name.
+pub(super) fn set<'a>(services: impl Iterator<Item = &'a Arc<ServiceResources>>) -> ResourceSet {
+    let named = services.map(|service| (service.cluster.name.clone(), service.endpoints.clone()));
+    ResourceSet { named: named.collect(), ..Default::default() }
 }
 
 /// The endpoints of a service, explicitly none when it has none.

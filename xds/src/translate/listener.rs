@@ -16,18 +16,27 @@ use envoy_types::pb::envoy::{
 };
 use muster_catalog::{Inbound, Protocol, Text, Upstream};
 
-use super::{cluster::LOCAL, number, over_ads, route, socket_address};
-use crate::resource::{Digest, Resource, Version, pack};
-
-/// The name of the HTTP listener and of its routes. Services are DNS labels, so the dot keeps it apart from theirs.
-pub(crate) const HTTP: &str = "mesh.http";
+use super::{
+    ServiceResources,
+    names::{HTTP, INBOUND, LOCAL},
+    number, over_ads, route, socket_address,
+};
+use crate::resource::{Digest, Resource, ResourceSet, Version, pack};
 
 /// How often a connection is tried, each time at the next endpoint in turn. Other connections take turns too, so that a
 /// dead endpoint of two may come up again; it mostly refuses at once, and a try costs little.
 const CONNECT_ATTEMPTS: u32 = 10;
 
-/// The name of a proxy's listener for its own service.
-const INBOUND: &str = "mesh.inbound";
+/// These listeners, and those of proxyless gRPC for these services, which are had by name: an Envoy would reject them.
+pub(super) fn set<'a>(
+    listeners: impl Iterator<Item = &'a Arc<Resource>>,
+    services: impl Iterator<Item = &'a Arc<ServiceResources>>,
+) -> ResourceSet {
+    let listed = listeners.map(|listener| (listener.name.clone(), listener.clone()));
+    let api = services.map(|service| &service.api_listener);
+    let named = api.map(|listener| (listener.name.clone(), Some(listener.clone())));
+    ResourceSet { listed: listed.collect(), named: named.collect() }
+}
 
 /// The listener for services by the Host header: all, of an Envoy without a registration.
 pub(super) fn http_listener(address: SocketAddr) -> Arc<Resource> {

@@ -3,6 +3,7 @@
 mod cluster;
 mod endpoint;
 mod listener;
+mod names;
 mod proxies;
 mod route;
 
@@ -18,18 +19,52 @@ use envoy_types::pb::{
 use muster_catalog::{AgreedTraffic, Locality, Name, ServiceSet, ServiceSlot, Text, View};
 
 pub(crate) use endpoint::empty_endpoints;
-pub(crate) use listener::HTTP;
+pub(crate) use names::HTTP;
 pub(crate) use proxies::{Audience, Proxies};
 
 use crate::{
     config::XdsConfig,
-    resource::{Resource, ResourceKind, Resources, ServiceResources},
+    kind::{KindMap, ResourceKind},
+    resource::{Resource, ResourceSet, Resources},
 };
+
+/// What is made of one service.
+#[derive(Debug)]
+pub(crate) struct ServiceResources {
+    cluster: Arc<Resource>,
+    /// `None` while the service's instances are not held: then nothing may be said of them.
+    endpoints: Option<Arc<Resource>>,
+    /// For proxyless gRPC, by name only: an Envoy would reject it.
+    api_listener: Arc<Resource>,
+}
+
+/// What the resources of a client are put together from.
+struct Parts<'a, S> {
+    services: S,
+    /// The way to a proxy's own service.
+    own_cluster: Option<&'a Arc<Resource>>,
+    listeners: &'a [Arc<Resource>],
+    http_routes: &'a Arc<Resource>,
+}
+
+impl<'a, S: Iterator<Item = &'a Arc<ServiceResources>> + Clone> Parts<'a, S> {
+    /// The resources of a kind: a new kind is an arm here, and a file beside this one.
+    fn set(&self, kind: ResourceKind) -> ResourceSet {
+        let services = self.services.clone();
+        match kind {
+            ResourceKind::Cluster => cluster::set(services, self.own_cluster),
+            ResourceKind::Endpoint => endpoint::set(services),
+            ResourceKind::Listener => listener::set(self.listeners.iter(), services),
+            ResourceKind::Route => route::set(self.http_routes),
+        }
+    }
+}
 
 /// Translates Views, and keeps what did not change since the last one.
 pub(crate) struct Translator {
     config: XdsConfig,
-    http_listener: Arc<Resource>,
+    http_listener: [Arc<Resource>; 1],
+    http_routes: Arc<Resource>,
     kept: BTreeMap<Text, Kept>,
     /// Where the callers stand for whom `kept` was made.
     near: Option<Locality>,
@@ -69,15 +104,15 @@ pub(crate) struct Translation {
 
 impl Translator {
     pub(crate) fn new(config: XdsConfig) -> Self {
-        let http_listener = listener::http_listener(config.http_listener);
-        Self { config, http_listener, kept: BTreeMap::new(), near: None, last: None }
+        let http_listener = [listener::http_listener(config.http_listener)];
+        let http_routes = route::http_routes(std::iter::empty(), &config);
+        Self { config, http_listener, http_routes, kept: BTreeMap::new(), near: None, last: None }
     }
 
     /// The resources of a View. Unchanged services keep theirs, unchanged Views even the whole.
     pub(crate) fn translate(&mut self, view: &View) -> Translation {
         let mut old = std::mem::take(&mut self.kept);
-        let mut epochs = self.last.as_ref().map_or([1; 4], |last| last.epochs);
-        let mut names_changed = self.last.is_none();
+        let (mut has_changed, mut names_changed) = (KindMap::<bool>::default(), self.last.is_none());
         let (mut not_held, mut translated, mut disagreements) = (Vec::new(), 0, 0);
         let node = self.config.node.as_ref().and_then(|node| view.local.find_node(node));
         let near = node.and_then(|node| node.node.value.locality.clone());
@@ -94,9 +129,9 @@ impl Translator {
                     translated += 1;
                     let before = before.as_ref().map(|before| &before.resources);
                     let same = before.is_some_and(|before| endpoints_equal(before, &kept.resources));
-                    epochs[ResourceKind::Endpoint as usize] += u64::from(!same);
+                    has_changed[ResourceKind::Endpoint] |= !same;
                     let same = before.is_some_and(|before| before.cluster.version == kept.resources.cluster.version);
-                    epochs[ResourceKind::Cluster as usize] += u64::from(!same);
+                    has_changed[ResourceKind::Cluster] |= !same;
                     kept
                 }
             };
@@ -105,12 +140,16 @@ impl Translator {
         }
         names_changed |= !old.is_empty();
         if names_changed {
-            epochs.iter_mut().for_each(|epoch| *epoch += 1);
+            has_changed = KindMap::from_fn(|_| true);
+            self.http_routes = route::http_routes(self.kept.keys(), &self.config);
         }
-        let resources = match self.last.take() {
-            Some(last) if last.epochs == epochs => last,
-            last => self.collect(epochs, last.filter(|_| !names_changed)),
+        let parts = Parts {
+            services: self.kept.values().map(|kept| &kept.resources),
+            own_cluster: None,
+            listeners: &self.http_listener,
+            http_routes: &self.http_routes,
         };
+        let resources = Resources::follow(self.last.take(), |kind, _| has_changed[kind].then(|| parts.set(kind)));
         self.last = Some(resources.clone());
         Translation { resources, not_held, translated, disagreements }
     }
@@ -137,17 +176,6 @@ impl Translator {
         };
         let resources = Arc::new(ServiceResources { cluster, endpoints, api_listener });
         Kept { index: slot.index, set: slot.set.clone(), traffic, resources }
-    }
-
-    /// `same_names` are the last resources when no service came or went: their routes stay.
-    fn collect(&self, epochs: [u64; 4], same_names: Option<Arc<Resources>>) -> Arc<Resources> {
-        let http_routes = match same_names {
-            Some(last) => last.http_routes.clone(),
-            None => route::http_routes(self.kept.keys(), &self.config),
-        };
-        let services = self.kept.iter().map(|(name, kept)| (name.clone(), kept.resources.clone())).collect();
-        let listeners = [(self.http_listener.name.clone(), self.http_listener.clone())].into();
-        Arc::new(Resources { services, own_cluster: None, listeners, http_routes, epochs })
     }
 }
 

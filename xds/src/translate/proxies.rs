@@ -8,8 +8,8 @@ use std::{
 
 use muster_catalog::{Name, Proxy, ServiceLookup, Text, Traffic, Upstream, View};
 
-use super::{Translator, cluster, empty_endpoints, listener, route};
-use crate::resource::{Resource, ResourceKind, Resources, ServiceResources};
+use super::{Parts, ServiceResources, Translator, cluster, empty_endpoints, listener, route};
+use crate::resource::{Resource, Resources};
 
 /// How long the cluster of an upstream outlives its listener: a listener that goes drains as long, by Envoy's default,
 /// and what runs over it would break off with the cluster.
@@ -25,35 +25,38 @@ pub(crate) type Audience = BTreeMap<Text, Arc<Resources>>;
 /// What is kept of the proxies between two Views.
 #[derive(Default)]
 pub(crate) struct Proxies {
-    seats: BTreeMap<Text, Seat>,
+    states: BTreeMap<Text, ProxyState>,
     /// Proxies that wait for their upstreams, and since when.
     waiting: BTreeMap<Text, Instant>,
 }
 
-struct Seat {
+/// What is kept of a proxy.
+struct ProxyState {
     row: Arc<Proxy>,
     /// Upstreams that were removed, and when their clusters go.
     leaving: BTreeMap<Name, Instant>,
+    made: ProxyResources,
+}
+
+/// What is made for a proxy.
+struct ProxyResources {
+    /// What it is served is put together from these services …
+    services: BTreeMap<Text, Arc<ServiceResources>>,
+    /// … and from what it shares with nobody.
+    own: Own,
     resources: Arc<Resources>,
 }
 
 /// What a proxy does not share with others: it follows from its definition and from which services it is served.
 struct Own {
     own_cluster: Option<Arc<Resource>>,
-    listeners: BTreeMap<Text, Arc<Resource>>,
+    listeners: Vec<Arc<Resource>>,
     http_routes: Arc<Resource>,
-}
-
-impl Own {
-    fn of(resources: &Resources) -> Self {
-        let Resources { own_cluster, listeners, http_routes, .. } = resources;
-        Self { own_cluster: own_cluster.clone(), listeners: listeners.clone(), http_routes: http_routes.clone() }
-    }
 }
 
 /// What came of the proxies in a View.
 #[derive(Default)]
-pub(crate) struct Seated {
+pub(crate) struct ProxyUpdate {
     pub(crate) audience: Audience,
     /// Registered proxies that are not served yet.
     pub(crate) expected: BTreeSet<Text>,
@@ -67,36 +70,36 @@ pub(crate) struct Seated {
 
 impl Proxies {
     /// Serves the proxies of a View that `translator` has just translated.
-    pub(crate) fn seat(&mut self, translator: &Translator, view: &View, now: Instant) -> Seated {
-        let mut seated = Seated::default();
-        let (mut old, mut waiting) = (std::mem::take(&mut self.seats), std::mem::take(&mut self.waiting));
+    pub(crate) fn update(&mut self, translator: &Translator, view: &View, now: Instant) -> ProxyUpdate {
+        let mut update = ProxyUpdate::default();
+        let (mut old, mut waiting) = (std::mem::take(&mut self.states), std::mem::take(&mut self.waiting));
         let node = translator.config.node.as_ref().and_then(|node| view.local.find_node(node));
         for entry in node.iter().flat_map(|node| &node.instances) {
             let instance = &entry.instance.value;
             let Some(row) = &instance.proxy else { continue };
             let before = old.remove(&instance.id);
-            let mut leaving = before.as_ref().map(|seat| seat.leaving.clone()).unwrap_or_default();
+            let mut leaving = before.as_ref().map(|state| state.leaving.clone()).unwrap_or_default();
             let stays = |service: &Name| row.upstreams.iter().any(|upstream| upstream.service == *service);
-            for upstream in before.iter().flat_map(|seat| &seat.row.upstreams) {
+            for upstream in before.iter().flat_map(|state| &state.row.upstreams) {
                 leaving.entry(upstream.service.clone()).or_insert(now + DRAIN);
             }
             leaving.retain(|service, until| !stays(service) && *until > now);
             let is_new = before.is_none();
-            let (resources, is_whole) = translator.proxy(view, row, leaving.keys(), before, &mut seated);
+            let (made, is_whole) = translator.proxy(view, row, leaving.keys(), before, &mut update);
             if is_new && !is_whole {
                 let since = waiting.remove(&instance.id).unwrap_or(now);
                 if now < since + PATIENCE {
-                    seated.next = seated.next.into_iter().chain([since + PATIENCE]).min();
-                    seated.expected.insert(instance.id.clone());
+                    update.next = update.next.into_iter().chain([since + PATIENCE]).min();
+                    update.expected.insert(instance.id.clone());
                     self.waiting.insert(instance.id.clone(), since);
                     continue;
                 }
             }
-            seated.next = seated.next.into_iter().chain(leaving.values().copied()).min();
-            seated.audience.insert(instance.id.clone(), resources.clone());
-            self.seats.insert(instance.id.clone(), Seat { row: row.clone(), leaving, resources });
+            update.next = update.next.into_iter().chain(leaving.values().copied()).min();
+            update.audience.insert(instance.id.clone(), made.resources.clone());
+            self.states.insert(instance.id.clone(), ProxyState { row: row.clone(), leaving, made });
         }
-        seated
+        update
     }
 }
 
@@ -107,16 +110,16 @@ impl Translator {
         view: &View,
         row: &Proxy,
         leaving: impl Iterator<Item = &'a Name>,
-        before: Option<Seat>,
-        seated: &mut Seated,
-    ) -> (Arc<Resources>, bool) {
+        before: Option<ProxyState>,
+        update: &mut ProxyUpdate,
+    ) -> (ProxyResources, bool) {
         let (mut services, mut is_whole) = (BTreeMap::new(), true);
         let named = row.upstreams.iter().map(|upstream| (&upstream.service, upstream.connect_timeout));
         for (service, connect_timeout) in named.chain(leaving.map(|service| (service, None))) {
-            seated.used.insert(service.clone());
+            update.used.insert(service.clone());
             // What is served as it was last known is asked for too: it may have left the scope since.
             if let ServiceLookup::NotHeld(_) = view.local.service(service) {
-                seated.not_held.insert(service.clone());
+                update.not_held.insert(service.clone());
             }
             match self.upstream(view, service, connect_timeout) {
                 Some(resources) => {
@@ -125,15 +128,22 @@ impl Translator {
                 None => is_whole = false,
             }
         }
-        let is_as_before = |seat: &Seat| *seat.row == *row && services.keys().eq(seat.resources.services.keys());
-        let own = match &before {
-            // Most changes are of endpoints: what leads to them is not made anew for each proxy.
-            Some(seat) if is_as_before(seat) => Own::of(&seat.resources),
-            _ => self.own(row, &services),
+        let is_as_before = |state: &ProxyState| *state.row == *row && services.keys().eq(state.made.services.keys());
+        let is_same_way = before.as_ref().is_some_and(is_as_before);
+        let (last, own) = before.map(|state| (state.made.resources, state.made.own)).unzip();
+        // Most changes are of endpoints: what leads to them is not made anew for each proxy.
+        let own = own.filter(|_| is_same_way).unwrap_or_else(|| self.own(row, &services));
+        let parts = Parts {
+            services: services.values(),
+            own_cluster: own.own_cluster.as_ref(),
+            listeners: &own.listeners,
+            http_routes: &own.http_routes,
         };
-        let Own { own_cluster, listeners, http_routes } = own;
-        let next = Resources { services, own_cluster, listeners, http_routes, epochs: [1; 4] };
-        (follow(before.map(|seat| seat.resources), next), is_whole)
+        let resources = Resources::follow(last, |kind, last| {
+            let next = parts.set(kind);
+            (last != Some(&next)).then_some(next)
+        });
+        (ProxyResources { services, own, resources }, is_whole)
     }
 
     /// What a proxy does not share, when these are the services that it is served.
@@ -152,7 +162,7 @@ impl Translator {
         listeners.extend(row.inbound.as_ref().map(listener::inbound_listener));
         Own {
             own_cluster: row.inbound.as_ref().map(|inbound| cluster::local(inbound.local, &self.config)),
-            listeners: listeners.into_iter().map(|listener| (listener.name.clone(), listener)).collect(),
+            listeners,
             // There with nobody in it too: a listener that drains still asks for its routes.
             http_routes: route::http_routes(hosts.iter(), &self.config),
         }
@@ -179,35 +189,6 @@ impl Translator {
                 }))
             }
         }
-    }
-}
-
-/// The resources after `last`: itself where nothing differs, else with the epochs of what does raised.
-fn follow(last: Option<Arc<Resources>>, next: Resources) -> Arc<Resources> {
-    let Some(last) = last else { return Arc::new(next) };
-    let mut epochs = last.epochs;
-    for kind in ResourceKind::ALL {
-        let differs = !content(&last, kind).eq(content(&next, kind));
-        epochs[kind as usize] += u64::from(differs);
-    }
-    if epochs == last.epochs { last } else { Arc::new(Resources { epochs, ..next }) }
-}
-
-/// Names and versions of all resources of a kind.
-fn content(resources: &Resources, kind: ResourceKind) -> Box<dyn Iterator<Item = (&Text, Option<&Resource>)> + '_> {
-    fn named(resource: &Arc<Resource>) -> (&Text, Option<&Resource>) {
-        (&resource.name, Some(&**resource))
-    }
-    match kind {
-        ResourceKind::Cluster => Box::new(resources.wildcard(kind).map(named)),
-        ResourceKind::Endpoint => {
-            Box::new(resources.services.iter().map(|(name, service)| (name, service.endpoints.as_deref())))
-        }
-        // Those of gRPC come and go with their services.
-        ResourceKind::Listener => {
-            Box::new(resources.wildcard(kind).map(named).chain(resources.services.keys().map(|name| (name, None))))
-        }
-        ResourceKind::Route => Box::new(std::iter::once(named(&resources.http_routes))),
     }
 }
 

@@ -23,10 +23,10 @@ use envoy_types::pb::{
 };
 use muster_catalog::Text;
 
-use super::{listener::HTTP, number};
+use super::{names::HTTP, number};
 use crate::{
     config::XdsConfig,
-    resource::{Digest, Resource, pack},
+    resource::{Digest, Resource, ResourceSet, pack},
 };
 
 /// Only what never reached the service is tried again, so it is safe for every method.
@@ -43,6 +43,11 @@ const TRIES_PER_PRIORITY: i32 = 1;
 
 /// The answer to a Host that no service has.
 const NO_SERVICE: &str = "no service has this Host: ask for <service> or <service>.service.<zone>\n";
+
+/// The routes of the HTTP listener, had by name.
+pub(super) fn set(routes: &Arc<Resource>) -> ResourceSet {
+    ResourceSet { named: [(routes.name.clone(), Some(routes.clone()))].into(), ..Default::default() }
+}
 
 /// The routes of the HTTP listener: one virtual host per service, and a word for everything else.
 pub(super) fn http_routes<'a>(services: impl Iterator<Item = &'a Text>, config: &XdsConfig) -> Arc<Resource> {

@@ -88,8 +88,13 @@ fn translate(snapshot: &Snapshot) -> Arc<Resources> {
     Translator::new(XdsConfig::default()).translate(&view(snapshot)).resources
 }
 
-pub(super) fn find<M: Message + Default>(resources: &Resources, kind: ResourceKind, name: &str) -> M {
+pub(super) fn get<'r>(resources: &'r Resources, kind: ResourceKind, name: &str) -> &'r Arc<Resource> {
     let Lookup::Found(resource) = resources.find(kind, name) else { panic!("no {kind} {name}") };
+    resource
+}
+
+pub(super) fn find<M: Message + Default>(resources: &Resources, kind: ResourceKind, name: &str) -> M {
+    let resource = get(resources, kind, name);
     assert_eq!(resource.body.type_url, kind.type_url());
     M::decode(resource.body.value.as_slice()).unwrap()
 }
@@ -287,10 +292,10 @@ fn only_what_changed_is_translated_again() {
     assert!(Arc::ptr_eq(&first, &translator.translate(&view(&snapshot)).resources));
     fold(&mut snapshot, vec![put(instance("n2", "web", "web", 80))]);
     let second = translator.translate(&view(&snapshot)).resources;
-    assert!(Arc::ptr_eq(&first.services["db"], &second.services["db"]));
-    assert!(Arc::ptr_eq(&first.services["web"].cluster, &second.services["web"].cluster));
-    assert_ne!(first.services["web"].endpoints, second.services["web"].endpoints);
-    assert!(Arc::ptr_eq(&first.http_routes, &second.http_routes));
+    let is_kept = |kind, name| Arc::ptr_eq(get(&first, kind, name), get(&second, kind, name));
+    assert!(is_kept(ResourceKind::Endpoint, "db") && is_kept(ResourceKind::Cluster, "web"));
+    assert_ne!(get(&first, ResourceKind::Endpoint, "web"), get(&second, ResourceKind::Endpoint, "web"));
+    assert!(is_kept(ResourceKind::Route, "mesh.http"));
     assert_eq!(first.epoch(ResourceKind::Cluster), second.epoch(ResourceKind::Cluster));
     // A new output of a check says nothing to a data plane.
     fold(&mut snapshot, vec![check("n2", Some("web"), Status::Passing)]);
@@ -298,7 +303,7 @@ fn only_what_changed_is_translated_again() {
     fold(&mut snapshot, vec![Change::DeleteInstance { node: Name::lookup("n1"), id: "db".into() }]);
     let third = translator.translate(&view(&snapshot)).resources;
     assert!(matches!(third.find(ResourceKind::Endpoint, "db"), Lookup::Absent));
-    assert_ne!(second.http_routes, third.http_routes);
+    assert_ne!(get(&second, ResourceKind::Route, "mesh.http"), get(&third, ResourceKind::Route, "mesh.http"));
 }
 
 #[test]

@@ -20,8 +20,9 @@ use prost::Message;
 use super::*;
 use crate::{
     config::XdsConfig,
+    kind::ResourceKind,
     resource::Lookup,
-    translate::tests::{endpoints, find, fold, instance, node, put, view, with_nodes},
+    translate::tests::{endpoints, find, fold, get, instance, node, put, view, with_nodes},
 };
 
 fn at(port: u16) -> SocketAddr {
@@ -62,10 +63,10 @@ impl Agent {
         Self { translator: Translator::new(config), proxies: Proxies::default(), now: Instant::now() }
     }
 
-    fn see(&mut self, snapshot: &Snapshot) -> Seated {
+    fn see(&mut self, snapshot: &Snapshot) -> ProxyUpdate {
         let view = view(snapshot);
         self.translator.translate(&view);
-        self.proxies.seat(&self.translator, &view, self.now)
+        self.proxies.update(&self.translator, &view, self.now)
     }
 
     /// What the proxy `proxy` is served.
@@ -106,12 +107,12 @@ fn a_proxy_is_served_its_upstreams_and_its_own_service_and_nothing_else() {
     register(&mut snapshot, "n1", "proxy", proxy);
     register(&mut snapshot, "n1", "small", row(vec![upstream("db", Some(9003))]));
     register(&mut snapshot, "n2", "elsewhere", row(vec![upstream("db", Some(9004))]));
-    let seated = Agent::new().see(&snapshot);
-    let ids: Vec<&str> = seated.audience.keys().map(|id| &**id).collect();
+    let update = Agent::new().see(&snapshot);
+    let ids: Vec<&str> = update.audience.keys().map(|id| &**id).collect();
     assert_eq!(ids, ["proxy", "small"], "those of other nodes are served by their agents");
 
-    let all = &seated.audience["proxy"];
-    assert_eq!(names(all, ResourceKind::Cluster), ["api", "db", "web", "mesh.local"]);
+    let all = &update.audience["proxy"];
+    assert_eq!(names(all, ResourceKind::Cluster), ["api", "db", "mesh.local", "web"]);
     let listeners = ["mesh.http", "mesh.inbound", "mesh.upstream.127.0.0.1:9001", "mesh.upstream.127.0.0.1:9002"];
     assert_eq!(names(all, ResourceKind::Listener), listeners);
     let targets = listeners.map(|listener| target(all, listener));
@@ -121,11 +122,13 @@ fn a_proxy_is_served_its_upstreams_and_its_own_service_and_nothing_else() {
     assert_eq!(hosts, ["api", "*"], "what has a listener of its own is not reached by its Host");
     assert_eq!(endpoints(all, "db").len(), 1);
 
-    let small = &seated.audience["small"];
+    let small = &update.audience["small"];
     assert_eq!(names(small, ResourceKind::Cluster), ["db"]);
     assert_eq!(names(small, ResourceKind::Listener), ["mesh.upstream.127.0.0.1:9003"]);
     assert!(matches!(small.find(ResourceKind::Endpoint, "api"), Lookup::Absent));
-    assert!(Arc::ptr_eq(&small.services["db"], &all.services["db"]), "what is the same is made once");
+    for kind in [ResourceKind::Cluster, ResourceKind::Endpoint, ResourceKind::Listener] {
+        assert!(Arc::ptr_eq(get(small, kind, "db"), get(all, kind, "db")), "what is the same is made once");
+    }
 }
 
 #[test]
@@ -135,9 +138,9 @@ fn an_upstream_that_left_the_scope_is_served_as_last_known_and_asked_for() {
     let mut agent = Agent::new();
     assert!(agent.see(&snapshot).not_held.is_empty());
     let scope = Scope::Services { names: Default::default(), node: Some(Name::lookup("n1")) };
-    let seated = agent.see(&project_snapshot(&scope, &snapshot));
-    assert_eq!(endpoints(&seated.audience["proxy"], "db").len(), 1);
-    assert_eq!(seated.not_held, [Name::lookup("db")].into());
+    let update = agent.see(&project_snapshot(&scope, &snapshot));
+    assert_eq!(endpoints(&update.audience["proxy"], "db").len(), 1);
+    assert_eq!(update.not_held, [Name::lookup("db")].into());
 }
 
 #[test]
@@ -147,16 +150,16 @@ fn of_an_upstream_outside_the_scope_nothing_is_said_and_one_that_does_not_exist_
     let scope = Scope::Services { names: Default::default(), node: Some(Name::lookup("n1")) };
     let outside = project_snapshot(&scope, &snapshot);
     let mut agent = Agent::new();
-    let seated = agent.see(&outside);
-    assert_eq!(seated.not_held, [Name::lookup("db")].into());
-    assert_eq!(seated.used, ["db", "none"].map(Name::lookup).into());
+    let update = agent.see(&outside);
+    assert_eq!(update.not_held, [Name::lookup("db")].into());
+    assert_eq!(update.used, ["db", "none"].map(Name::lookup).into());
     // It waits for it, or it would be told that it is gone, but not for ever.
-    assert!(seated.audience.is_empty() && seated.expected.contains("proxy"));
-    assert_eq!(seated.next, Some(agent.now + PATIENCE));
+    assert!(update.audience.is_empty() && update.expected.contains("proxy"));
+    assert_eq!(update.next, Some(agent.now + PATIENCE));
     agent.now += PATIENCE;
-    let seated = agent.see(&outside);
-    assert!(seated.expected.is_empty());
-    let early = &seated.audience["proxy"];
+    let update = agent.see(&outside);
+    assert!(update.expected.is_empty());
+    let early = &update.audience["proxy"];
     assert_eq!(names(early, ResourceKind::Listener), ["mesh.upstream.127.0.0.1:9002"]);
     assert_eq!(names(early, ResourceKind::Cluster), ["none"]);
     assert_eq!(endpoints(early, "none"), []);
@@ -173,17 +176,17 @@ fn the_cluster_of_an_upstream_that_goes_outlives_the_drain_of_its_listener() {
     register(&mut snapshot, "n1", "proxy", row(vec![upstream("db", Some(9001)), upstream("api", Some(9002))]));
     agent.serve(&snapshot);
     register(&mut snapshot, "n1", "proxy", row(vec![upstream("api", Some(9002))]));
-    let seated = agent.see(&snapshot);
-    let left = &seated.audience["proxy"];
+    let update = agent.see(&snapshot);
+    let left = &update.audience["proxy"];
     assert_eq!(names(left, ResourceKind::Listener), ["mesh.upstream.127.0.0.1:9002"]);
     assert_eq!(names(left, ResourceKind::Cluster), ["api", "db"]);
-    assert_eq!(seated.next, Some(agent.now + DRAIN));
+    assert_eq!(update.next, Some(agent.now + DRAIN));
     agent.now += DRAIN - Duration::from_secs(1);
     assert_eq!(names(&agent.serve(&snapshot), ResourceKind::Cluster), ["api", "db"]);
     agent.now += Duration::from_secs(1);
-    let seated = agent.see(&snapshot);
-    assert_eq!(names(&seated.audience["proxy"], ResourceKind::Cluster), ["api"]);
-    assert_eq!(seated.next, None);
+    let update = agent.see(&snapshot);
+    assert_eq!(names(&update.audience["proxy"], ResourceKind::Cluster), ["api"]);
+    assert_eq!(update.next, None);
 }
 
 #[test]
@@ -192,6 +195,7 @@ fn epochs_rise_with_what_changed_for_the_proxy_alone() {
     let mut agent = Agent::new();
     register(&mut snapshot, "n1", "proxy", row(vec![upstream("db", Some(9001))]));
     let first = agent.serve(&snapshot);
+    let routes = agent.proxies.states["proxy"].made.own.http_routes.clone();
     // A service that it does not call changes: its resources are the same object.
     fold(&mut snapshot, vec![put(instance("n2", "api-2", "api", 81))]);
     assert!(Arc::ptr_eq(&first, &agent.serve(&snapshot)));
@@ -201,8 +205,11 @@ fn epochs_rise_with_what_changed_for_the_proxy_alone() {
     assert_eq!(ResourceKind::ALL.into_iter().zip(rose).filter(|(_, rose)| *rose).count(), 1);
     assert!(second.epoch(ResourceKind::Endpoint) > first.epoch(ResourceKind::Endpoint));
     // What leads there is the same object still: with hundreds of proxies, making it anew was most of a change.
-    assert!(Arc::ptr_eq(&first.http_routes, &second.http_routes));
-    assert!(first.listeners.values().zip(second.listeners.values()).all(|(old, new)| Arc::ptr_eq(old, new)));
+    assert!(Arc::ptr_eq(&routes, &agent.proxies.states["proxy"].made.own.http_routes));
+    for kind in ResourceKind::ALL {
+        let same = Arc::ptr_eq(&first.sets[kind], &second.sets[kind]);
+        assert_eq!(same, kind != ResourceKind::Endpoint, "{kind}");
+    }
 }
 
 #[test]
@@ -288,15 +295,15 @@ fn a_cluster_is_as_most_instances_of_the_service_say() {
     register(&mut snapshot, "n1", "hasty", row(vec![hasty]));
     let mut agent = Agent::new();
     assert_eq!(agent.translator.translate(&view(&snapshot)).disagreements, 1);
-    let seated = agent.see(&snapshot);
-    let cluster: Cluster = find(&seated.audience["proxy"], ResourceKind::Cluster, "db");
+    let update = agent.see(&snapshot);
+    let cluster: Cluster = find(&update.audience["proxy"], ResourceKind::Cluster, "db");
     assert_eq!(cluster.connect_timeout.unwrap().nanos, 250_000_000);
     assert_eq!(cluster.common_lb_config.unwrap().healthy_panic_threshold.unwrap().value, 40.0);
     let outlier = cluster.outlier_detection.unwrap();
     assert_eq!(outlier.consecutive_5xx.unwrap().value, 3);
     assert_eq!(outlier.max_ejection_percent.unwrap().value, 50);
     assert_eq!(outlier.enforcing_success_rate.unwrap().value, 0, "only what was declared ejects");
-    let cluster: Cluster = find(&seated.audience["hasty"], ResourceKind::Cluster, "db");
+    let cluster: Cluster = find(&update.audience["hasty"], ResourceKind::Cluster, "db");
     assert_eq!(cluster.connect_timeout.unwrap().nanos, 100_000_000, "the proxy's own word goes first");
     assert_eq!(cluster.common_lb_config.unwrap().healthy_panic_threshold.unwrap().value, 40.0);
 

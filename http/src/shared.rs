@@ -18,7 +18,7 @@ const MOST_QUESTIONS: usize = 256;
 
 /// The bodies that were made from the last View that parked reads were answered from.
 #[derive(Debug, Default)]
-pub(crate) struct Made {
+pub(crate) struct SharedAnswers {
     answers: Mutex<Answers>,
 }
 
@@ -30,7 +30,7 @@ struct Answers {
     bytes: usize,
 }
 
-impl Made {
+impl SharedAnswers {
     /// The body, when it was made from this very View.
     pub(crate) fn find(&self, view: &Arc<View>, question: &Question) -> Option<Bytes> {
         let answers = self.answers.lock().unwrap_or_else(PoisonError::into_inner);
@@ -70,30 +70,30 @@ mod tests {
 
     #[test]
     fn an_answer_serves_its_own_view_and_question_alone() {
-        let (made, first, second) = (Made::default(), view(), view());
+        let (shared, first, second) = (SharedAnswers::default(), view(), view());
         let body = Bytes::from_static(b"[]");
-        made.keep(&first, question("/a"), &body);
-        assert_eq!(made.find(&first, &question("/a")), Some(body.clone()));
-        assert_eq!(made.find(&first, &question("/b")), None);
-        assert_eq!(made.find(&second, &question("/a")), None, "made from another View");
-        made.keep(&second, question("/a"), &body);
-        assert_eq!(made.find(&first, &question("/a")), None, "one View at a time");
+        shared.keep(&first, question("/a"), &body);
+        assert_eq!(shared.find(&first, &question("/a")), Some(body.clone()));
+        assert_eq!(shared.find(&first, &question("/b")), None);
+        assert_eq!(shared.find(&second, &question("/a")), None, "made from another View");
+        shared.keep(&second, question("/a"), &body);
+        assert_eq!(shared.find(&first, &question("/a")), None, "one View at a time");
         drop(first);
-        assert_eq!(made.find(&second, &question("/a")), Some(body));
+        assert_eq!(shared.find(&second, &question("/a")), Some(body));
     }
 
     #[test]
     fn it_is_bounded_in_bytes_and_in_questions() {
-        let (made, view) = (Made::default(), view());
+        let (shared, view) = (SharedAnswers::default(), view());
         let half = Bytes::from(vec![0; MOST_BYTES / 2 + 1]);
-        made.keep(&view, question("/a"), &half);
-        made.keep(&view, question("/b"), &half);
-        assert!(made.find(&view, &question("/a")).is_some() && made.find(&view, &question("/b")).is_none());
+        shared.keep(&view, question("/a"), &half);
+        shared.keep(&view, question("/b"), &half);
+        assert!(shared.find(&view, &question("/a")).is_some() && shared.find(&view, &question("/b")).is_none());
         let small = Bytes::from_static(b"[]");
         for number in 0..MOST_QUESTIONS * 2 {
-            made.keep(&view, question(&format!("/{number}")), &small);
+            shared.keep(&view, question(&format!("/{number}")), &small);
         }
-        let kept = made.answers.lock().unwrap().bodies.len();
+        let kept = shared.answers.lock().unwrap().bodies.len();
         assert_eq!(kept, MOST_QUESTIONS);
     }
 }
