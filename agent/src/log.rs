@@ -77,8 +77,8 @@ fn refuse_unknown_level(filter: &str) -> Result<(), String> {
     if filter.trim().is_empty() {
         return Err(WANTED.to_owned());
     }
-    let words = filter.split(',').map(str::trim).filter(|word| !word.is_empty() && !word.contains(['=', '[']));
-    match words.into_iter().find(|word| word.parse::<LevelFilter>().is_err()) {
+    let mut words = filter.split(',').map(str::trim).filter(|word| !word.is_empty() && !word.contains(['=', '[']));
+    match words.find(|word| word.parse::<LevelFilter>().is_err()) {
         Some(word) => Err(format!("{word:?} is no level: {WANTED}")),
         None => Ok(()),
     }
