@@ -36,15 +36,11 @@ use crate::{
     sync::{LeaseTask, Pusher, SyncStatus, SyncTask},
 };
 
+mod leaving;
 mod sockets;
 
+use leaving::Leaving;
 use sockets::{Sockets, bind_tcp};
-
-/// How long servers may take to finish what is under way once the node has left.
-const CLOSING: Duration = Duration::from_secs(3);
-
-/// How long the registry may take to hear that the node lives on while its agent is started anew.
-const PARTING: Duration = Duration::from_secs(1);
 
 /// How a process stops.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -75,9 +71,7 @@ pub enum StartError {
     #[error(transparent)]
     Config(#[from] ConfigError),
     /// An address cannot be had.
-    #[error(
-        "cannot listen on {address} for {what}: {source}; is another muster running? set {key} to a free address, or port 0"
-    )]
+    #[error("cannot listen on {address} for {what}: {source}; {}", sockets::remedy(.source, .key))]
     Bind {
         /// What for.
         what: &'static str,
@@ -132,7 +126,7 @@ pub struct App {
     replica: Option<Arc<Replica>>,
     /// Kept until all is written.
     data: Option<Arc<DataDirectory>>,
-    left: Option<watch::Receiver<bool>>,
+    left: Option<Leaving>,
     closing: CancellationToken,
     ending: CancellationToken,
     stop_timeout: Duration,
@@ -204,55 +198,6 @@ impl App {
         if let Some(changeable) = &self.changeable {
             changeable.client.set_members(config.registry.members.clone());
             changeable.definitions.rescan.notify_one();
-        }
-    }
-
-    /// Stops in order: the node leaves or says that it stays, servers finish, the replica and the log are flushed.
-    pub async fn stop(mut self, how: Stop) {
-        match how {
-            Stop::Leave => self.leave().await,
-            Stop::Restart => self.part().await,
-        }
-        self.closing.cancel();
-        // A registry in this process serves until the agent is done with it.
-        let patience = tokio::time::sleep(CLOSING);
-        tokio::pin!(patience);
-        tokio::select! {
-            () = self.supervisor.ended_but(&["registry"]) => {}
-            () = &mut patience => tracing::warn!("some servers did not finish in time"),
-        }
-        self.ending.cancel();
-        if tokio::time::timeout(CLOSING, self.supervisor.ended()).await.is_err() {
-            tracing::warn!("some tasks did not end in time");
-        }
-        // Nobody writes any more.
-        drop(self.data);
-    }
-
-    /// Instances drain, then the node goes.
-    async fn leave(&mut self) {
-        if let Some(local) = &self.local
-            && let Err(error) = local.drain().await
-        {
-            tracing::warn!(%error, "could not mark the instances as draining");
-        }
-        self.leaving.cancel();
-        if let Some(mut left) = self.left.take()
-            && tokio::time::timeout(self.stop_timeout, left.wait_for(|left| *left)).await.is_err()
-        {
-            tracing::warn!("leaving took longer than agent.stop_timeout; the lease will end by itself");
-        }
-    }
-
-    /// The registry hears that the end of this process is none of its node.
-    async fn part(&mut self) {
-        self.restarting.cancel();
-        if let Some(replica) = &self.replica
-            && tokio::time::timeout(PARTING, replica.parted()).await.is_err()
-        {
-            tracing::warn!(
-                "the registry was not told of the restart: without a start within its grace the node is lost"
-            );
         }
     }
 
@@ -431,7 +376,7 @@ impl App {
             config.agent.drain_time.0,
         );
         let (has_left, left) = watch::channel(false);
-        self.left = Some(left);
+        self.left = Some(Leaving { node: node.name.clone(), status: status.clone(), done: left });
         // A node that drains is alive: its lease is renewed until it has left.
         let renewing = self.closing.child_token();
         let (leaving, closing, gone) = (self.leaving.clone(), self.closing.clone(), renewing.clone());

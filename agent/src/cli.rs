@@ -4,6 +4,8 @@ use std::{net::SocketAddr, path::PathBuf};
 
 use clap::{Args, Parser, Subcommand};
 
+use crate::config::parse_listen;
+
 mod brakes;
 mod client;
 mod list;
@@ -162,19 +164,19 @@ struct DevArgs {
     #[arg(long, value_name = "NAME")]
     node: Option<String>,
     /// Where HTTP listens.
-    #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:8500")]
+    #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:8500", value_parser = parse_listen)]
     http: SocketAddr,
     /// Where DNS listens, UDP and TCP.
-    #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:8600")]
+    #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:8600", value_parser = parse_listen)]
     dns: SocketAddr,
     /// Where xDS listens.
-    #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:8502")]
+    #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:8502", value_parser = parse_listen)]
     xds: SocketAddr,
     /// Where the registry listens.
-    #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:8300")]
+    #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:8300", value_parser = parse_listen)]
     registry: SocketAddr,
     /// The HTTP listener that an Envoy opens which follows this process.
-    #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:10000")]
+    #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:10000", value_parser = parse_listen)]
     envoy_listener: SocketAddr,
     /// More zones that DNS answers, for example `consul`.
     #[arg(long = "alt-zone", value_name = "ZONE")]
@@ -187,9 +189,22 @@ struct DevArgs {
     json: bool,
 }
 
+/// Reads the command line, runs what it asks for and returns the exit code.
+pub fn main() -> u8 {
+    match Cli::try_parse() {
+        Ok(asked) => asked.run(),
+        Err(told) => {
+            // Nothing can be done about a reader that has gone.
+            let _ = told.print();
+            // Help and the version are what was asked for; clap would end all else with 2.
+            if told.use_stderr() { EXIT_USAGE } else { 0 }
+        }
+    }
+}
+
 impl Cli {
     /// Runs the command and returns the exit code.
-    pub fn run(self) -> u8 {
+    fn run(self) -> u8 {
         let outcome = match self.command {
             Command::Dev(args) => serve::dev(*args),
             Command::Registry { command: Some(command), .. } => registry::run(command),

@@ -13,13 +13,16 @@ mod autopilot;
 mod brakes;
 mod changes;
 mod duration;
-mod one_or_several;
+mod listen;
+mod refusals;
 mod rooms;
+mod word;
 
 pub use autopilot::AutopilotConfig;
 pub use brakes::{MassExpiryConfig, MassRemovalConfig};
 pub(crate) use changes::find_changes;
 pub(crate) use duration::Seconds;
+pub(crate) use listen::parse as parse_listen;
 pub(crate) use rooms::{dns_config, http_config, replica_width, xds_config};
 
 use crate::{host, sync::SHORTEST_LEASE};
@@ -86,8 +89,10 @@ impl Default for NodeConfig {
 #[serde(default, deny_unknown_fields)]
 pub struct RegistryConfig {
     /// Where this member serves. Default 127.0.0.1:8300.
+    #[serde(deserialize_with = "listen::one")]
     pub listen: SocketAddr,
     /// Where a member that runs alone serves `/metrics`, `/livez` and `/readyz`. Default 127.0.0.1:8301.
+    #[serde(deserialize_with = "listen::one")]
     pub metrics_listen: SocketAddr,
     /// `host:port` that the other members and the agents reach it at; `listen` unless given.
     pub advertise: Option<String>,
@@ -95,6 +100,7 @@ pub struct RegistryConfig {
     /// some, to find it by. Default `["127.0.0.1:8300"]`.
     pub members: Vec<String>,
     /// What keeps this member's log on disk. Default `raft-log`; `sled` in builds with that feature.
+    #[serde(deserialize_with = "word::deserialize")]
     pub log_engine: LogEngine,
     /// How long a node lives without renewal. Default 10s.
     pub lease_ttl: Seconds,
@@ -163,6 +169,7 @@ pub struct AgentConfig {
     pub leave_on_terminate: bool,
     /// What this agent holds of the catalog: `scope`, the services that are used here, or `all`. Default `scope`;
     /// with `xds.unregistered = "all"` it is always all.
+    #[serde(deserialize_with = "word::deserialize")]
     pub replica: ReplicaScope,
     /// How many services a scope holds at most, 1 to 10000. Default 2000.
     pub replica_services: usize,
@@ -225,6 +232,7 @@ impl AgentConfig {
 #[serde(default, deny_unknown_fields)]
 pub struct ChecksConfig {
     /// Whose scripts are run: `off`, or `files` for those of definition files; never the API's. Default `off`.
+    #[serde(deserialize_with = "word::deserialize")]
     pub scripts: crate::checks::Scripts,
 }
 
@@ -233,6 +241,7 @@ pub struct ChecksConfig {
 #[serde(default, deny_unknown_fields)]
 pub struct HttpConfig {
     /// Default 127.0.0.1:8500.
+    #[serde(deserialize_with = "listen::one")]
     pub listen: SocketAddr,
     /// How many connections there may be; each blocking read holds one. Default 20000.
     pub max_connections: usize,
@@ -252,7 +261,7 @@ impl Default for HttpConfig {
 #[serde(default, deny_unknown_fields)]
 pub struct DnsConfig {
     /// One address for UDP and TCP, or a list of up to 16. Default 127.0.0.1:8600.
-    #[serde(deserialize_with = "one_or_several::deserialize")]
+    #[serde(deserialize_with = "listen::one_or_several")]
     pub listen: Vec<SocketAddr>,
     /// The zone that is answered with authority. Default `mesh.internal`.
     pub zone: String,
@@ -316,10 +325,13 @@ impl Default for DnsConfig {
 #[serde(default, deny_unknown_fields)]
 pub struct XdsConfig {
     /// Default 127.0.0.1:8502.
+    #[serde(deserialize_with = "listen::one")]
     pub listen: SocketAddr,
     /// What an Envoy gets whose node id is no registered proxy: `none` or `all`. Default `none`, in `dev` `all`.
+    #[serde(deserialize_with = "word::deserialize")]
     pub unregistered: Unregistered,
     /// The HTTP listener that such an Envoy opens. Default 127.0.0.1:10000.
+    #[serde(deserialize_with = "listen::one")]
     pub http_listener: SocketAddr,
     /// Below this percentage of healthy endpoints Envoy routes to unhealthy ones too. Default 0: never.
     pub healthy_panic_threshold: f64,
@@ -356,6 +368,7 @@ pub struct LogConfig {
     /// A filter such as `info` or `info,muster_dns=debug`. Default `info`.
     pub filter: String,
     /// `text` or `json`. Default `text`.
+    #[serde(deserialize_with = "word::deserialize")]
     pub format: LogFormat,
 }
 
@@ -427,16 +440,17 @@ impl Config {
         let datacenter = muster_catalog::Name::label("node.datacenter", &self.node.datacenter);
         datacenter.map_err(|why| bad("node.datacenter", &self.node.datacenter, why))?;
         self.node.validate_row()?;
+        refusals::check_directory("node.data_dir", &self.node.data_dir)?;
+        refusals::check_directory("agent.services_dir", &self.agent.services_dir)?;
         let registry = &self.registry;
         if registry.members.is_empty() {
             return Err(bad("registry.members", "[]", "name at least one member as host:port"));
         }
         for member in &registry.members {
-            let port =
-                member.rsplit_once(':').and_then(|(host, port)| port.parse::<u16>().ok().filter(|_| !host.is_empty()));
-            if port.is_none() {
-                return Err(bad("registry.members", member, "write it as host:port, for example registry-1:8300"));
-            }
+            refusals::check_host_port("registry.members", member)?;
+        }
+        if let Some(advertise) = &registry.advertise {
+            refusals::check_host_port("registry.advertise", advertise)?;
         }
         let engine = EngineKind::from(registry.log_engine);
         engine.check_built().map_err(|why| bad("registry.log_engine", engine, why))?;
@@ -453,6 +467,7 @@ impl Config {
         registry.mass_expiry.validate()?;
         self.dns.validate()?;
         self.refuse_off_loopback()?;
+        refusals::check_shared(self)?;
         crate::log::parse_filter(&self.log.filter).map_err(|why| bad("log.filter", &self.log.filter, why))?;
         rooms::check(self).map_err(ConfigError::Room)
     }
@@ -551,7 +566,7 @@ mod tests {
             ("[dns]\nlisten = []", "dns.listen = []: give one address or a list"),
             ("[dns]\nlisten = [\"127.0.0.1:53\", \"127.0.0.1:53\"]", "127.0.0.1:53 is there twice"),
             ("[dns]\nlisten = [\"127.0.0.1:53\", \"10.0.0.1:53\"]", "dns.listen = 10.0.0.1:53: it is not a loopback"),
-            ("[dns]\nlisten = \"everywhere\"", "give ip:port, or a list of them"),
+            ("[dns]\nlisten = \"everywhere\"", "give ip:port, for example \"127.0.0.1:53\", or a list of them"),
             ("[log]\nfilter = \"muster=loud\"", "log.filter = muster=loud: "),
             ("[node]\naddress = \"0.0.0.0\"", "node.address = 0.0.0.0: give an IP address"),
             ("[registry]\nmembers = [\"one\"]", "registry.members = one: write it as host:port"),

@@ -4,7 +4,9 @@
 
 use std::time::Duration;
 
-use tracing_subscriber::{EnvFilter, Layer, Registry, layer::SubscriberExt, reload, util::SubscriberInitExt};
+use tracing_subscriber::{
+    EnvFilter, Layer, Registry, filter::LevelFilter, layer::SubscriberExt, reload, util::SubscriberInitExt,
+};
 
 use crate::config::{LogConfig, LogFormat};
 
@@ -62,6 +64,22 @@ const QUIET: &str = "hickory_server=warn,hickory_proto=warn,openraft=off,raft_lo
 
 /// The filter as an operator writes it, over what we set for libraries that say too much.
 pub(crate) fn parse_filter(filter: &str) -> Result<EnvFilter, String> {
+    refuse_unknown_level(filter)?;
     let whole = format!("{QUIET},{filter}");
     EnvFilter::try_new(whole).map_err(|error| format!("{error}; write info or info,muster_dns=debug"))
+}
+
+/// A word alone is a level: the filter takes any other for the name of a part, of which all is logged, and of all else
+/// nothing.
+fn refuse_unknown_level(filter: &str) -> Result<(), String> {
+    const WANTED: &str =
+        "write off, error, warn, info, debug or trace, or PART=LEVEL, for example info,muster_dns=debug";
+    if filter.trim().is_empty() {
+        return Err(WANTED.to_owned());
+    }
+    let mut words = filter.split(',').map(str::trim).filter(|word| !word.is_empty() && !word.contains(['=', '[']));
+    match words.find(|word| word.parse::<LevelFilter>().is_err()) {
+        Some(word) => Err(format!("{word:?} is no level: {WANTED}")),
+        None => Ok(()),
+    }
 }

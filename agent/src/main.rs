@@ -2,8 +2,6 @@
 
 use std::process::ExitCode;
 
-use clap::Parser;
-
 fn main() -> ExitCode {
-    ExitCode::from(muster_agent::cli::Cli::parse().run())
+    ExitCode::from(muster_agent::cli::main())
 }

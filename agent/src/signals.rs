@@ -1,6 +1,11 @@
 //! Signals: which end the process in order, which make it look at its configuration again, and that no other ends it.
 
-use std::{future::poll_fn, io, task::Poll};
+use std::{
+    future::poll_fn,
+    io,
+    task::Poll,
+    time::{Duration, Instant},
+};
 
 use rustix::process::Signal as Number;
 use tokio::signal::unix::{Signal, SignalKind, signal};
@@ -44,8 +49,30 @@ const UNKNOWN: [Number; 8] = [
 /// Linux's real-time signals, without those that a C library keeps for itself.
 const REAL_TIME: std::ops::RangeInclusive<i32> = 35..=64;
 
+/// A shell and `timeout` both pass one Ctrl-C on, and it comes twice: two within this time are one. Nobody presses it
+/// twice as fast.
+const ONE_PRESS: Duration = Duration::from_millis(100);
+
 /// The signals of this process, from here on.
-pub(crate) struct Signals(Vec<(Signal, Asked)>);
+pub(crate) struct Signals {
+    heard: Vec<(Signal, Asked)>,
+    presses: Presses,
+}
+
+/// How often Ctrl-C was pressed.
+#[derive(Debug, Default)]
+struct Presses(Option<Instant>);
+
+impl Presses {
+    /// Whether the signal that came now is a press of its own.
+    fn count(&mut self, now: Instant) -> bool {
+        let again = self.0.is_some_and(|last| now.saturating_duration_since(last) < ONE_PRESS);
+        if !again {
+            self.0 = Some(now);
+        }
+        !again
+    }
+}
 
 impl Signals {
     /// Listens to all that can be caught.
@@ -69,20 +96,25 @@ impl Signals {
         let unknown = UNKNOWN.map(Number::as_raw).into_iter().chain(REAL_TIME);
         // Some of them are not to be had on every system.
         listening.extend(unknown.filter_map(|number| Some((listen(number).ok()?, Asked::Nothing(number)))));
-        Ok(Self(listening))
+        Ok(Self { heard: listening, presses: Presses::default() })
     }
 
     /// The next signal. Signals that come together may be told as one.
     pub(crate) async fn next(&mut self) -> Asked {
-        poll_fn(|context| {
-            for (signal, asked) in &mut self.0 {
-                if let Poll::Ready(Some(())) = signal.poll_recv(context) {
-                    return Poll::Ready(*asked);
+        loop {
+            let asked = poll_fn(|context| {
+                for (signal, asked) in &mut self.heard {
+                    if let Poll::Ready(Some(())) = signal.poll_recv(context) {
+                        return Poll::Ready(*asked);
+                    }
                 }
+                Poll::Pending
+            })
+            .await;
+            if asked != (Asked::Leave { by_hand: true }) || self.presses.count(Instant::now()) {
+                return asked;
             }
-            Poll::Pending
-        })
-        .await
+        }
     }
 
     /// Waits for Ctrl-C, whatever else comes.
@@ -110,6 +142,15 @@ fn is_in_mask(status: &str, number: Number) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn one_ctrl_c_that_comes_twice_is_one() {
+        let (mut presses, now) = (Presses::default(), Instant::now());
+        let after = |milliseconds| now + Duration::from_millis(milliseconds);
+        assert!(presses.count(now));
+        assert!(!presses.count(now) && !presses.count(after(99)));
+        assert!(presses.count(after(101)), "the second press");
+    }
 
     #[test]
     fn what_was_ignored_at_the_start_is_read_from_the_mask() {

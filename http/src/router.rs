@@ -58,6 +58,7 @@ pub(crate) fn router(api: Arc<Api>, hosts: Arc<AllowedHosts>) -> Router {
         .route("/v1/status/leader", read(v1::status::show_leader))
         .route("/v1/status/peers", read(v1::status::list_peers))
         .route("/v1/muster/members", read(v1::muster::list_members))
+        .route("/v1/muster/services", read(v1::muster::list_services))
         .route("/v1/muster/brakes", read(v1::brakes::list))
         .route("/v1/muster/brakes/commit/{id}", write(v1::brakes::commit))
         .route("/v1/muster/brakes/release/{id}", write(v1::brakes::release))

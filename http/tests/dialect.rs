@@ -5,7 +5,7 @@ mod support;
 
 use std::time::Duration;
 
-use muster_catalog::{Freshness, Status, Timestamp};
+use muster_catalog::{Command, Freshness, Instance, Name, Status, Timestamp};
 use muster_http::port::{Probe, Talk, Tls};
 use serde_json::json;
 use support::{House, request};
@@ -470,4 +470,37 @@ async fn every_kind_of_check_is_taken() {
         let reply = house.put("/v1/agent/service/register", &body).await;
         assert!(reply.status == 400 && reply.text.contains(why), "{body}: {} {}", reply.status, reply.text);
     }
+}
+
+#[tokio::test]
+async fn instances_are_counted_by_what_is_made_of_them() {
+    let house = House::start().await;
+    house.catalog.push("n1", "web", &[], Status::Passing);
+    house.catalog.push("n2", "web", &[], Status::Critical);
+    house.catalog.push("n3", "web", &[], Status::Warning);
+    let counts = house.get("/v1/muster/services").await.json();
+    let expected = |passing: u8, warning: u8, critical: u8, maintenance: u8, draining: u8| {
+        json!({
+            "Passing": passing, "Warning": warning, "Critical": critical, "Maintenance": maintenance,
+            "Draining": draining
+        })
+    };
+    assert_eq!(counts["web"], expected(1, 1, 1, 0, 0), "{counts}");
+    // Two that are passing by their checks and sent nothing, and one without checks.
+    let write = |node: &str, change: fn(&mut Instance)| {
+        let mut instance = support::instance(node, "db", &[]);
+        change(&mut instance);
+        house.catalog.put(instance, Vec::new());
+    };
+    write("n1", |instance| instance.maintenance = Some("disk swap".into()));
+    write("n2", |instance| instance.draining = true);
+    write("n3", |_| {});
+    let counts = house.get("/v1/muster/services?index=1000000&wait=60s").await.json();
+    assert_eq!(counts["db"], expected(1, 0, 0, 1, 1), "{counts}");
+    // A node whose agent is dead takes its instances along, also those without checks.
+    let nodes = vec![(Name::lookup("n3"), 1)];
+    house.catalog.apply(Command::Liveness { nodes, status: Status::Critical }).unwrap();
+    let counts = house.get("/v1/muster/services").await.json();
+    assert_eq!(counts["db"], expected(0, 0, 1, 1, 1), "{counts}");
+    assert_eq!(counts["web"], expected(1, 0, 2, 0, 0), "{counts}");
 }

@@ -5,6 +5,7 @@
 
 pub(crate) mod brake;
 pub(crate) mod cause;
+mod lateness;
 
 use std::{
     collections::BTreeMap,
@@ -14,6 +15,7 @@ use std::{
 use muster_catalog::{Name, Snapshot, Status};
 
 use brake::{Brake, Decision, Hold, MassExpiry};
+use lateness::Lateness;
 
 /// Verdicts of one tick in one Command: larger ones go in several, so that an entry stays small.
 const MAX_VERDICT: usize = 1000;
@@ -72,6 +74,7 @@ pub(crate) struct LeaseTable {
     config: LeaseConfig,
     leases: BTreeMap<Name, Lease>,
     last_tick: Instant,
+    lateness: Lateness,
     brake: Brake,
 }
 
@@ -79,7 +82,7 @@ impl LeaseTable {
     /// A new leader's, in this term: every node has a full lease.
     pub(crate) fn new(config: LeaseConfig, term: u64, now: Instant, snapshot: &Snapshot) -> Self {
         let brake = Brake::new(config.mass.clone(), term);
-        let mut table = Self { config, leases: BTreeMap::new(), last_tick: now, brake };
+        let mut table = Self { config, leases: BTreeMap::new(), last_tick: now, lateness: Lateness::default(), brake };
         for (name, _) in snapshot.writers() {
             table.learn(now, snapshot, name);
         }
@@ -198,13 +201,13 @@ impl LeaseTable {
         let late = now.saturating_duration_since(self.last_tick).saturating_sub(interval);
         self.last_tick = now;
         if late > interval {
-            tracing::warn!(
-                ?late,
-                leases = self.leases.len(),
-                "the lease clock was late, all leases are extended by it"
-            );
+            self.lateness.note(late);
             self.leases.values_mut().for_each(|lease| lease.ends += late);
             self.brake.forgive(late);
+        }
+        if let Some((times, worst)) = self.lateness.tell(now) {
+            let leases = self.leases.len();
+            tracing::warn!(times, ?worst, leases, "the lease clock was late, all leases are extended by it");
         }
     }
 }

@@ -188,8 +188,12 @@ async fn a_second_interrupt_ends_at_once() -> Result<()> {
     let cluster = TestCluster::start(1)?;
     let mut agent =
         TestAgent::start_with(&cluster, "agent-0", "drain_time = \"10m\"\nstop_timeout = \"20m\"\n", "").await?;
+    // A shell and `timeout` both pass one Ctrl-C on: it comes twice at once, and is one.
+    agent.process.signal("INT")?;
     agent.process.signal("INT")?;
     agent.process.wait_log(&["stopping"]).await?;
+    agent.process.wait_log(&["waiting for the registry to take this node out", "a second Ctrl-C ends at once"]).await?;
+    ensure!(agent.process.ended()?.is_none(), "it ended");
     agent.process.signal("INT")?;
     let status = agent.process.wait_ended()?;
     ensure!(status.code() == Some(130), "{status}");

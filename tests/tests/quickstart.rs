@@ -3,7 +3,7 @@
 use std::process::{Command, Output};
 
 use anyhow::{Context, Result, ensure};
-use muster_tests::harness::{Launch, Process, TestService, ask, eventually, muster_binary};
+use muster_tests::harness::{Launch, PATIENCE, Process, TestService, ask, eventually, http_client, muster_binary};
 use serde_json::Value;
 
 struct Dev {
@@ -63,6 +63,7 @@ async fn a_newcomers_commands_work() -> Result<()> {
     std::fs::write(&file, definition(web.address.port())?)?;
     let said = dev.says(&["register", file.to_str().context("path")?])?;
     ensure!(said.contains("registered") && said.contains("web"), "{said}");
+    ensure!(said.contains("not passing before its first check, within 2s: see muster services web"), "{said}");
     dev.serves(1).await?;
 
     let listed = dev.says(&["services"])?;
@@ -75,6 +76,22 @@ async fn a_newcomers_commands_work() -> Result<()> {
     ensure!(nodes.contains("laptop") && nodes.contains("passing"), "{nodes}");
     let members = dev.says(&["members"])?;
     ensure!(members.contains("leader"), "{members}");
+
+    // Out of service it is not counted as passing, and its row says why.
+    let maintenance = |query: &str| {
+        let url = format!("{}/v1/agent/service/maintenance/web?{query}", dev.http);
+        async move { anyhow::Ok(http_client(PATIENCE)?.put(url).send().await?.error_for_status()?) }
+    };
+    maintenance("enable=true&reason=disk+swap").await?;
+    eventually("the command line to say that web is out", || async {
+        let (listed, rows) = (dev.says(&["services"])?, dev.says(&["services", "web"])?);
+        ensure!(listed.contains("1 in maintenance") && !listed.contains("passing"), "{listed}");
+        ensure!(rows.contains("maintenance") && rows.contains("disk swap"), "{rows}");
+        Ok(Some(()))
+    })
+    .await?;
+    maintenance("enable=false").await?;
+    dev.serves(1).await?;
     let watched = dev.says(&["watch", "web", "--count", "1"])?;
     ensure!(watched.contains("1 instances"), "{watched}");
 

@@ -65,3 +65,37 @@ async fn bind_dns(address: SocketAddr) -> Result<(TcpListener, UdpSocket), Start
         }
     }
 }
+
+/// What to do about an address that cannot be had.
+pub(super) fn remedy(source: &io::Error, key: &str) -> String {
+    match source.kind() {
+        io::ErrorKind::PermissionDenied => format!(
+            "a port below 1024 needs CAP_NET_BIND_SERVICE (AmbientCapabilities= in a systemd unit, or setcap): give it to \
+             muster, or set {key} to a higher port"
+        ),
+        io::ErrorKind::AddrInUse => {
+            format!("is another muster running? set {key} to a free address, or port 0")
+        }
+        _ => format!("set {key} to an address of this host"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_address_that_cannot_be_had_has_the_remedy_for_its_reason() {
+        for (kind, expected) in [
+            (io::ErrorKind::PermissionDenied, "CAP_NET_BIND_SERVICE"),
+            (io::ErrorKind::AddrInUse, "another muster running? set dns.listen to a free address"),
+            (io::ErrorKind::AddrNotAvailable, "set dns.listen to an address of this host"),
+        ] {
+            let address = SocketAddr::from(([127, 0, 0, 1], 53));
+            let error = StartError::Bind { what: "DNS", address, key: "dns.listen", source: kind.into() };
+            let text = error.to_string();
+            assert!(text.contains(expected), "{text}");
+            assert_eq!(text.contains("another muster"), kind == io::ErrorKind::AddrInUse, "{text}");
+        }
+    }
+}

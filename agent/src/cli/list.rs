@@ -1,7 +1,5 @@
 //! `services`, `nodes`, `members`: what the agent knows, as tables or JSON.
 
-use std::collections::BTreeMap;
-
 use serde_json::Value;
 
 use super::{
@@ -19,13 +17,13 @@ pub(super) fn services(name: Option<&str>, args: &ApiArgs) -> Outcome {
         }
         None => {
             let answer = api.get("/v1/catalog/services?stale")?;
-            // With the registry out of reach an agent knows the checks of the services it holds only.
-            let checks = api.get("/v1/health/state/any?stale");
-            if let Err(Failure::Usage(why) | Failure::Failed(why)) = &checks {
-                super::complain(&format!("the checks are not known here now: {why}"));
+            // With the registry out of reach an agent knows the instances of the services it holds only.
+            let counts = api.get("/v1/muster/services?stale");
+            if let Err(Failure::Usage(why) | Failure::Failed(why)) = &counts {
+                super::complain(&format!("how the instances are is not known here now: {why}"));
             }
-            let rows = service_rows(&answer.body, checks.ok().map(|checks| checks.body).as_ref());
-            print(args, &answer, "no service is registered", &["SERVICE", "CHECKS", "TAGS"], rows)
+            let rows = service_rows(&answer.body, counts.ok().map(|counts| counts.body).as_ref());
+            print(args, &answer, "no service is registered", &["SERVICE", "INSTANCES", "TAGS"], rows)
         }
     }
 }
@@ -73,40 +71,49 @@ pub(super) fn instance_rows(body: &Value) -> Vec<Vec<String>> {
             let (node, service) = (&entry["Node"], &entry["Service"]);
             let own = text(service, "Address");
             let address = if own.is_empty() { text(node, "Address") } else { own };
-            let worst = list(&entry["Checks"]).iter().max_by_key(|check| severity(&text(check, "Status")));
-            let status = worst.map_or_else(|| "passing".into(), |check| text(check, "Status"));
-            let output = worst.filter(|_| status != "passing").map(|check| first_line(&text(check, "Output")));
+            let worst = list(&entry["Checks"]).iter().max_by_key(|check| severity(check));
+            let (status, output) = match worst {
+                None => ("passing".into(), String::new()),
+                // Who took it out said why.
+                Some(check) if is_maintenance(check) => ("maintenance".into(), first_line(&text(check, "Notes"))),
+                Some(check) => match text(check, "Status") {
+                    passing if passing == "passing" => (passing, String::new()),
+                    status => (status, first_line(&text(check, "Output"))),
+                },
+            };
             vec![
                 text(service, "ID"),
                 text(node, "Node"),
                 format!("{address}:{}", service["Port"].as_u64().unwrap_or(0)),
                 status,
                 tags(&service["Tags"]),
-                output.unwrap_or_default(),
+                output,
             ]
         })
         .collect()
 }
 
-fn service_rows(services: &Value, checks: Option<&Value>) -> Vec<Vec<String>> {
-    let mut counts: BTreeMap<String, BTreeMap<String, usize>> = BTreeMap::new();
-    for check in checks.into_iter().flat_map(list) {
-        *counts.entry(text(check, "ServiceName")).or_default().entry(text(check, "Status")).or_default() += 1;
-    }
+/// The states that an instance may be in, those that are sent traffic first.
+const STATES: [(&str, &str); 5] = [
+    ("Passing", "passing"),
+    ("Warning", "warning"),
+    ("Critical", "critical"),
+    ("Maintenance", "in maintenance"),
+    ("Draining", "draining"),
+];
+
+fn service_rows(services: &Value, counts: Option<&Value>) -> Vec<Vec<String>> {
+    let shown = |name: &str| {
+        let Some(counts) = counts else { return "unknown".to_owned() };
+        let count = |(key, word): &(&str, &str)| {
+            let count = counts[name][*key].as_u64().filter(|count| *count > 0)?;
+            Some(format!("{count} {word}"))
+        };
+        let each: Vec<String> = STATES.iter().filter_map(count).collect();
+        if each.is_empty() { "none".to_owned() } else { each.join(", ") }
+    };
     let services = services.as_object().into_iter().flatten();
-    services
-        .map(|(name, of)| {
-            let counted = counts.get(name).map(|by_status| {
-                let each = by_status.iter().map(|(status, count)| format!("{count} {status}"));
-                each.collect::<Vec<_>>().join(", ")
-            });
-            vec![
-                name.clone(),
-                counted.unwrap_or_else(|| if checks.is_some() { "none".into() } else { "unknown".into() }),
-                tags(of),
-            ]
-        })
-        .collect()
+    services.map(|(name, of)| vec![name.clone(), shown(name), tags(of)]).collect()
 }
 
 fn print(args: &ApiArgs, answer: &Answer, nothing: &str, head: &[&str], rows: Vec<Vec<String>>) -> Outcome {
@@ -119,12 +126,17 @@ fn print(args: &ApiArgs, answer: &Answer, nothing: &str, head: &[&str], rows: Ve
     if rows.is_empty() { say(nothing) } else { say(&table::render(head, rows)) }
 }
 
-fn severity(status: &str) -> u8 {
-    match status {
+fn severity(check: &Value) -> u8 {
+    match &*text(check, "Status") {
+        _ if is_maintenance(check) => 3,
         "passing" => 0,
         "warning" => 1,
         _ => 2,
     }
+}
+
+fn is_maintenance(check: &Value) -> bool {
+    check["Type"] == "maintenance"
 }
 
 fn first_line(output: &str) -> String {
@@ -141,4 +153,38 @@ fn text(value: &Value, key: &str) -> String {
 
 fn tags(value: &Value) -> String {
     list(value).iter().filter_map(Value::as_str).collect::<Vec<_>>().join(",")
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn what_is_out_of_service_says_why() {
+        let check = |status: &str, kind: &str, notes: &str, output: &str| json!({"Status": status, "Type": kind, "Notes": notes, "Output": output});
+        let shown = |checks: &[Value]| {
+            let rows = instance_rows(&json!([{"Node": {}, "Service": {}, "Checks": checks}]));
+            (rows[0][3].clone(), rows[0][5].clone())
+        };
+        let (passing, critical) =
+            (check("passing", "http", "n", "fine"), check("critical", "http", "n", "refused\nmore"));
+        let maintenance = check("critical", "maintenance", "disk swap", "");
+        assert_eq!(shown(&[]), ("passing".into(), String::new()));
+        assert_eq!(shown(std::slice::from_ref(&passing)), ("passing".into(), String::new()));
+        assert_eq!(shown(&[passing.clone(), critical.clone()]), ("critical".into(), "refused".into()));
+        assert_eq!(shown(&[critical, maintenance, passing]), ("maintenance".into(), "disk swap".into()));
+    }
+
+    #[test]
+    fn services_are_shown_by_their_instances() {
+        let services = json!({"db": [], "web": ["v1", "v2"], "none": []});
+        let counts = json!({"db": {"Passing": 0, "Maintenance": 1}, "web": {"Passing": 2, "Critical": 1}});
+        let rows = service_rows(&services, Some(&counts));
+        assert_eq!(rows[0], ["db", "1 in maintenance", ""]);
+        assert_eq!(rows[1], ["none", "none", ""]);
+        assert_eq!(rows[2], ["web", "2 passing, 1 critical", "v1,v2"]);
+        assert_eq!(service_rows(&services, None)[0][1], "unknown");
+    }
 }

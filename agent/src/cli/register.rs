@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use muster_catalog::{Proxy, Traffic};
+use muster_catalog::{Proxy, Status, Traffic};
 use serde_json::{Map, Value, json};
 
 use super::{ApiArgs, Failure, Outcome, client::Api, say};
@@ -29,7 +29,14 @@ pub(super) fn register(file: &Path, args: &ApiArgs) -> Outcome {
         registered.push(json!({"id": definition.id, "service": definition.name.as_str()}));
         if !args.json {
             let checks = definition.checks.len();
-            say(&format!("registered {} of service {} with {checks} check(s)", definition.id, definition.name))?;
+            let (id, name) = (&definition.id, &definition.name);
+            say(&format!("registered {id} of service {name} with {checks} check(s)"))?;
+            let waits =
+                definition.checks.iter().filter(|check| check.initial != Status::Passing && !check.probe.is_told());
+            if let Some(longest) = waits.map(|check| check.interval).max() {
+                let within = format_duration(longest);
+                say(&format!("  not passing before its first check, within {within}: see muster services {name}"))?;
+            }
         }
     }
     if args.json { say(&Value::from(registered).to_string()) } else { Ok(()) }

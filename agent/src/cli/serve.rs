@@ -7,7 +7,7 @@ use serde_json::json;
 use super::{DevArgs, Failure, Outcome, ServeArgs, complain};
 use crate::{
     app::{App, Bound, Ended, StartError, Stop},
-    config::{Config, LogConfig, LogFormat, Seconds, Unregistered},
+    config::{Config, ConfigError, LogConfig, LogFormat, Seconds, Unregistered},
     log::Log,
     reload::{Changes, Role},
     signals::{Asked, Hangup, Signals},
@@ -17,17 +17,19 @@ use crate::{
 const LINGER: std::time::Duration = std::time::Duration::from_secs(1);
 
 pub(super) fn dev(args: DevArgs) -> Outcome {
+    if let Some(services) = args.services.as_ref().filter(|services| !services.is_dir()) {
+        let why = "it is no directory: make it, or name another one";
+        return Err(Failure::Usage(format!("--services {}: {why}", services.display())));
+    }
     // Thrown away with the guard, unless the operator named a place.
     let (data, guard) = match &args.data {
         Some(path) => (path.clone(), None),
         None => {
-            let directory = ScratchDirectory::create().map_err(Failure::failed)?;
+            let directory = ScratchDirectory::create().map_err(Failure::Failed)?;
             (directory.0.clone(), Some(directory))
         }
     };
     let services = args.services.clone().unwrap_or_else(|| data.join("services.d"));
-    std::fs::create_dir_all(&services)
-        .map_err(|error| Failure::Usage(format!("--services {}: {error}", services.display())))?;
     let mut config = Config::default();
     // A newcomer's machine may have no name of its own; only one host is ever in this registry.
     let nameless = config.node_name().is_err();
@@ -44,12 +46,42 @@ pub(super) fn dev(args: DevArgs) -> Outcome {
     config.xds.unregistered = Unregistered::All;
     config.xds.http_listener = args.envoy_listener;
     config.log = LogConfig { filter: args.log, format: LogFormat::Text };
+    config.validate().map_err(|error| Failure::Usage(by_flag(StartError::Config(error)).to_string()))?;
     let (json, services) = (args.json, config.agent.services_dir.clone());
+    std::fs::create_dir_all(&services)
+        .map_err(|error| Failure::Usage(format!("--data {}: {error}", data.display())))?;
     let envoy = args.envoy_listener;
     let plan = Plan { config, json, file: None };
-    let outcome = run(plan, |config| Box::pin(App::dev(config)), |bound| welcome(bound, &services, &envoy));
+    let outcome = run(plan, |config| Box::pin(start_dev(config)), |bound| welcome(bound, &services, &envoy));
     drop(guard);
     outcome
+}
+
+async fn start_dev(config: &Config) -> Result<App, StartError> {
+    App::dev(config).await.map_err(by_flag)
+}
+
+/// Names the flag where the message names a key: `dev` reads no file.
+fn by_flag(error: StartError) -> StartError {
+    let flag = |key: &'static str| match key {
+        "node.name" => "--node",
+        "node.data_dir" => "--data",
+        "agent.services_dir" => "--services",
+        "http.listen" => "--http",
+        "dns.listen" => "--dns",
+        "xds.listen" => "--xds",
+        "xds.http_listener" => "--envoy-listener",
+        "registry.listen" => "--registry",
+        "log.filter" => "--log",
+        other => other,
+    };
+    match error {
+        StartError::Bind { what, address, key, source } => StartError::Bind { what, address, key: flag(key), source },
+        StartError::Config(ConfigError::Value { key, value, why }) => {
+            StartError::Config(ConfigError::Value { key: flag(key), value, why })
+        }
+        other => other,
+    }
 }
 
 pub(super) fn registry(args: &ServeArgs) -> Outcome {
@@ -226,10 +258,15 @@ fn welcome(bound: &Bound, services: &Path, envoy: &std::net::SocketAddr) -> Stri
 struct ScratchDirectory(std::path::PathBuf);
 
 impl ScratchDirectory {
-    fn create() -> std::io::Result<Self> {
+    fn create() -> Result<Self, String> {
         use std::os::unix::fs::DirBuilderExt;
-        let path = std::env::temp_dir().join(format!("muster-dev-{}", uuid::Uuid::new_v4()));
-        std::fs::DirBuilder::new().mode(0o700).create(&path)?;
+        let place = std::env::temp_dir();
+        let path = place.join(format!("muster-dev-{}", uuid::Uuid::new_v4()));
+        let made = std::fs::DirBuilder::new().mode(0o700).create(&path);
+        made.map_err(|error| {
+            let place = place.display();
+            format!("no directory can be made in {place}: {error}; set TMPDIR to another one, or keep the data with --data DIR")
+        })?;
         Ok(Self(path))
     }
 }

@@ -19,7 +19,15 @@ pub(super) fn validate(paths: &[PathBuf], config: Option<&Path>) -> Outcome {
     for path in paths {
         // What an operator names may be a pipe; in a directory a pipe is a mistake, and would wait for ever.
         let read = if path.is_dir() { definition::read_regular } else { definition::read };
-        for file in files(path)? {
+        let files = files(path)?;
+        if files.is_empty() {
+            problems.push(format!(
+                "{}: there is no definition in this directory: the agent takes up the files in it whose names end with \
+                 .toml and begin with no dot, and none of the directories below it",
+                path.display()
+            ));
+        }
+        for file in files {
             match read(&file) {
                 Ok(services) => {
                     let names: Vec<&str> = services.iter().map(|service| service.name.as_str()).collect();

@@ -164,7 +164,12 @@ const BAD: &[(&str, Option<usize>, &[&str])] = &[
     ("[service]\nname = \"my_web\"", Some(2), &["service.name", "'_' at position 3"]),
     ("[service]\nport = 80", Some(1), &["service.name", "is empty"]),
     ("[service]\nname = \"web\"\nprot = 80", Some(3), &["service.prot", "unknown field `prot`", "`port`"]),
-    ("[service]\nname = \"web\"\nport = 99999", Some(3), &["service.port", "99999", "u16"]),
+    ("[service]\nname = \"web\"\nport = 99999", Some(3), &["service.port", "99999", "65535"]),
+    (
+        "[service]\nname = \"web\"\nports = { http = \"x\" }",
+        Some(3),
+        &["service.ports.http", "expected a port number up to 65535, for example 8080"],
+    ),
     ("[service]\nname = \"web\"\nport = \"80\"", Some(3), &["service.port", "string", "\"80\""]),
     ("[service]\nname = \"web\"\nport = 0", Some(3), &["service.port", "0 is no port"]),
     ("[service]\nname = \"web\"\nport = 80\nname = \"x\"", Some(4), &["duplicate key"]),

@@ -7,6 +7,8 @@ use serde::{Deserialize, Serialize};
 use super::{CheckDefinition, ProxyText, ServiceDefinition, Thresholds, TrafficText, format_duration};
 use muster_catalog::{Status, Text};
 
+mod port_number;
+
 /// A service as written.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
@@ -27,9 +29,11 @@ pub struct ServiceText {
     pub tagged_addresses: BTreeMap<String, AddressText>,
     /// The only port.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[serde(deserialize_with = "port_number::one")]
     pub port: Option<u16>,
     /// Several named ports, instead of `port`.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    #[serde(deserialize_with = "port_number::named")]
     pub ports: BTreeMap<String, u16>,
     /// Which of several ports a client gets who names none.
     #[serde(skip_serializing_if = "Option::is_none")]

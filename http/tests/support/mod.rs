@@ -137,15 +137,20 @@ impl Catalog {
 
     /// An agent's push of one instance with one check.
     pub(crate) fn push(&self, node: &str, service: &str, tags: &[&str], status: Status) {
-        let sequence = self.sequence.fetch_add(1, Ordering::SeqCst) + 1;
         let mut check = check(node, &format!("service:{service}"), Some(service));
         check.status = status;
+        self.put(instance(node, service, tags), vec![check]);
+    }
+
+    /// An agent's push of one instance with these checks.
+    pub(crate) fn put(&self, instance: Instance, checks: Vec<Check>) {
+        let sequence = self.sequence.fetch_add(1, Ordering::SeqCst) + 1;
         let sync = NodeSync {
             writer: Writer { incarnation: 1, sequence },
-            node: self::node(node),
+            node: self::node(instance.node.as_str()),
             complete: false,
-            instances: vec![instance(node, service, tags)],
-            checks: vec![check],
+            instances: vec![instance],
+            checks,
             removed_instances: Vec::new(),
             removed_checks: Vec::new(),
         };
