@@ -34,6 +34,7 @@ mod router;
 mod server;
 mod shared;
 mod v1;
+mod wide;
 
 pub use port::Ports;
 pub use server::{Http, HttpConfig, HttpHandle};
