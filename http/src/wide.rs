@@ -28,7 +28,7 @@ use tokio::{
     time::{Instant, timeout_at},
 };
 
-use crate::{budget::PATIENCE, error::HttpError, made::Question};
+use crate::{budget::PATIENCE, error::HttpError, shared::Question};
 
 /// An answer and the JSON made of it. It goes with the last who makes JSON of it.
 pub(crate) struct Shown {

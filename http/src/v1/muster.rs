@@ -47,7 +47,7 @@ impl Counts {
 }
 
 /// All services with the states of their instances.
-pub(crate) async fn list_services(State(api): House, ask: Ask) -> Answer {
+pub(crate) async fn list_services(State(api): ApiState, ask: Ask) -> HandlerResult {
     // Of two tables no one index says which answer is newer: it is never waited for.
     let ask = Ask { index: 0, ..ask };
     // Instances first: one that comes to be before its checks are read is not there without them.
