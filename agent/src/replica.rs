@@ -14,9 +14,9 @@ use std::{
 
 use muster_catalog::{
     Freshness, Name, Node, Scope, ServiceLookup, Snapshot, SnapshotBuilder, Timestamp, Topic, View, Waiter, Waiters,
-    port::{BarrierError, BoxFuture, Consistency, Source, WideError, WideRead},
+    port::{BarrierError, BoxFuture, Consistency, Source, WideAnswer, WideError, WideRead},
 };
-use muster_registry::client::Client;
+use muster_registry::client::{Client, WideRows};
 use tokio::{
     sync::{Semaphore, mpsc, oneshot, watch},
     time::{Instant, timeout_at},
@@ -44,7 +44,8 @@ const BARRIER_PATIENCE: Duration = Duration::from_millis(2_500);
 /// How many readers may wait for the task to take their barrier; more are told at once that there is no leader.
 const BARRIER_QUEUE: usize = 16_384;
 
-/// Reads that a member answers at once, parked ones too: they share one connection, and each answer is held whole.
+/// Reads that a member answers at once, parked ones too: they share one connection. What their answers take is bounded
+/// by the client.
 const MAX_WIDE_READS: usize = 128;
 
 /// How long a write to this agent waits to be in its next read: it takes the agent as long as one more fold.
@@ -325,7 +326,7 @@ impl Source for Replica {
         })
     }
 
-    fn read_wide(&self, read: WideRead) -> BoxFuture<'_, Result<Arc<View>, WideError>> {
+    fn read_wide(&self, read: WideRead) -> BoxFuture<'_, Result<WideAnswer, WideError>> {
         Box::pin(async move {
             let refused = || {
                 let text = format!("{MAX_WIDE_READS} reads of what this agent does not hold are under way: ask again");
@@ -337,8 +338,9 @@ impl Source for Replica {
                 return Err(WideError::Refused(BarrierError::Refused(why).to_string()));
             }
             metrics::counter!("muster_agent_wide_reads_total").increment(1);
-            let snapshot = self.client.read(&read).await?;
-            Ok(Arc::new(View::new(Arc::new(snapshot), Freshness::Live)))
+            let WideRows { snapshot, held } = self.client.read(&read).await?;
+            let view = Arc::new(View::new(Arc::new(snapshot), Freshness::Live));
+            Ok(WideAnswer { view, held: Box::new(held) })
         })
     }
 

@@ -10,7 +10,7 @@ use crate::{Command, Name, Rejection, Topic, View, Waiter, Wide};
 pub type BoxFuture<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
 
 /// How current an answer has to be.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
 pub enum Consistency {
     /// At least all that the leader had committed when asked, as far as its lease goes.
     #[default]
@@ -43,6 +43,14 @@ pub struct WideRead {
     pub after: u64,
     /// How long to wait for it.
     pub wait: Duration,
+}
+
+/// The answer to such a read.
+pub struct WideAnswer {
+    /// The answer's rows and nothing else.
+    pub view: Arc<View>,
+    /// Counts what the View takes: to be dropped with it, and both as soon as may be.
+    pub held: Box<dyn Send + Sync>,
 }
 
 /// Why a read of more than the Scope holds has no answer. A part of one is never given.
@@ -82,9 +90,9 @@ pub trait Source: Send + Sync + 'static {
         let _ = service;
     }
 
-    /// Asks a member for what the Scope does not answer ([`crate::Scope::answers`]). The View has the answer's rows and
-    /// nothing else. A source that holds everything is never asked.
-    fn read_wide(&self, read: WideRead) -> BoxFuture<'_, Result<Arc<View>, WideError>> {
+    /// Asks a member for what the Scope does not answer ([`crate::Scope::answers`]). A source that holds everything is
+    /// never asked.
+    fn read_wide(&self, read: WideRead) -> BoxFuture<'_, Result<WideAnswer, WideError>> {
         Box::pin(async move { Err(WideError::Refused(format!("nobody can be asked for {:?} here", read.wide))) })
     }
 }

@@ -3,7 +3,7 @@
 use crate::{Check, Name, NodeEntry, Row, Scope, Snapshot, SnapshotRow, Status, Text, Topic, rows::instance_rows};
 
 /// A read of the whole catalog that no set answers.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub enum Wide {
     /// A node with all that stands on it.
     Node(Name),

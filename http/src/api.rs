@@ -19,6 +19,7 @@ use crate::{
     error::HttpError,
     made::Made,
     server::Ports,
+    wide::Flights,
 };
 
 /// What every handler shares.
@@ -30,6 +31,8 @@ pub(crate) struct Api {
     pub(crate) shutdown: CancellationToken,
     /// Answers made once for all parked reads that ask the same.
     pub(crate) made: Arc<Made>,
+    /// Reads that members answer.
+    pub(crate) flights: Flights,
     /// Answers on their way.
     pub(crate) answers: Arc<Answers>,
     /// Bodies on their way.
@@ -55,7 +58,8 @@ struct WrittenIndex {
 impl Api {
     pub(crate) fn new(ports: Ports, datacenter: String, limits: Limits, shutdown: CancellationToken) -> Self {
         let (answers, bodies) = (Answers::new(), Budget::new(BODY_BYTES));
-        Self { ports, datacenter, limits, shutdown, made: Arc::default(), answers, bodies, written: Mutex::default() }
+        let (made, flights) = (Arc::default(), Flights::new(ports.source.clone()));
+        Self { ports, datacenter, limits, shutdown, made, flights, answers, bodies, written: Mutex::default() }
     }
 
     /// Refuses another datacenter than ours; none, or an empty one, is ours.

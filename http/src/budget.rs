@@ -65,8 +65,11 @@ impl Answers {
 
     /// Makes an answer, and again once there is room for it. How large it is shows only when it is made; to wait with it
     /// in hand would cost what the limit is to save.
-    pub(crate) async fn make(&self, mut make: impl FnMut() -> Result<Bytes, HttpError>) -> Result<Bytes, HttpError> {
-        let deadline = Instant::now() + PATIENCE;
+    pub(crate) async fn make(
+        &self,
+        deadline: Instant,
+        mut make: impl FnMut() -> Result<Bytes, HttpError>,
+    ) -> Result<Bytes, HttpError> {
         loop {
             match make() {
                 Err(HttpError::CrowdedAnswers(NoRoom { bytes })) if self.budget(bytes).has_room(deadline).await => {}
@@ -192,7 +195,7 @@ mod tests {
         let answers = Answers::new();
         let large = answers.count(vec![0; LARGE_ANSWERS]).unwrap();
         let make = || answers.count(vec![0; SMALL + 1]).map_err(HttpError::CrowdedAnswers);
-        let refused = answers.make(make).await;
+        let refused = answers.make(Instant::now() + PATIENCE, make).await;
         assert!(matches!(refused, Err(HttpError::CrowdedAnswers(_))), "nobody waits for ever");
         let mut small = Vec::new();
         while let Ok(one) = answers.count(vec![0; SMALL]) {
@@ -200,7 +203,7 @@ mod tests {
         }
         assert_eq!(small.len(), SMALL_ANSWERS / SMALL, "they are bounded too");
         assert_eq!(answers.count(vec![0; UNCOUNTED]).unwrap().len(), UNCOUNTED, "the smallest are always made");
-        let mut waiting = Box::pin(answers.make(make));
+        let mut waiting = Box::pin(answers.make(Instant::now() + PATIENCE, make));
         assert!(waiting.as_mut().now_or_never().is_none(), "full");
         drop(large);
         assert_eq!(waiting.await.unwrap().len(), SMALL + 1);

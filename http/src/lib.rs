@@ -33,5 +33,6 @@ mod reading;
 mod router;
 mod server;
 mod v1;
+mod wide;
 
 pub use server::{Http, HttpConfig, HttpHandle, Ports};

@@ -18,7 +18,7 @@ use rand::Rng;
 use serde::Serialize;
 use tokio::time::Instant;
 
-use crate::{api::Api, ask::Ask, error::HttpError, made::Made};
+use crate::{api::Api, ask::Ask, budget::PATIENCE, error::HttpError, made::Made, wide::Shown};
 
 /// The version of the answer, for the next `?index`.
 pub(crate) const INDEX: HeaderName = HeaderName::from_static("x-consul-index");
@@ -46,6 +46,8 @@ pub(crate) struct Reading {
     consistency: Consistency,
     parked: bool,
     made: Arc<Made>,
+    /// Where a member answered it.
+    shown: Option<Arc<Shown>>,
 }
 
 /// Marks an answer that was waited for: its duration says nothing of the server.
@@ -70,7 +72,7 @@ impl Api {
             return Err(self.ports.source.refusal().map_or_else(lost, BarrierError::Refused).into());
         }
         let index = index_of(&view.local).max(1);
-        Ok(Reading { view, index, consistency, parked, made: self.made.clone() })
+        Ok(Reading { view, index, consistency, parked, made: self.made.clone(), shown: None })
     }
 
     /// Like `read`, for the instances of a service, which are fetched when they lie outside the replica's Scope.
@@ -107,12 +109,13 @@ impl Api {
         let _parked = parked.then(|| ParkedGauge::new(ask));
         let wait = ask.wait + jitter(ask.wait);
         let read = WideRead { wide: wide.clone(), consistency, after: ask.index, wait };
-        let view = tokio::select! {
-            view = source.read_wide(read) => view?,
+        let shown = tokio::select! {
+            shown = self.flights.read(read) => shown?,
             () = self.shutdown.cancelled() => return Err(HttpError::NoLeader("the agent is stopping".into())),
         };
+        let (view, made) = (shown.view.clone(), self.made.clone());
         let index = wide.index(&view.local).max(1);
-        Ok(Reading { view, index, consistency, parked, made: self.made.clone() })
+        Ok(Reading { view, index, consistency, parked, made, shown: Some(shown) })
     }
 
     async fn hold(&self, name: &Name) {
@@ -195,10 +198,26 @@ impl Api {
 }
 
 impl Reading {
-    /// The answer as JSON, with the headers that say how current it is. Parked reads of one question that wake
-    /// together share the body that the first of them makes.
+    /// The answer as JSON, with the headers that say how current it is.
     pub(crate) async fn answer<T: Serialize>(&self, ask: &Ask, body: impl Fn() -> T) -> Result<Response, HttpError> {
-        let text = when_there_is_room(ask, || {
+        let text = match &self.shown {
+            Some(shown) => {
+                let make = || shown.aside(|| to_text(ask, &body()));
+                shown.text(&ask.question, |deadline| when_there_is_room(ask, deadline, make)).await?
+            }
+            None => self.make(ask, body).await?,
+        };
+        let mut response = json_response(text);
+        self.set_headers(response.headers_mut(), now());
+        if self.parked {
+            response.extensions_mut().insert(Parked);
+        }
+        Ok(response)
+    }
+
+    /// Parked reads of one question that wake together share the body that the first of them makes.
+    async fn make<T: Serialize>(&self, ask: &Ask, body: impl Fn() -> T) -> Result<Bytes, HttpError> {
+        let make = || {
             if let Some(text) = self.parked.then(|| self.made.find(&self.view, &ask.question)).flatten() {
                 return Ok(text);
             }
@@ -207,14 +226,8 @@ impl Reading {
                 self.made.keep(&self.view, ask.question.clone(), &text);
             }
             Ok(text)
-        });
-        let text = text.await?;
-        let mut response = json_response(text);
-        self.set_headers(response.headers_mut(), now());
-        if self.parked {
-            response.extensions_mut().insert(Parked);
-        }
-        Ok(response)
+        };
+        when_there_is_room(ask, Instant::now() + PATIENCE, make).await
     }
 
     fn set_headers(&self, headers: &mut HeaderMap, now: Timestamp) {
@@ -238,12 +251,17 @@ impl Reading {
 
 /// What may be large, as JSON, made once there is room for it.
 pub(crate) async fn large_json<T: Serialize>(ask: &Ask, body: impl Fn() -> T) -> Result<Response, HttpError> {
-    Ok(json_response(when_there_is_room(ask, || to_text(ask, &body())).await?))
+    let make = || to_text(ask, &body());
+    Ok(json_response(when_there_is_room(ask, Instant::now() + PATIENCE, make).await?))
 }
 
-async fn when_there_is_room(ask: &Ask, mut make: impl FnMut() -> Result<Bytes, HttpError>) -> Result<Bytes, HttpError> {
+async fn when_there_is_room(
+    ask: &Ask,
+    deadline: Instant,
+    mut make: impl FnMut() -> Result<Bytes, HttpError>,
+) -> Result<Bytes, HttpError> {
     match &ask.answers {
-        Some(answers) => answers.make(make).await,
+        Some(answers) => answers.make(deadline, make).await,
         None => make(),
     }
 }

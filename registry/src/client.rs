@@ -9,6 +9,7 @@ mod brakes;
 mod connection;
 mod members;
 mod read;
+mod room;
 mod size;
 pub(crate) mod watch;
 mod write;
@@ -23,6 +24,8 @@ pub use backup::TakeError;
 pub use brakes::{HeldExpiry, HeldNode, SharedTrait};
 pub use connection::ConnectError;
 pub use members::{MemberHealth, RegistryStatus};
+pub use read::WideRows;
+pub use room::Held;
 pub use size::{check_bytes, instance_bytes};
 pub use watch::{Hello, WatchError, WatchEvent, WatchSender, WatchStream};
 
@@ -57,11 +60,12 @@ impl ClientConfig {
     }
 }
 
-/// A client of the registry. Cloning it shares the connection, and the messages that writes travel in.
+/// A client of the registry. Cloning it shares the connection, the messages that writes travel in, and the room for answers.
 #[derive(Debug, Clone)]
 pub struct Client {
     connections: Arc<Connections>,
     writes: Arc<batch::Writes>,
+    room: Arc<room::Room>,
 }
 
 /// What the leader said to a renewal.
@@ -99,7 +103,13 @@ impl CallError {
 impl Client {
     /// A client that connects when it is first used.
     pub fn new(config: ClientConfig) -> Self {
-        Self { connections: Arc::new(Connections::new(config)), writes: Arc::default() }
+        Self { connections: Arc::new(Connections::new(config)), writes: Arc::default(), room: room::Room::new() }
+    }
+
+    /// With so much room for answers, in bytes, and so much patience for it.
+    #[cfg(test)]
+    pub(crate) fn with_room(self, limit: usize, patience: Duration) -> Self {
+        Self { room: room::Room::with(limit, patience), ..self }
     }
 
     /// Looks for the registry at these members too, besides the configured ones: it named them itself.

@@ -17,7 +17,7 @@ use muster_catalog::{
     Address, Check, CheckId, CheckKind, Command, Entry, Freshness, Instance, InstanceId, Meta, Name, Node, NodeSync,
     Origin, Port, Proposal, Scope, Snapshot, SnapshotBuilder, Status, Text, Timestamp, Topic, View, Waiter, Waiters,
     Weights, Writer, decide,
-    port::{BarrierError, BoxFuture, Consistency, Sink, Source, SubmitError, WideError, WideRead, Written},
+    port::{BarrierError, BoxFuture, Consistency, Sink, Source, SubmitError, WideAnswer, WideError, WideRead, Written},
     project_snapshot,
 };
 use muster_http::{
@@ -28,7 +28,10 @@ use muster_http::{
     },
 };
 use serde_json::Value;
-use tokio::net::{TcpListener, TcpStream};
+use tokio::{
+    net::{TcpListener, TcpStream},
+    sync::Semaphore,
+};
 use tokio_util::sync::CancellationToken;
 
 /// How long a condition may take to come true before a test gives up.
@@ -49,6 +52,12 @@ pub(crate) struct Catalog {
     /// Every service that a reader used.
     pub(crate) used: Mutex<Vec<Name>>,
     decided: Mutex<Arc<Snapshot>>,
+    /// Reads that a member was asked for.
+    pub(crate) wide_reads: AtomicU64,
+    /// Views of such answers that are still held.
+    pub(crate) wide_views: Arc<AtomicU64>,
+    /// A permit lets an answer through that a member has made.
+    pub(crate) answers: Semaphore,
 }
 
 impl Catalog {
@@ -65,6 +74,9 @@ impl Catalog {
             scope: Mutex::new(Scope::All),
             used: Mutex::default(),
             decided: Mutex::default(),
+            wide_reads: AtomicU64::new(0),
+            wide_views: Arc::default(),
+            answers: Semaphore::new(Semaphore::MAX_PERMITS),
         }
     }
 
@@ -185,16 +197,46 @@ impl Source for Catalog {
         self.used.lock().unwrap().push(service.clone());
     }
 
-    fn read_wide(&self, read: WideRead) -> BoxFuture<'_, Result<Arc<View>, WideError>> {
+    fn read_wide(&self, read: WideRead) -> BoxFuture<'_, Result<WideAnswer, WideError>> {
         Box::pin(async move {
+            self.wide_reads.fetch_add(1, Ordering::SeqCst);
             if !self.leader.load(Ordering::SeqCst) {
                 return Err(WideError::Unreachable("no member answered".into()));
             }
+            let decided = || self.decided.lock().unwrap().clone();
+            let newer = async {
+                loop {
+                    let moved = self.waiters.subscribe(read.wide.topic());
+                    if read.after == 0 || read.wide.index(&decided()) > read.after {
+                        return;
+                    }
+                    moved.await;
+                }
+            };
+            let _ = tokio::time::timeout(read.wait, newer).await;
+            let full = decided();
+            let _on_its_way = self.answers.acquire().await.unwrap();
             let mut builder = SnapshotBuilder::new(Scope::Services { names: Default::default(), node: None });
-            let full = self.decided.lock().unwrap().clone();
             read.wide.rows(&full).for_each(|row| builder.push(row));
-            Ok(Arc::new(View::new(Arc::new(builder.finish()), Freshness::Live)))
+            let view = Arc::new(View::new(Arc::new(builder.finish()), Freshness::Live));
+            let held = Box::new(CountedView::new(self.wide_views.clone()));
+            Ok(WideAnswer { view, held })
         })
+    }
+}
+
+struct CountedView(Arc<AtomicU64>);
+
+impl CountedView {
+    fn new(all: Arc<AtomicU64>) -> Self {
+        all.fetch_add(1, Ordering::SeqCst);
+        Self(all)
+    }
+}
+
+impl Drop for CountedView {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::SeqCst);
     }
 }
 

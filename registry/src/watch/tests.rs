@@ -200,18 +200,18 @@ async fn a_wide_read_is_as_current_as_asked_and_waits_for_what_is_newer() {
     let read =
         |wide: Wide, after| WideRead { wide, consistency: Consistency::Lease, after, wait: Duration::from_secs(20) };
     let node = Wide::Node(Name::lookup("A"));
-    let answer = other.read(&read(node.clone(), 0)).await.unwrap();
+    let answer = other.read(&read(node.clone(), 0)).await.unwrap().snapshot;
     assert_eq!((answer.instance_count(), node.index(&answer)), (1, first.index));
     registry.cluster.lag(2, true);
     leader.submit(push("a", 2, &["web", "db"])).await.unwrap();
     let stale = WideRead { consistency: Consistency::Stale, ..read(node.clone(), 0) };
-    assert_eq!(other.read(&stale).await.unwrap().instance_count(), 1, "what that member knows");
+    assert_eq!(other.read(&stale).await.unwrap().snapshot.instance_count(), 1, "what that member knows");
     let current = read(node.clone(), 0);
     let (current, ()) = tokio::join!(other.read(&current), async {
         tokio::task::yield_now().await;
         registry.cluster.lag(2, false);
     });
-    let current = current.unwrap();
+    let current = current.unwrap().snapshot;
     assert_eq!(current.instance_count(), 2, "what was committed before it asked");
     // Parked, it hears of its own node and not of another.
     let parked = read(node.clone(), node.index(&current));
@@ -219,11 +219,37 @@ async fn a_wide_read_is_as_current_as_asked_and_waits_for_what_is_newer() {
         leader.submit(push("b", 1, &["web"])).await.unwrap();
         leader.submit(push("a", 3, &["web"])).await.unwrap()
     });
-    assert_eq!(node.index(&answer.unwrap()), last.index);
-    let checks = other.read(&read(Wide::Checks(None), 0)).await.unwrap();
+    assert_eq!(node.index(&answer.unwrap().snapshot), last.index);
+    let checks = other.read(&read(Wide::Checks(None), 0)).await.unwrap().snapshot;
     assert_eq!((checks.node_count(), checks.instance_count()), (2, 0), "each node has its liveness check");
     let instances = Wide::Instances(vec![("rack".into(), "1".into())]);
-    assert_eq!(other.read(&read(instances, 0)).await.unwrap().node_count(), 0);
+    assert_eq!(other.read(&read(instances, 0)).await.unwrap().snapshot.node_count(), 0);
+}
+
+#[tokio::test]
+async fn large_answers_wait_for_room_and_small_ones_do_not() {
+    let registry = TestRegistry::start_quiet(1).await;
+    let names: Vec<String> = (0..1_500).map(|number| format!("service-with-some-name-{number}")).collect();
+    let names: Vec<&str> = names.iter().map(String::as_str).collect();
+    registry.client([0]).submit(push("a", 1, &names)).await.unwrap();
+    registry.client([0]).submit(push("b", 1, &["web"])).await.unwrap();
+    let client = registry.client([0]).with_room(1, Duration::from_millis(300));
+    let read = |wide| WideRead { wide, consistency: Consistency::Lease, after: 0, wait: Duration::ZERO };
+    let (large, small) = (read(Wide::Node(Name::lookup("a"))), read(Wide::Node(Name::lookup("b"))));
+    let first = client.read(&large).await.unwrap();
+    let refused = client.read(&large).await.unwrap_err();
+    assert!(
+        matches!(&refused, WideError::Refused(why) if why.contains("agent.replica = \"all\"")),
+        "no more than one beyond the limit: {refused:?}"
+    );
+    assert_eq!(client.read(&small).await.unwrap().snapshot.instance_count(), 1, "small ones go on");
+    let client = client.with_room(1, Duration::from_secs(20));
+    let held = (first, client.read(&large).await.unwrap());
+    let (second, ()) = tokio::join!(client.read(&large), async {
+        tokio::task::yield_now().await;
+        drop(held);
+    });
+    assert_eq!(second.unwrap().snapshot.instance_count(), names.len());
 }
 
 #[tokio::test]
