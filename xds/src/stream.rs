@@ -2,7 +2,6 @@
 
 use std::{convert::Infallible, net::SocketAddr, time::Duration};
 
-use envoy_types::pb::envoy::config::core::v3::Node;
 use tokio::{sync::mpsc, time::Instant};
 use tokio_util::sync::CancellationToken;
 use tonic::{Status, Streaming};
@@ -12,6 +11,7 @@ use crate::{
     budget::{Account, NoRoom},
     connection::Hold,
     publisher::Published,
+    request::Node,
     resource::{ResourceKind, Resources},
     roster::{Place, Rejected},
     subscription::{Request, RequestError, Subscriptions, Verdict},
