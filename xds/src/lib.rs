@@ -4,7 +4,7 @@
 //! (`subscription`); the order in which a change is told, so that nothing is routed to what is not there yet.
 //!
 //! **Deliberately does not**: check health (it passes on what the catalog says), read the catalog per stream, keep
-//! anything per node id, or send a time to live.
+//! anything per node id but which were registered proxies, or send a time to live.
 //!
 //! The flow:
 //!
@@ -23,6 +23,7 @@ mod config;
 mod connection;
 mod kind;
 mod publisher;
+mod request;
 mod resource;
 mod roster;
 mod server;

@@ -24,6 +24,9 @@ const MAX_HOLDS: usize = 64;
 /// below the time after which a replica lets go of what is not used.
 const RENEWAL: Duration = Duration::from_secs(10);
 
+/// How many ids of proxies are remembered: far more than a host has.
+const MAX_KNOWN: usize = 4_096;
+
 /// What everyone is served at one moment.
 #[derive(Debug)]
 pub(crate) struct Served {
@@ -33,11 +36,28 @@ pub(crate) struct Served {
     pub(crate) proxies: Audience,
     /// Registered proxies that wait until their upstreams are here.
     pub(crate) expected: BTreeSet<Text>,
+    /// Ids under which a proxy is registered, or was: they are never taken for any client. A proxy that is registered anew,
+    /// or whose definition is away for a moment, would lose its listeners.
+    pub(crate) known: Arc<BTreeSet<Text>>,
 }
 
 impl Served {
     fn new(all: Arc<Resources>, proxies: Audience, expected: BTreeSet<Text>, serves_all: bool) -> Self {
-        Self { all: serves_all.then_some(all), proxies, expected }
+        Self { all: serves_all.then_some(all), proxies, expected, known: Arc::default() }
+    }
+
+    /// Remembers who is registered now. Where they are too many over time, those who are not any more are forgotten.
+    fn remembered(mut self, known: &mut Arc<BTreeSet<Text>>) -> Self {
+        let registered = || self.proxies.keys().chain(&self.expected);
+        if !registered().all(|id| known.contains(id)) {
+            let known = Arc::make_mut(known);
+            if known.len() >= MAX_KNOWN {
+                known.clear();
+            }
+            known.extend(registered().cloned());
+        }
+        self.known = known.clone();
+        self
     }
 
     fn is_same(&self, other: &Self) -> bool {
@@ -68,7 +88,7 @@ pub(crate) async fn publish(
     stop: CancellationToken,
     serves_all: bool,
 ) {
-    let mut proxies = Proxies::default();
+    let (mut proxies, mut known) = (Proxies::default(), Arc::default());
     loop {
         if published.receiver_count() <= UNUSED {
             // Looked at when something changed: what was published is old now, and the next stream is not shown it.
@@ -96,6 +116,7 @@ pub(crate) async fn publish(
                 not_held.extend(translation.not_held);
             }
             let next = Served::new(translation.resources, update.audience, update.expected, serves_all);
+            let next = next.remembered(&mut known);
             published.send_if_modified(|current| {
                 let is_new = current.as_ref().is_none_or(|current| !current.is_same(&next));
                 if is_new {
@@ -148,5 +169,25 @@ mod tests {
             fold(&mut snapshot, vec![put(instance("n1", "new", &format!("for-{serves_all}"), 80))]);
             assert_eq!(!serve(&snapshot).is_same(&before), wakes, "unregistered ones are served: {serves_all}");
         }
+    }
+
+    #[test]
+    fn proxies_are_remembered_until_they_are_too_many() {
+        let translator = &mut Translator::new(XdsConfig::default());
+        let all = translator.translate(&view(&with_nodes())).resources;
+        let mut known = Arc::default();
+        let mut serve = |ids: &[&str]| {
+            let (last, rest) = ids.split_last().unwrap();
+            let audience = rest.iter().map(|id| (Text::from(*id), all.clone())).collect();
+            Served::new(all.clone(), audience, [Text::from(*last)].into(), true).remembered(&mut known).known
+        };
+        let first = serve(&["served", "awaited"]);
+        assert!(Arc::ptr_eq(&serve(&["awaited"]), &first), "nobody new is no work");
+        for number in 2..MAX_KNOWN {
+            serve(&[&format!("proxy-{number}")]);
+        }
+        assert!(["served", "awaited"].iter().all(|id| serve(&["served"]).contains(*id)));
+        let known = serve(&["served", "new"]);
+        assert_eq!(known.iter().map(|id| &**id).collect::<Vec<_>>(), ["new", "served"]);
     }
 }

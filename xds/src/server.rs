@@ -1,11 +1,14 @@
 //! The gRPC server: aggregated discovery in both variants on one listener.
 
-use std::{net::SocketAddr, sync::Arc, time::Duration};
-
-use envoy_types::pb::envoy::service::discovery::v3::{
-    DeltaDiscoveryRequest, DeltaDiscoveryResponse, DiscoveryRequest, DiscoveryResponse,
-    aggregated_discovery_service_server::{AggregatedDiscoveryService, AggregatedDiscoveryServiceServer},
+use std::{
+    convert::Infallible,
+    net::SocketAddr,
+    sync::Arc,
+    task::{Context, Poll},
+    time::Duration,
 };
+
+use futures_util::future::{BoxFuture, ready};
 use http_body_util::BodyExt;
 use muster_catalog::port::Source;
 use tokio::{
@@ -15,8 +18,14 @@ use tokio::{
 };
 use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
-use tonic::{Request, Response, Status, Streaming, body::Body, codegen::http, transport::server::Server};
-use tower::util::MapRequestLayer;
+use tonic::{
+    Request, Response, Status, Streaming,
+    body::Body,
+    codegen::http,
+    server::{Grpc, NamedService},
+    transport::server::Server,
+};
+use tower::{service_fn, util::MapRequestLayer};
 use tracing::info;
 
 use crate::{
@@ -25,6 +34,7 @@ use crate::{
     connection::{self, Caller},
     kind::ResourceKind,
     publisher::{Published, publish},
+    request::{DeltaDiscoveryRequest, DiscoveryRequest, RequestCodec},
     roster::{ProxyStatus, Roster},
     stream::StreamTask,
     translate::Translator,
@@ -34,8 +44,8 @@ use crate::{
 /// Room for one push of each kind: more are never under way, since each waits for its answer.
 const OUTBOUND: usize = ResourceKind::ALL.len();
 
-/// The longest request: 65,536 names of 63 bytes, or of 40 with as many versions on a reconnect. What is decoded from it may
-/// be twelve times as large for a moment.
+/// The longest request: 65,536 names of 63 bytes, or of 40 with as many versions on a reconnect. What is read of it
+/// is not much larger, whatever it is made of: see [`RequestCodec`].
 const MAX_REQUEST_BYTES: usize = 8 << 20;
 
 /// How much of a stream may come before its task takes it, in bytes: the smallest that HTTP/2 begins with, and more than
@@ -152,7 +162,6 @@ impl Xds {
         let serves_all = config.unregistered == Unregistered::All;
         let publishing = publish(Translator::new(config), source, sender, opened, stop.clone(), serves_all);
         let publisher = tokio::spawn(publishing);
-        let service = AggregatedDiscoveryServiceServer::new(service).max_decoding_message_size(MAX_REQUEST_BYTES);
         let budget = Budget::default();
         let server = Server::builder()
             .layer(MapRequestLayer::new(move |request| count(request, budget.open())))
@@ -181,6 +190,8 @@ fn count(request: http::Request<Body>, account: Account) -> http::Request<Body> 
     request
 }
 
+/// Aggregated discovery. What is generated for it would read requests as a whole, with what is not used of them.
+#[derive(Clone)]
 struct Service {
     published: Published,
     opened: Arc<Notify>,
@@ -216,25 +227,33 @@ impl Service {
         self.streams.spawn(task.run());
         Ok(Response::new(ReceiverStream::new(pushes)))
     }
+
+    async fn answer<W: Wire>(self, request: http::Request<Body>) -> Result<http::Response<Body>, Infallible> {
+        let mut grpc = Grpc::new(RequestCodec::<W>::default()).max_decoding_message_size(MAX_REQUEST_BYTES);
+        Ok(grpc.streaming(service_fn(|request| ready(self.open::<W>(request))), request).await)
+    }
 }
 
-#[tonic::async_trait]
-impl AggregatedDiscoveryService for Service {
-    type StreamAggregatedResourcesStream = Outbound<DiscoveryResponse>;
-    type DeltaAggregatedResourcesStream = Outbound<DeltaDiscoveryResponse>;
+impl NamedService for Service {
+    const NAME: &'static str = "envoy.service.discovery.v3.AggregatedDiscoveryService";
+}
 
-    async fn stream_aggregated_resources(
-        &self,
-        request: Request<Streaming<DiscoveryRequest>>,
-    ) -> Result<Response<Self::StreamAggregatedResourcesStream>, Status> {
-        self.open(request)
+impl tower::Service<http::Request<Body>> for Service {
+    type Response = http::Response<Body>;
+    type Error = Infallible;
+    type Future = BoxFuture<'static, Result<Self::Response, Infallible>>;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
+        Poll::Ready(Ok(()))
     }
 
-    async fn delta_aggregated_resources(
-        &self,
-        request: Request<Streaming<DeltaDiscoveryRequest>>,
-    ) -> Result<Response<Self::DeltaAggregatedResourcesStream>, Status> {
-        self.open(request)
+    fn call(&mut self, request: http::Request<Body>) -> Self::Future {
+        let service = self.clone();
+        match request.uri().path() {
+            DiscoveryRequest::PATH => Box::pin(service.answer::<DiscoveryRequest>(request)),
+            DeltaDiscoveryRequest::PATH => Box::pin(service.answer::<DeltaDiscoveryRequest>(request)),
+            _ => Box::pin(ready(Ok(Status::unimplemented("there is no such method").into_http()))),
+        }
     }
 }
 

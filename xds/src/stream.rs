@@ -2,7 +2,6 @@
 
 use std::{convert::Infallible, net::SocketAddr, time::Duration};
 
-use envoy_types::pb::envoy::config::core::v3::Node;
 use tokio::{sync::mpsc, time::Instant};
 use tokio_util::sync::CancellationToken;
 use tonic::{Status, Streaming};
@@ -13,6 +12,7 @@ use crate::{
     connection::Hold,
     kind::{KindMap, ResourceKind},
     publisher::Published,
+    request::Node,
     resource::Resources,
     roster::{Place, Rejected},
     subscription::{Request, RequestError, Subscriptions, Verdict},
@@ -142,7 +142,8 @@ impl<W: Wire> StreamTask<W> {
             let (resources, is_registered) = match (served.proxies.get(node_id), &served.all) {
                 (Some(resources), _) => (resources, true),
                 (None, _) if served.expected.contains(node_id) => continue,
-                (None, Some(all)) => (all, false),
+                (None, Some(all)) if was_registered != Some(true) && !served.known.contains(node_id) => (all, false),
+                (None, Some(_)) => return Err(End::Refused(no_proxy_any_more(node_id))),
                 (None, None) => return Err(End::Refused(no_proxy(node_id))),
             };
             if was_registered.replace(is_registered).is_some_and(|was| was != is_registered) {
@@ -240,9 +241,22 @@ impl<W: Wire> StreamTask<W> {
 
 /// Known only once the catalog is: until then the client waits.
 fn no_proxy(node_id: &str) -> Status {
-    let id: String = node_id.chars().take(64).collect();
+    let id = shown(node_id);
     Status::permission_denied(format!(
         "node id {id:?} is no registered proxy of this agent's node: register it with [service.proxy] under this id, or \
          set xds.unregistered = \"all\" to serve all services to such"
     ))
+}
+
+/// It goes on with what it was sent. All services would be a change of all that it does.
+fn no_proxy_any_more(node_id: &str) -> Status {
+    let id = shown(node_id);
+    Status::permission_denied(format!(
+        "node id {id:?} was a registered proxy of this agent's node and is none any more: register it with \
+         [service.proxy] under this id, or give the client another node.id to serve all services to it"
+    ))
+}
+
+fn shown(node_id: &str) -> String {
+    node_id.chars().take(64).collect()
 }

@@ -2,29 +2,26 @@
 
 use std::sync::Arc;
 
-use envoy_types::pb::{
-    envoy::{
-        config::core::v3::Node,
-        service::discovery::v3::{
-            self as discovery, DeltaDiscoveryRequest, DeltaDiscoveryResponse, DiscoveryRequest, DiscoveryResponse,
-        },
-    },
-    google::rpc,
-};
+use envoy_types::pb::envoy::service::discovery::v3::{self as discovery, DeltaDiscoveryResponse, DiscoveryResponse};
+use prost::Message;
 
 use crate::{
     kind::ResourceKind,
+    request::{DeltaDiscoveryRequest, DiscoveryRequest, Node, Reason},
     resource::Resource,
     subscription::{Asked, Push, Request, Variant},
 };
 
 /// A variant of the protocol on the wire.
-pub(crate) trait Wire: Sized + Send + 'static {
+pub(crate) trait Wire: Message + Default + Send + 'static {
     /// What its server sends.
-    type Response: Send + 'static;
+    type Response: Message + Send + 'static;
 
     /// Which it is.
     const VARIANT: Variant;
+
+    /// Where it is called.
+    const PATH: &str;
 
     /// The client, on the first request of a stream.
     fn take_node(&mut self) -> Option<Node>;
@@ -39,6 +36,7 @@ pub(crate) trait Wire: Sized + Send + 'static {
 impl Wire for DiscoveryRequest {
     type Response = DiscoveryResponse;
     const VARIANT: Variant = Variant::Sotw;
+    const PATH: &str = "/envoy.service.discovery.v3.AggregatedDiscoveryService/StreamAggregatedResources";
 
     fn take_node(&mut self) -> Option<Node> {
         self.node.take()
@@ -64,6 +62,7 @@ impl Wire for DiscoveryRequest {
 impl Wire for DeltaDiscoveryRequest {
     type Response = DeltaDiscoveryResponse;
     const VARIANT: Variant = Variant::Delta;
+    const PATH: &str = "/envoy.service.discovery.v3.AggregatedDiscoveryService/DeltaAggregatedResources";
 
     fn take_node(&mut self) -> Option<Node> {
         self.node.take()
@@ -101,6 +100,6 @@ fn delta_resource(resource: &Arc<Resource>) -> discovery::Resource {
 }
 
 /// A rejection without words is one too.
-fn reason(status: rpc::Status) -> String {
-    if status.message.is_empty() { format!("no reason given (code {})", status.code) } else { status.message }
+fn reason(reason: Reason) -> String {
+    if reason.message.is_empty() { format!("no reason given (code {})", reason.code) } else { reason.message }
 }

@@ -246,29 +246,65 @@ async fn who_is_no_registered_proxy_is_refused_with_the_setting_that_lets_it_in(
     assert_eq!(nameless.outcome().await.unwrap_err().code(), Code::InvalidArgument);
 }
 
+/// A row of a proxy with the id `proxy-1`, which calls `db`.
+fn proxy_row() -> Instance {
+    let listen = Some("127.0.0.1:9001".parse().unwrap());
+    let upstream = Upstream { service: Name::lookup("db"), listen, protocol: Protocol::Tcp, connect_timeout: None };
+    let upstreams = vec![upstream];
+    let proxy = Proxy { service: Name::lookup("web"), instance: None, inbound: None, http_listener: None, upstreams };
+    Instance { id: "proxy-1".into(), proxy: Some(Arc::new(proxy)), ..instance("web-proxy", 20_000) }
+}
+
+/// The names of clusters that a client is served first, under this node id.
+async fn first_clusters(handle: &XdsHandle, node_id: &str) -> Result<Vec<String>, Status> {
+    let mut client = sotw(handle).await;
+    let node = Some(Node { id: node_id.into(), ..Default::default() });
+    client.send(DiscoveryRequest { node, ..state(CDS, &[], "") }).await;
+    client.outcome().await.map(|push| cluster_names(&push))
+}
+
+fn cluster_names(push: &DiscoveryResponse) -> Vec<String> {
+    push.resources.iter().map(|any| Cluster::decode(&*any.value).unwrap().name).collect()
+}
+
 #[tokio::test]
 async fn a_registered_proxy_is_served_its_upstreams_until_it_is_deregistered() {
     let node = Some(Name::lookup("n1"));
     let config = XdsConfig { unregistered: Unregistered::None, node, ..config() };
     let source = FakeSource::loaded();
-    let listen = Some("127.0.0.1:9001".parse().unwrap());
-    let upstream = Upstream { service: Name::lookup("db"), listen, protocol: Protocol::Tcp, connect_timeout: None };
-    let upstreams = vec![upstream];
-    let proxy = Proxy { service: Name::lookup("web"), instance: None, inbound: None, http_listener: None, upstreams };
-    let row = Instance { id: "proxy-1".into(), proxy: Some(Arc::new(proxy)), ..instance("web-proxy", 20_000) };
-    source.edit(vec![put(row), put(instance("db", 5432)), put(instance("other", 80))]);
+    source.edit(vec![put(proxy_row()), put(instance("db", 5432)), put(instance("other", 80))]);
     let (handle, _stop) = serve(config, source.clone(), 0).await;
     let mut client = sotw(&handle).await;
     client.send(state(CDS, &[], "")).await;
-    let push = client.next().await;
-    let names = |push: &DiscoveryResponse| -> Vec<String> {
-        push.resources.iter().map(|any| Cluster::decode(&*any.value).unwrap().name).collect()
-    };
-    assert_eq!(names(&push), ["db"]);
+    assert_eq!(cluster_names(&client.next().await), ["db"]);
     source.edit(vec![Change::DeleteInstance { node: Name::lookup("n1"), id: "proxy-1".into() }]);
     let status = client.outcome().await.unwrap_err();
     assert_eq!(status.code(), Code::PermissionDenied);
     assert!(status.message().contains("[service.proxy]"), "{status}");
+}
+
+/// Its listeners would close else, and those of any client open, until it is registered again.
+#[tokio::test]
+async fn a_proxy_whose_registration_goes_away_is_not_taken_for_any_client_where_such_are_served() {
+    let config = XdsConfig { node: Some(Name::lookup("n1")), ..config() };
+    let source = FakeSource::loaded();
+    source.edit(vec![put(proxy_row()), put(instance("db", 5432)), put(instance("other", 80))]);
+    let (handle, _stop) = serve(config, source.clone(), 0).await;
+    let mut client = sotw(&handle).await;
+    client.send(state(CDS, &[], "")).await;
+    let push = client.next().await;
+    assert_eq!(cluster_names(&push), ["db"]);
+    client.send(state(CDS, &[], &push.nonce)).await;
+    source.edit(vec![Change::DeleteInstance { node: Name::lookup("n1"), id: "proxy-1".into() }]);
+    let refused = |status: Status| {
+        assert_eq!(status.code(), Code::PermissionDenied);
+        assert!(status.message().contains("[service.proxy]") && status.message().contains("proxy-1"), "{status}");
+    };
+    refused(client.outcome().await.unwrap_err());
+    refused(first_clusters(&handle, "proxy-1").await.unwrap_err());
+    assert_eq!(first_clusters(&handle, "proxy-2").await.unwrap(), ["db", "other"]);
+    source.edit(vec![put(proxy_row())]);
+    assert_eq!(first_clusters(&handle, "proxy-1").await.unwrap(), ["db"]);
 }
 
 /// Keeps one counter, and nothing else.
