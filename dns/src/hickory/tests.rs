@@ -161,8 +161,8 @@ proptest! {
     fn both_ways_out_write_the_same_to_generated_questions(
         question in question(),
         is_udp in any::<bool>(),
-        // Answers with what no catalog of ours leads to, now and then.
-        others in prop::option::of((records(12), records(2), records(12), prop::option::of("[a-z ]{0,20}"))),
+        // Now and then with records and flags that no catalog of ours leads to.
+        others in prop::option::of((records(12), records(2), records(12), prop::option::of("[a-z ]{0,20}"), any::<[bool; 4]>())),
     ) {
         let (handler, client) = (handler(), ([127, 0, 0, 1], 53).into());
         let protocol = if is_udp { Protocol::Udp } else { Protocol::Tcp };
@@ -171,9 +171,12 @@ proptest! {
         // One reply, written by both.
         if let Read::Request(request) = read_request(protocol) {
             let mut reply = handler.answer_at_once(&request, count_fitting).unwrap();
-            if let Some((answers, soa, additionals, text)) = others {
+            if let Some((answers, soa, additionals, text, flags)) = others {
                 (reply.answer.answers, reply.answer.soa) = (answers, soa.into_iter().next());
                 reply.answer.additionals = additionals;
+                let metadata = &mut reply.metadata;
+                [metadata.authoritative, metadata.truncation, metadata.authentic_data, metadata.checking_disabled] =
+                    flags;
                 reply.answer.ede = text.map(|text| Ede::new(EdeCode::StaleAnswer, text));
             }
             let (own, mut other) = (encode(&reply).unwrap(), Vec::new());
