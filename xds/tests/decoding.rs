@@ -116,6 +116,9 @@ impl tonic::codec::Encoder for Bytes {
     }
 }
 
+/// Makes a request: what is sent first, and its bytes.
+type Make<'a> = &'a dyn Fn() -> (Raw, Vec<u8>);
+
 #[tokio::test]
 async fn no_request_costs_much_more_than_its_bytes_whatever_it_is_made_of() {
     const DELTA: &str = "DeltaAggregatedResources";
@@ -128,7 +131,7 @@ async fn no_request_costs_much_more_than_its_bytes_whatever_it_is_made_of() {
     let plain = || node(Vec::new());
     let metadata = || field(3, field(1, field(2, field(6, empty_fields(1)))));
     let none = Vec::new;
-    let cases: [(&str, &str, Code, &dyn Fn() -> (Raw, Vec<u8>)); 11] = [
+    let cases: [(&str, &str, Code, Make<'_>); 11] = [
         ("a plain one", DELTA, Code::Ok, &|| (delta(plain()), none())),
         ("extensions of the node", DELTA, Code::Ok, &|| (delta(node(empty_fields(9))), none())),
         ("extensions of the node", STATE, Code::Ok, &|| (state(node(empty_fields(9))), none())),

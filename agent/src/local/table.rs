@@ -271,8 +271,14 @@ impl Table {
     }
 
     fn remove_checks(&mut self, gone: impl Fn(&CheckSlot) -> bool) {
-        let gone = self.checks.extract_if(.., |_, slot| gone(slot));
-        self.forgotten.extend(gone.filter(|(_, slot)| slot.last_run.is_some()).map(|(id, _)| id));
+        let forgotten = &mut self.forgotten;
+        self.checks.retain(|id, slot| {
+            let gone = gone(slot);
+            if gone && slot.last_run.is_some() {
+                forgotten.push(id.clone());
+            }
+            !gone
+        });
         self.marks.rows = true;
     }
 

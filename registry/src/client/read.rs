@@ -35,7 +35,7 @@ pub struct WideRows {
 
 /// What came of asking a member once.
 enum Taken {
-    Rows(WideRows),
+    Rows(Box<WideRows>),
     Refused(WideError),
     /// It is large, and it is not its turn, or there is no room: what came was let go, at this index.
     Crowded(u64),
@@ -78,7 +78,7 @@ impl Client {
     async fn read_from(&self, connection: &Connection, read: &WideRead) -> Result<Result<WideRows, WideError>, Status> {
         let patience = if read.after > 0 { read.wait + PATIENCE } else { PATIENCE };
         let index = match self.take(connection, &read.wide, (request(read), patience), None).await? {
-            Taken::Rows(rows) => return Ok(Ok(rows)),
+            Taken::Rows(rows) => return Ok(Ok(*rows)),
             Taken::Refused(error) => return Ok(Err(error)),
             Taken::Crowded(index) => index,
         };
@@ -89,7 +89,7 @@ impl Client {
         // That member is as current by now as it was asked to be.
         let again = pb::ReadRequest { stale: true, after_index: 0, ..request(read) };
         match self.take(connection, &read.wide, (again, PATIENCE), Some(turn)).await? {
-            Taken::Rows(rows) if rows.snapshot.index() >= index => Ok(Ok(rows)),
+            Taken::Rows(rows) if rows.snapshot.index() >= index => Ok(Ok(*rows)),
             Taken::Refused(error) => Ok(Err(error)),
             // It was started anew, or restored.
             Taken::Rows(_) | Taken::Crowded(_) => Err(Status::unavailable("it fell behind what it had")),
@@ -142,7 +142,7 @@ impl Client {
         if count == 0 {
             return Err(Status::unavailable("it ended its answer before it began"));
         }
-        Ok(Taken::Rows(WideRows { snapshot: builder.finish(), held }))
+        Ok(Taken::Rows(Box::new(WideRows { snapshot: builder.finish(), held })))
     }
 }
 
