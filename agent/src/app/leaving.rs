@@ -3,16 +3,21 @@
 use std::time::Duration;
 
 use muster_catalog::{Freshness, Name};
-use tokio::sync::watch;
+use tokio::{
+    sync::watch,
+    time::{Instant, timeout, timeout_at},
+};
 
 use super::{App, Stop};
 use crate::{replica::Replica, sync::SyncStatus};
 
-/// How long servers may take to finish what is under way once the node has left.
+/// How long servers may take to finish what is under way once the node has left. Answers take milliseconds; one whose
+/// client does not read must not hold up the stop, of which a service manager ends all after `agent.stop_timeout` and some.
 const CLOSING: Duration = Duration::from_secs(3);
 /// How long the registry may take to hear that the node lives on while its agent is started anew.
 const PARTING: Duration = Duration::from_secs(1);
-/// Who waits for longer is told what for.
+/// Who waits for longer is told what for. A stop that goes well takes less, and needs no word; a person at a terminal begins
+/// to wonder about now.
 const WORD_AFTER: Duration = Duration::from_secs(1);
 
 /// What of an agent has to leave the registry.
@@ -44,14 +49,11 @@ impl App {
         }
         self.closing.cancel();
         // A registry in this process serves until the agent is done with it.
-        let patience = tokio::time::sleep(CLOSING);
-        tokio::pin!(patience);
-        tokio::select! {
-            () = self.supervisor.ended_but(&["registry"]) => {}
-            () = &mut patience => tracing::warn!("some servers did not finish in time"),
+        if timeout(CLOSING, self.supervisor.ended_but(&["registry"])).await.is_err() {
+            tracing::warn!("some servers did not finish in time");
         }
         self.ending.cancel();
-        if tokio::time::timeout(CLOSING, self.supervisor.ended()).await.is_err() {
+        if timeout(CLOSING, self.supervisor.ended()).await.is_err() {
             tracing::warn!("some tasks did not end in time");
         }
         // Nobody writes any more.
@@ -71,23 +73,18 @@ impl App {
             tracing::warn!(%error, "could not mark the instances as draining");
         }
         self.leaving.cancel();
-        let patience = tokio::time::sleep(self.stop_timeout);
-        tokio::pin!(patience);
-        let word = tokio::time::sleep(WORD_AFTER);
-        tokio::pin!(word);
-        let mut told = false;
-        loop {
-            tokio::select! {
-                _ = leaving.done.wait_for(|done| *done) => return,
-                () = &mut patience => break,
-                () = &mut word, if !told => {
-                    told = true;
-                    tracing::warn!(
-                        stop_timeout = ?self.stop_timeout,
-                        "waiting for the registry to take this node out, until agent.stop_timeout at the latest; a second \
-                         Ctrl-C ends at once: then the node turns critical when its lease ends"
-                    );
-                }
+        let end = Instant::now() + self.stop_timeout;
+        if timeout(WORD_AFTER.min(self.stop_timeout), leaving.done.wait_for(|done| *done)).await.is_ok() {
+            return;
+        }
+        if Instant::now() < end {
+            tracing::warn!(
+                stop_timeout = ?self.stop_timeout,
+                "waiting for the registry to take this node out, until agent.stop_timeout at the latest; a second Ctrl-C \
+                 ends at once: then the node turns critical when its lease ends"
+            );
+            if timeout_at(end, leaving.done.wait_for(|done| *done)).await.is_ok() {
+                return;
             }
         }
         tracing::warn!("leaving took longer than agent.stop_timeout; the lease will end by itself");
@@ -97,7 +94,7 @@ impl App {
     async fn part(&mut self) {
         self.restarting.cancel();
         if let Some(replica) = &self.replica
-            && tokio::time::timeout(PARTING, replica.parted()).await.is_err()
+            && timeout(PARTING, replica.parted()).await.is_err()
         {
             tracing::warn!(
                 "the registry was not told of the restart: without a start within its grace the node is lost"
